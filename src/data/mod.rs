@@ -1,0 +1,43 @@
+//! Files and numbers on the CPU: checkpoints, tokenizers, images, data sets, random draws. Nothing here knows of the GPU.
+
+use anyhow::{Context, Result};
+use std::path::Path;
+
+/// Writes `bytes` to `path` so that the file appears whole or not at all: a temporary file beside it, then a rename.
+/// Missing parent folders are made.
+pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
+    let path = path.as_ref();
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).with_context(|| format!("{}: cannot make the folder", parent.display()))?;
+    }
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temp = path.with_file_name(name);
+    let written = std::fs::write(&temp, bytes).and_then(|()| std::fs::rename(&temp, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temp);
+    }
+    written.with_context(|| format!("{}: cannot write (is the disk full or read-only?)", path.display()))
+}
+
+/// [N, C, H, W] as files and torch have it -> [N, H, W, C] as the device has it.
+pub fn nchw_to_nhwc(x: &[f32], [n, c, h, w]: [usize; 4]) -> Vec<f32> {
+    transpose_last(x, n, c, h * w)
+}
+
+/// [N, H, W, C] -> [N, C, H, W].
+pub fn nhwc_to_nchw(x: &[f32], [n, h, w, c]: [usize; 4]) -> Vec<f32> {
+    transpose_last(x, n, h * w, c)
+}
+
+/// [n, a, b] -> [n, b, a].
+fn transpose_last(x: &[f32], n: usize, a: usize, b: usize) -> Vec<f32> {
+    assert_eq!(x.len(), n * a * b, "{n} x {a} x {b} elements");
+    let mut out = Vec::with_capacity(x.len());
+    for image in x.chunks_exact((a * b).max(1)) {
+        for j in 0..b {
+            out.extend((0..a).map(|i| image[i * b + j]));
+        }
+    }
+    out
+}

@@ -1,0 +1,1 @@
+//! Samplers of diffusion models: noise schedules, step formulas, and the loop that paints an image.

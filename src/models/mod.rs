@@ -1,0 +1,1 @@
+//! Models as functions that record a graph. Weight paths equal the Hugging Face and torchvision names.

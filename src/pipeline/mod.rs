@@ -1,0 +1,1 @@
+//! The stages the paper describes: prompts, images, diversity, training, report.
