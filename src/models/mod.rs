@@ -1,1 +1,2 @@
 //! Models as functions that record a graph. Weight paths equal the Hugging Face and torchvision names.
+pub mod config;
