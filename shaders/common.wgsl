@@ -1,0 +1,17 @@
+// Shared by every kernel. The host puts this file in front of it.
+//
+// Bindings of every kernel: @group(0) @binding(0) the uniform `p` with this step's numbers (shapes above all), then inputs, then
+// outputs. A grid of more than 65,535 workgroups is folded into x and y; `flat` undoes it.
+
+const u_0 = 0u; const u_1 = 1u; const u_2 = 2u; const u_3 = 3u; const u_4 = 4u; const u_5 = 5u; const u_6 = 6u; const u_7 = 7u;
+
+/// Linear workgroup number.
+fn flat_group(group: vec3u, groups: vec3u) -> u32 { return group.x + group.y * groups.x; }
+
+/// ceil(a / b)
+fn div_up(a: u32, b: u32) -> u32 { return (a + b - 1u) / b; }
+
+/// The first `count` numbers of v, zeros for the rest; selects, so that what lies behind the end may be anything.
+fn below(v: vec4f, count: u32) -> vec4f {
+    return select(vec4f(), v, vec4u(0u, 1u, 2u, 3u) < vec4u(count));
+}

@@ -1,0 +1,2 @@
+// No residual is added to C.
+fn residual_at(i: u32) -> vec4f { return vec4f(); }

@@ -1,0 +1,217 @@
+//! Tensors that outlive a plan: parameters, optimizer moments, running statistics. And [`Weights`], the handle through which a
+//! model names its parameters.
+
+use super::gpu::Gpu;
+use super::graph::{DType, Graph, Init, Tensor};
+use anyhow::{Result, bail};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+/// Named device tensors. Plans made over the same store share them.
+pub struct Store {
+    gpu: Gpu,
+    entries: RefCell<BTreeMap<String, Entry>>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    /// Torch's shape.
+    shape: Vec<usize>,
+    dtype: DType,
+    buffer: wgpu::Buffer,
+}
+
+/// **Every rank-4 parameter is a convolution**: OIHW in files, OHWI on the device, so that a convolution is a matrix product
+/// along contiguous channels.
+fn device_shape(torch: &[usize]) -> Vec<usize> {
+    match *torch {
+        [o, i, h, w] => vec![o, h, w, i],
+        _ => torch.to_vec(),
+    }
+}
+
+fn torch_shape(device: &[usize]) -> Vec<usize> {
+    match *device {
+        [o, h, w, i] => vec![o, i, h, w],
+        _ => device.to_vec(),
+    }
+}
+
+impl Store {
+    /// An empty store on `gpu`.
+    pub fn new(gpu: &Gpu) -> Self {
+        Store { gpu: gpu.clone(), entries: RefCell::default() }
+    }
+
+    /// The device it lives on.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Sets a tensor, given in torch's layout. It must fit what the store or a plan already holds under that name.
+    ///
+    /// # Errors
+    /// Another shape than the tensor has, or no device memory for a new one.
+    pub fn write(&mut self, name: &str, shape: &[usize], data: &[f32]) -> Result<()> {
+        let dtype = self.entries.borrow().get(name).map_or(DType::F32, |e| e.dtype);
+        self.write_as(name, shape, dtype, data)
+    }
+
+    /// [`Store::write`], with the element type that a new tensor gets on the device.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub fn write_as(&mut self, name: &str, shape: &[usize], dtype: DType, data: &[f32]) -> Result<()> {
+        if shape.iter().product::<usize>() != data.len() {
+            bail!("{name}: {} numbers for shape {shape:?}", data.len());
+        }
+        let held = self.entries.borrow().get(name).cloned();
+        let entry = match held {
+            Some(entry) if entry.shape != shape => {
+                bail!("{name}: shape {shape:?}, expected {:?}", entry.shape)
+            }
+            Some(entry) => entry,
+            None => {
+                let buffer = self.gpu.buffer(name, dtype.bytes(data.len()))?;
+                let entry = Entry { shape: shape.to_vec(), dtype, buffer };
+                self.entries.borrow_mut().insert(name.to_string(), entry.clone());
+                entry
+            }
+        };
+        let permuted;
+        let data = match *shape {
+            [o, i, h, w] if h * w > 1 => {
+                permuted = crate::data::nchw_to_nhwc(data, [o, i, h, w]);
+                &permuted
+            }
+            _ => data,
+        };
+        match dtype {
+            DType::F32 => self.gpu.queue().write_buffer(&entry.buffer, 0, bytemuck::cast_slice(data)),
+            DType::F16 => {
+                let mut half: Vec<half::f16> = data.iter().map(|&v| half::f16::from_f32(v)).collect();
+                half.resize(half.len().next_multiple_of(2), half::f16::ZERO);
+                self.gpu.queue().write_buffer(&entry.buffer, 0, bytemuck::cast_slice(&half));
+            }
+            DType::U32 => bail!("{name}: integer states are not written as floats"),
+        }
+        self.gpu.check(|| format!("writing {name}"))
+    }
+
+    /// Shape and values of a tensor, in torch's layout.
+    ///
+    /// # Errors
+    /// No such tensor; a device that fails.
+    pub fn read(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
+        let Some(entry) = self.entries.borrow().get(name).cloned() else { bail!("{name}: not in the store") };
+        let n = entry.shape.iter().product();
+        let bytes = self.gpu.download(&entry.buffer, entry.dtype.bytes(n))?;
+        let mut data: Vec<f32> = match entry.dtype {
+            DType::F32 => bytemuck::pod_collect_to_vec(&bytes),
+            DType::F16 => {
+                bytemuck::pod_collect_to_vec::<u8, half::f16>(&bytes).iter().map(|h| h.to_f32()).collect()
+            }
+            DType::U32 => bail!("{name}: integer states are not read as floats"),
+        };
+        data.truncate(n);
+        if let [o, i, h, w] = entry.shape[..]
+            && h * w > 1
+        {
+            data = crate::data::nhwc_to_nchw(&data, [o, h, w, i]);
+        }
+        Ok((entry.shape, data))
+    }
+
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> Vec<String> {
+        self.entries.borrow().keys().cloned().collect()
+    }
+
+    /// The buffer behind a state of a graph; made of zeros where the state says so.
+    pub(crate) fn bind(&self, name: &str, t: &Tensor, init: Init) -> Result<wgpu::Buffer> {
+        if let Some(entry) = self.entries.borrow().get(name) {
+            if device_shape(&entry.shape) != t.shape() || entry.dtype != t.dtype() {
+                bail!("{name}: the store holds {:?} {:?}, the graph wants {t:?}", entry.dtype, entry.shape);
+            }
+            return Ok(entry.buffer.clone());
+        }
+        if init == Init::Loaded {
+            bail!("{name}: no values were loaded for this parameter");
+        }
+        let buffer = self.gpu.buffer(name, t.bytes())?;
+        let entry = Entry { shape: torch_shape(t.shape()), dtype: t.dtype(), buffer: buffer.clone() };
+        self.entries.borrow_mut().insert(name.to_string(), entry);
+        Ok(buffer)
+    }
+}
+
+/// A path into a set of parameters. Models ask it for tensors under their checkpoint names, in torch's shapes; whose tensors
+/// they get is the caller's choice, so that one model can be recorded twice with different parameters.
+#[derive(Clone)]
+pub struct Weights<'g> {
+    graph: &'g Graph,
+    path: String,
+    /// In front of the name in the store only: a second copy of the same model, such as an average.
+    store_prefix: String,
+    dtype: DType,
+    overlay: Rc<HashMap<String, Tensor>>,
+    declared: Rc<RefCell<Vec<(String, Tensor)>>>,
+}
+
+impl<'g> Weights<'g> {
+    /// Parameters stored as `dtype` (with [`DType::F16`] only matrices and convolutions are: vectors stay f32).
+    pub fn new(graph: &'g Graph, dtype: DType) -> Self {
+        Weights {
+            graph,
+            path: String::new(),
+            store_prefix: String::new(),
+            dtype,
+            overlay: Rc::default(),
+            declared: Rc::default(),
+        }
+    }
+
+    /// The parameters below `name`: `w.sub("layer1.0")`.
+    pub fn sub(&self, name: impl AsRef<str>) -> Self {
+        Weights { path: self.name(name.as_ref()), ..self.clone() }
+    }
+
+    /// The same names, kept in the store under `prefix` + name.
+    pub fn prefixed(&self, prefix: &str) -> Self {
+        Weights { store_prefix: prefix.to_string(), declared: Rc::default(), ..self.clone() }
+    }
+
+    /// The same names, but those in `tensors` stand for other values: weights after an inner step, a frozen teacher.
+    pub fn overlay(&self, tensors: HashMap<String, Tensor>) -> Self {
+        Weights { overlay: Rc::new(tensors), ..self.clone() }
+    }
+
+    /// Full name of the parameter `name` below this path.
+    pub fn name(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
+    }
+
+    /// The parameter `name` of torch's shape `shape`; convolutions come as OHWI.
+    #[track_caller]
+    pub fn get(&self, name: &str, shape: &[usize]) -> Tensor {
+        let full = self.name(name);
+        if let Some(&t) = self.overlay.get(&full) {
+            assert_eq!(t.shape(), device_shape(shape), "overlay of {full}");
+            return t;
+        }
+        let dtype = if shape.len() > 1 { self.dtype } else { DType::F32 };
+        let stored = format!("{}{full}", self.store_prefix);
+        let t = self.graph.state(&stored, &device_shape(shape), dtype, Init::Loaded);
+        let mut declared = self.declared.borrow_mut();
+        if !declared.iter().any(|(n, _)| *n == stored) {
+            declared.push((stored, t));
+        }
+        t
+    }
+
+    /// Everything asked for so far, by any clone, in order: store name and tensor.
+    pub fn params(&self) -> Vec<(String, Tensor)> {
+        self.declared.borrow().clone()
+    }
+}

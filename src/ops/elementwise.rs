@@ -1,0 +1,209 @@
+//! Ops on each element: activations, arithmetic with broadcasting.
+
+use super::Act;
+use crate::core::{Graph, Kernel, Tensor};
+
+impl Graph {
+    /// y = x sigmoid(x)
+    #[track_caller]
+    pub fn silu(&self, x: Tensor) -> Tensor {
+        self.unary("act/silu", x)
+    }
+
+    /// y = x Phi(x), with the normal distribution's integral Phi: torch's default GELU.
+    #[track_caller]
+    pub fn gelu(&self, x: Tensor) -> Tensor {
+        self.unary("act/gelu", x)
+    }
+
+    /// y = x sigmoid(1.702 x), the activation of OpenAI's CLIP.
+    #[track_caller]
+    pub fn quick_gelu(&self, x: Tensor) -> Tensor {
+        self.unary("act/quick_gelu", x)
+    }
+
+    /// y = max(x, 0)
+    #[track_caller]
+    pub fn relu(&self, x: Tensor) -> Tensor {
+        self.unary("act/relu", x)
+    }
+
+    /// y = 1 / (1 + exp(-x))
+    #[track_caller]
+    pub fn sigmoid(&self, x: Tensor) -> Tensor {
+        self.unary("act/sigmoid", x)
+    }
+
+    /// y = tanh(x)
+    #[track_caller]
+    pub fn tanh(&self, x: Tensor) -> Tensor {
+        self.unary("act/tanh", x)
+    }
+
+    /// y = e^x
+    #[track_caller]
+    pub fn exp(&self, x: Tensor) -> Tensor {
+        self.unary("act/exp", x)
+    }
+
+    /// y = ln x
+    #[track_caller]
+    pub fn log(&self, x: Tensor) -> Tensor {
+        self.unary("act/log", x)
+    }
+
+    /// y = sqrt(x)
+    #[track_caller]
+    pub fn sqrt(&self, x: Tensor) -> Tensor {
+        self.unary("act/sqrt", x)
+    }
+
+    /// y = act(x), for code that has the activation as a value.
+    #[track_caller]
+    pub fn act(&self, x: Tensor, act: Act) -> Tensor {
+        if act == Act::None { x } else { self.unary(act.part(), x) }
+    }
+
+    fn unary(&self, act: &'static str, x: Tensor) -> Tensor {
+        let call = self.call(Kernel::new("unary", "forward").part(act)).input(x).ints([x.len()]);
+        let y = call.threads(x.len().div_ceil(4), 64).output(x.shape());
+        self.vjp(y, move |g, dy| vec![(x, g.act_backward(act, x, dy))]);
+        y
+    }
+
+    /// dx = dy act'(x)
+    pub(crate) fn act_backward(&self, act: &'static str, x: Tensor, dy: Tensor) -> Tensor {
+        let call = self.call(Kernel::new("unary", "backward").part(act)).input(x).input(dy).ints([x.len()]);
+        call.threads(x.len().div_ceil(4), 64).output(x.shape())
+    }
+
+    /// y = factor x
+    pub fn scale(&self, x: Tensor, factor: f32) -> Tensor {
+        self.affine(x, factor, 0.0)
+    }
+
+    /// y = x + shift
+    pub fn add_scalar(&self, x: Tensor, shift: f32) -> Tensor {
+        self.affine(x, 1.0, shift)
+    }
+
+    fn affine(&self, x: Tensor, scale: f32, shift: f32) -> Tensor {
+        let call =
+            self.call(Kernel::new("affine", "main")).input(x).ints([x.len()]).float(scale).float(shift);
+        let y = call.threads(x.len().div_ceil(4), 64).output(x.shape());
+        self.vjp(y, move |g, dy| vec![(x, g.scale(dy, scale))]);
+        y
+    }
+
+    /// y = a + b, with numpy's broadcasting.
+    #[track_caller]
+    pub fn add(&self, a: Tensor, b: Tensor) -> Tensor {
+        let y = self.binary("binary/add", a, b);
+        self.vjp(y, move |g, dy| vec![(a, g.sum_to(dy, a.shape())), (b, g.sum_to(dy, b.shape()))]);
+        y
+    }
+
+    /// y = a - b, with numpy's broadcasting.
+    #[track_caller]
+    pub fn sub(&self, a: Tensor, b: Tensor) -> Tensor {
+        let y = self.binary("binary/sub", a, b);
+        self.vjp(y, move |g, dy| {
+            vec![(a, g.sum_to(dy, a.shape())), (b, g.scale(g.sum_to(dy, b.shape()), -1.0))]
+        });
+        y
+    }
+
+    /// y = a b, with numpy's broadcasting.
+    #[track_caller]
+    pub fn mul(&self, a: Tensor, b: Tensor) -> Tensor {
+        let y = self.binary("binary/mul", a, b);
+        self.vjp(y, move |g, dy| {
+            vec![(a, g.sum_to(g.mul(dy, b), a.shape())), (b, g.sum_to(g.mul(dy, a), b.shape()))]
+        });
+        y
+    }
+
+    /// y = a / b, with numpy's broadcasting.
+    #[track_caller]
+    pub fn div(&self, a: Tensor, b: Tensor) -> Tensor {
+        let y = self.binary("binary/div", a, b);
+        self.vjp(y, move |g, dy| {
+            let da = g.div(dy, b);
+            vec![(a, g.sum_to(da, a.shape())), (b, g.scale(g.sum_to(g.mul(da, y), b.shape()), -1.0))]
+        });
+        y
+    }
+
+    /// `x` repeated to `shape`, as numpy broadcasts.
+    #[track_caller]
+    pub fn expand(&self, x: Tensor, shape: &[usize]) -> Tensor {
+        if x.shape() == shape {
+            return x;
+        }
+        let (from, to) = (padded(x.shape()), padded(shape));
+        assert!((0..4).all(|i| from[i] == to[i] || from[i] == 1), "cannot expand {x:?} to {shape:?}");
+        let y = self.elementwise("binary/first", x, x, shape);
+        self.vjp(y, move |g, dy| vec![(x, g.sum_to(dy, x.shape()))]);
+        y
+    }
+
+    #[track_caller]
+    fn binary(&self, op: &'static str, a: Tensor, b: Tensor) -> Tensor {
+        let rank = a.rank().max(b.rank());
+        let size = |t: Tensor, i: usize| if i + t.rank() < rank { 1 } else { t.dim(i + t.rank() - rank) };
+        let shape: Vec<usize> = (0..rank)
+            .map(|i| match (size(a, i), size(b, i)) {
+                (m, n) if m == n || n == 1 => m,
+                (1, n) => n,
+                _ => panic!("{op} of {a:?} and {b:?}: shapes do not broadcast"),
+            })
+            .collect();
+        self.elementwise(op, a, b, &shape)
+    }
+
+    fn elementwise(&self, op: &'static str, a: Tensor, b: Tensor, shape: &[usize]) -> Tensor {
+        let n = shape.iter().product();
+        if a.len() == n && b.len() == n {
+            let call = self.call(Kernel::new("binary", "same").part(op)).input(a).input(b);
+            let [n1, n2, n3] = [0; 3];
+            return call.ints([n, n1, n2, n3]).threads(n.div_ceil(4), 64).output(shape);
+        }
+        let [_, n1, n2, n3] = padded(shape);
+        self.call(Kernel::new("binary", "broadcast").part(op))
+            .input(a)
+            .input(b)
+            .ints([n, n1, n2, n3])
+            .ints(broadcast_strides(a.shape()))
+            .ints(broadcast_strides(b.shape()))
+            .threads(n, 64)
+            .output(shape)
+    }
+
+    /// Undoes a broadcast: adds up `x` over the dimensions in which `shape` is smaller.
+    pub(crate) fn sum_to(&self, x: Tensor, shape: &[usize]) -> Tensor {
+        let wide = padded(shape);
+        let from = 4 - x.rank();
+        let dims: Vec<usize> = (0..x.rank()).filter(|&i| wide[from + i] == 1 && x.dim(i) != 1).collect();
+        let y = if dims.is_empty() { x } else { self.sum(x, &dims) };
+        self.reshape(y, shape)
+    }
+}
+
+/// A shape as four sizes, ones in front.
+pub(crate) fn padded(shape: &[usize]) -> [usize; 4] {
+    let mut wide = [1; 4];
+    wide[4 - shape.len()..].copy_from_slice(shape);
+    wide
+}
+
+/// Row-major strides of a shape widened to rank 4; 0 where it repeats.
+fn broadcast_strides(shape: &[usize]) -> [usize; 4] {
+    let wide = padded(shape);
+    let mut strides = [0; 4];
+    let mut step = 1;
+    for i in (0..4).rev() {
+        strides[i] = if wide[i] == 1 { 0 } else { step };
+        step *= wide[i];
+    }
+    strides
+}

@@ -1,0 +1,57 @@
+//! Reductions.
+
+use crate::core::{Graph, Kernel, Tensor};
+
+impl Graph {
+    /// Sum over `dims`, which stay as dimensions of size one.
+    #[track_caller]
+    pub fn sum(&self, x: Tensor, dims: &[usize]) -> Tensor {
+        let y = self.reduce("reduce/sum", x, dims);
+        self.vjp(y, move |g, dy| vec![(x, g.expand(dy, x.shape()))]);
+        y
+    }
+
+    /// Mean over `dims`, which stay as dimensions of size one.
+    #[track_caller]
+    pub fn mean(&self, x: Tensor, dims: &[usize]) -> Tensor {
+        let n: usize = dims.iter().map(|&d| x.dim(d)).product();
+        self.scale(self.sum(x, dims), 1.0 / n as f32)
+    }
+
+    /// Reduces runs of neighbouring dimensions, innermost first.
+    #[track_caller]
+    fn reduce(&self, op: &'static str, x: Tensor, dims: &[usize]) -> Tensor {
+        let mut shape = x.shape().to_vec();
+        let mut y = x;
+        let mut end = x.rank();
+        while end > 0 {
+            let Some(last) = (0..end).rev().find(|d| dims.contains(d)) else { break };
+            let first = (0..=last).rev().take_while(|d| dims.contains(d)).last().unwrap_or(last);
+            let outer: usize = shape[..first].iter().product();
+            let r: usize = shape[first..=last].iter().product();
+            let inner: usize = shape[last + 1..].iter().product();
+            y = self.reduce_middle(op, y, [outer, r, inner]);
+            shape[first..=last].fill(1);
+            end = first;
+        }
+        self.reshape(y, &shape)
+    }
+
+    /// (outer, r, inner) -> (outer, 1, inner). Long columns are cut into pieces first, so that there is work for all threads.
+    fn reduce_middle(&self, op: &'static str, x: Tensor, [outer, r, inner]: [usize; 3]) -> Tensor {
+        let rows = inner == 1;
+        let piece = match outer * inner {
+            _ if r <= 256 => r,
+            n if rows && n < 256 => 1024.max(r.div_ceil(256)).min(r),
+            n if !rows && n < 4096 => r.div_ceil((4096 / n).min(r.div_ceil(64))),
+            _ => r,
+        };
+        let pieces = r.div_ceil(piece);
+        let kernel = Kernel::new("reduce", if rows { "rows" } else { "cols" }).part(op);
+        let call = self.call(kernel).input(x).ints([outer, r, inner, piece]).flops(x.len() as f64);
+        let shape = [outer, pieces, inner];
+        let y = if rows { call.groups(outer * pieces) } else { call.threads(outer * pieces * inner, 64) }
+            .output(&shape);
+        if pieces == 1 { y } else { self.reduce_middle(op, y, shape) }
+    }
+}

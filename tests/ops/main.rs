@@ -1,0 +1,8 @@
+//! Every op against an f64 reference on the CPU: values, and gradients by central differences under a random cotangent.
+//! A row is `Case::new(name, input shapes).check(op, reference)`; `tests/tidy.rs` fails when a public op has none.
+
+mod elementwise;
+mod graph;
+mod harness;
+mod matmul;
+mod reduce;
