@@ -1,5 +1,7 @@
 //! Files and numbers on the CPU: checkpoints, tokenizers, images, data sets, random draws. Nothing here knows of the GPU.
 
+pub mod rng;
+
 use anyhow::{Context, Result};
 use std::path::Path;
 
