@@ -79,6 +79,35 @@ impl Mt19937 {
         &items[self.bounded(items.len() as u32 - 1) as usize]
     }
 
+    /// `torch.randn(n, generator=...)` on the CPU: `n` standard normals, equal to torch's but for the last bits of its
+    /// vectorised logarithm and cosine. The diffusers pipelines draw an image's first latents so, in NCHW order, and then
+    /// the noise of its steps. (torch keeps the spare half of an odd draw below 16; this does not.)
+    pub fn torch_randn(&mut self, n: usize) -> Vec<f32> {
+        if n < 16 {
+            // Box-Muller on doubles, a pair at a time.
+            let mut out = Vec::with_capacity(n + 1);
+            while out.len() < n {
+                let (u1, u2) = (self.torch_f64(), self.torch_f64());
+                let (radius, angle) = ((-2.0 * (-u2).ln_1p()).sqrt(), std::f64::consts::TAU * u1);
+                out.push((radius * angle.cos()) as f32);
+                out.push((radius * angle.sin()) as f32);
+            }
+            out.truncate(n);
+            return out;
+        }
+        // Uniforms for every element first; then each block of 16 pairs its first eight with its last eight. A ragged
+        // tail is drawn again as a whole block of the last 16.
+        let mut out: Vec<f32> = (0..n).map(|_| self.torch_f32()).collect();
+        let whole = n - n % 16;
+        out[..whole].chunks_exact_mut(16).for_each(box_muller_16);
+        if whole < n {
+            let tail = &mut out[n - 16..];
+            tail.fill_with(|| self.torch_f32());
+            box_muller_16(tail);
+        }
+        out
+    }
+
     /// torch's CPU double, uniform in [0, 1): the low 53 of 64 bits.
     fn torch_f64(&mut self) -> f64 {
         let bits = u64::from(self.next_u32()) << 32 | u64::from(self.next_u32());
@@ -91,33 +120,9 @@ impl Mt19937 {
     }
 }
 
-/// `torch.randn(n)` on the CPU after `torch.manual_seed(seed)`: `n` standard normals, equal to torch's but for the last
-/// bits of its vectorised logarithm and cosine. The diffusers pipelines draw their first latents so, in NCHW order.
+/// `torch.randn(n)` on the CPU after `torch.manual_seed(seed)`.
 pub fn torch_randn(seed: u64, n: usize) -> Vec<f32> {
-    let mut rng = Mt19937::new(seed);
-    if n < 16 {
-        // Box-Muller on doubles, a pair at a time.
-        let mut out = Vec::with_capacity(n + 1);
-        while out.len() < n {
-            let (u1, u2) = (rng.torch_f64(), rng.torch_f64());
-            let (radius, angle) = ((-2.0 * (-u2).ln_1p()).sqrt(), std::f64::consts::TAU * u1);
-            out.push((radius * angle.cos()) as f32);
-            out.push((radius * angle.sin()) as f32);
-        }
-        out.truncate(n);
-        return out;
-    }
-    // Uniforms for every element first; then each block of 16 pairs its first eight with its last eight. A ragged tail
-    // is drawn again as a whole block of the last 16.
-    let mut out: Vec<f32> = (0..n).map(|_| rng.torch_f32()).collect();
-    let whole = n - n % 16;
-    out[..whole].chunks_exact_mut(16).for_each(box_muller_16);
-    if whole < n {
-        let tail = &mut out[n - 16..];
-        tail.fill_with(|| rng.torch_f32());
-        box_muller_16(tail);
-    }
-    out
+    Mt19937::new(seed).torch_randn(n)
 }
 
 fn box_muller_16(block: &mut [f32]) {

@@ -57,6 +57,11 @@ impl Config {
         self.read(key, default, "a whole number from 0", |v| v.as_u64().and_then(|n| n.try_into().ok()))
     }
 
+    /// A finite number, where f32 would lose digits that matter.
+    pub fn f64(&self, key: &str, default: impl Into<Option<f64>>) -> Result<f64> {
+        self.read(key, default, "a number", Value::as_f64)
+    }
+
     /// A finite number.
     pub fn f32(&self, key: &str, default: impl Into<Option<f32>>) -> Result<f32> {
         self.read(key, default, "a number", |v| v.as_f64().map(|f| f as f32).filter(|f| f.is_finite()))

@@ -1,0 +1,64 @@
+//! Every sampler against trajectories recorded from diffusers, and the errors of a scheduler's configuration.
+
+use kaleid::diffusion::scheduler::{Scheduler, replay};
+use kaleid::models::config::Config;
+
+#[test]
+fn trajectories_equal_diffusers() {
+    let records: serde_json::Value = serde_json::from_str(include_str!("golden/schedulers.json")).unwrap();
+    for (name, record) in records.as_object().unwrap() {
+        let error = replay(name, record).unwrap();
+        println!("{name}: {error:.1e}");
+        assert!(error < 1e-4, "{name}: off by {error:.1e}");
+    }
+}
+
+/// Stable Diffusion 1.5's own file.
+const SD15: &str = r#"{"_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085, "num_train_timesteps": 1000, "set_alpha_to_one": false, "skip_prk_steps": true,
+    "steps_offset": 1, "trained_betas": null, "clip_sample": false}"#;
+
+fn timesteps(name: Option<&str>, steps: usize) -> Vec<f32> {
+    let config = Config::parse("scheduler_config.json", SD15).unwrap();
+    Scheduler::new(&config, name).unwrap().start(steps).unwrap().timesteps.clone()
+}
+
+#[test]
+fn another_scheduler_takes_its_own_defaults_for_absent_keys() {
+    assert_eq!(timesteps(None, 50)[..4], [981.0, 961.0, 961.0, 941.0]);
+    assert_eq!(timesteps(Some("ddim"), 20)[..2], [951.0, 901.0]);
+    assert_eq!(timesteps(Some("euler"), 20)[0], 999.0);
+    assert_eq!(timesteps(Some("lcm"), 8), [999.0, 879.0, 759.0, 639.0, 499.0, 379.0, 259.0, 139.0]);
+    let karras = [999.0, 916.0, 815.0, 687.0, 523.0, 327.0, 146.0, 41.0, 7.0, 0.0];
+    assert_eq!(timesteps(Some("dpmpp-2m-karras"), 10), karras);
+    for name in
+        ["ddim", "pndm", "euler", "euler-karras", "euler-a", "dpmpp-2m", "dpmpp-2m-karras", "lcm", "ddpm"]
+    {
+        for steps in [1, 2, 3, 50] {
+            assert!(timesteps(Some(name), steps).iter().all(|t| (0.0..1000.0).contains(t)), "{name} {steps}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_supported_is_named() {
+    let error = |text: &str, name: Option<&str>| {
+        let config = Config::parse("scheduler_config.json", text).unwrap();
+        Scheduler::new(&config, name).unwrap_err().to_string()
+    };
+    let heun = error(r#"{"_class_name": "HeunDiscreteScheduler"}"#, None);
+    assert_eq!(heun, r#"scheduler_config.json: _class_name = "HeunDiscreteScheduler" is not supported"#);
+    assert!(
+        error(SD15, Some("heun")).starts_with(r#"scheduler "heun" is not known; choose one of ddim, pndm"#)
+    );
+    let prediction = error(r#"{"_class_name": "DDIMScheduler", "prediction_type": "sample"}"#, None);
+    assert_eq!(prediction, r#"scheduler_config.json: prediction_type = "sample" is not supported"#);
+    let order = error(r#"{"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}"#, None);
+    assert_eq!(order, "scheduler_config.json: solver_order = 3 is not supported");
+    assert!(error(r#"{"_class_name": "DDIMScheduler", "beta_end": 1.5}"#, None).contains("beta_end = 1.5"));
+    assert!(error(r#"{"_class_name": "PNDMScheduler"}"#, None).contains("skip_prk_steps = false"));
+    assert!(error("{}", None).contains("_class_name is missing"));
+    let config = Config::parse("scheduler_config.json", SD15).unwrap();
+    let scheduler = Scheduler::new(&config, Some("lcm")).unwrap();
+    assert!(scheduler.start(51).err().unwrap().to_string().contains("takes 1 to 50"));
+}
