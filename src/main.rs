@@ -3,19 +3,59 @@
 mod commands;
 
 use clap::{Parser, Subcommand};
+use kaleid::core::GpuOptions;
 
 /// A few image domains in, many out: paint new domains with Stable Diffusion, measure their diversity, train and test on
 /// a domain never seen. Every kernel is WGSL; runs on any Vulkan, Metal or DX12 GPU.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Cli {
+    #[command(flatten)]
+    gpu: GpuOptions,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    /// Everything, from a data set to a report; without a configuration, the built-in demo
+    Run(commands::run::Args),
+    /// Name new domains and write prompts
+    Prompts(commands::prompts::Args),
+    /// Paint images from prompts
+    Generate(commands::generate::Args),
+    /// Measure the diversity that generated images add
+    Score(commands::score::Args),
+    /// Train and test with a DomainBed algorithm
+    Train(commands::train::Args),
+    /// Write report.html of a run
+    Report(commands::report::Args),
+    /// Run the models against reference tensors
+    Verify(commands::verify::Args),
+    /// Time kernels and models
+    Bench(commands::bench::Args),
+    /// List adapters, limits, abilities, and the kernel variants chosen
+    Info(commands::info::Args),
+}
 
 fn main() -> std::process::ExitCode {
-    match Cli::parse().command {}
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Command::Run(args) => commands::run::run(args, &cli.gpu),
+        Command::Prompts(args) => commands::prompts::run(args, &cli.gpu),
+        Command::Generate(args) => commands::generate::run(args, &cli.gpu),
+        Command::Score(args) => commands::score::run(args, &cli.gpu),
+        Command::Train(args) => commands::train::run(args, &cli.gpu),
+        Command::Report(args) => commands::report::run(args, &cli.gpu),
+        Command::Verify(args) => commands::verify::run(args, &cli.gpu),
+        Command::Bench(args) => commands::bench::run(args, &cli.gpu),
+        Command::Info(args) => commands::info::run(args, &cli.gpu),
+    };
+    match done {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            std::process::ExitCode::from(2)
+        }
+    }
 }

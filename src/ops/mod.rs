@@ -2,9 +2,18 @@
 //!
 //! **Images are (N, H, W, C).** Token sequences are (B, T, C). Weights keep torch's orientation.
 
+mod attention;
+mod conv;
 mod elementwise;
+mod gather;
+mod loss;
 mod matmul;
+mod norm;
+mod optim;
+mod pool;
+mod random;
 mod reduce;
+mod shape;
 
 pub use matmul::{Epilogue, Matmul};
 

@@ -1,8 +1,17 @@
 //! Every op against an f64 reference on the CPU: values, and gradients by central differences under a random cotangent.
 //! A row is `Case::new(name, input shapes).check(op, reference)`; `tests/tidy.rs` fails when a public op has none.
 
+mod attention;
+mod conv;
 mod elementwise;
+mod gather;
 mod graph;
 mod harness;
+mod loss;
 mod matmul;
+mod norm;
+mod optim;
+mod pool;
+mod random;
 mod reduce;
+mod shape;

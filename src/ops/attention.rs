@@ -1,0 +1,1 @@
+//! Attention that never stores the score matrix, and rotary position embedding.

@@ -1,0 +1,1 @@
+//! Layer, group, RMS and batch normalisation.

@@ -1,0 +1,1 @@
+//! Optimizer steps that update states in place.

@@ -1,0 +1,1 @@
+//! Ops that move elements: permute, concat, slice, pad.
