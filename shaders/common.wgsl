@@ -4,6 +4,7 @@
 // outputs. A grid of more than 65,535 workgroups is folded into x and y; `flat` undoes it.
 
 const u_0 = 0u; const u_1 = 1u; const u_2 = 2u; const u_3 = 3u; const u_4 = 4u; const u_5 = 5u; const u_6 = 6u; const u_7 = 7u;
+const u_8 = 8u; const u_9 = 9u; const u_10 = 10u; const u_11 = 11u; const u_12 = 12u; const u_13 = 13u; const u_14 = 14u; const u_15 = 15u;
 
 /// Linear workgroup number.
 fn flat_group(group: vec3u, groups: vec3u) -> u32 { return group.x + group.y * groups.x; }

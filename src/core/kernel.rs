@@ -76,24 +76,30 @@ impl Kernel {
         out
     }
 
-    /// Repeats the lines marked `//@`.
+    /// Repeats the lines marked `//@`, and those between `//@ for i` and `//@ end`.
     fn unroll(&self, source: &str) -> String {
         let mut out = String::with_capacity(source.len());
-        for line in source.lines() {
+        let mut lines = source.lines();
+        while let Some(line) = lines.next() {
             let Some((text, indices)) = line.split_once("//@") else {
                 out.push_str(line);
                 out.push('\n');
                 continue;
             };
-            let mut lines = vec![text.trim_end().to_string()];
+            let (mut texts, indices) = match indices.trim().strip_prefix("for ") {
+                None => (vec![text.trim_end().to_string()], indices),
+                Some(index) => {
+                    let block: Vec<_> = lines.by_ref().take_while(|l| l.trim() != "//@ end").collect();
+                    (vec![block.join("\n")], index)
+                }
+            };
             for index in indices.split_whitespace() {
                 let count = self.constant(&format!("R_{index}"));
-                let (name, from) = (format!("_{index}"), lines);
-                lines = from.iter().flat_map(|l| (0..count).map(|n| replace_suffix(l, &name, n))).collect();
+                let (name, from) = (format!("_{index}"), texts);
+                texts = from.iter().flat_map(|l| (0..count).map(|n| replace_suffix(l, &name, n))).collect();
             }
-            for l in lines {
-                out.push_str(&l);
-                out.push('\n');
+            for text in texts {
+                out.push_str(&if text.contains("//@") { self.unroll(&text) } else { text + "\n" });
             }
         }
         out
@@ -139,5 +145,7 @@ mod tests {
         let kernel = Kernel::new("common", "main").int("R_i", 2).int("R_j", 1);
         let text = kernel.unroll("  c_i_j += b_j * a_i; //@ i j\n  x_index = u_i;\n");
         assert_eq!(text, "  c_0_0 += b_0 * a_0;\n  c_1_0 += b_0 * a_1;\n  x_index = u_i;\n");
+        let text = kernel.unroll("//@ for i\n  a_i\n  c_i_j //@ j\n//@ end\n");
+        assert_eq!(text, "  a_0\n  c_0_0\n  a_1\n  c_1_0\n");
     }
 }

@@ -15,6 +15,7 @@ mod random;
 mod reduce;
 mod shape;
 
+pub use attention::Attention;
 pub use matmul::{Epilogue, Matmul};
 
 /// An activation that other kernels can apply to what they write.

@@ -1,0 +1,87 @@
+// y = softmax(scale q k^T) v for each head, and lse = log(sum of exp(scale q k^T)), one number a query. Sums are f32.
+//
+// Layouts, and how heads are grouped: attention/rows.wgsl. Causal: query i sees the keys 0 to i.
+//
+// The scores are never stored. A thread holds 4 R_i queries, and their outputs so far, in registers (named 4x4 blocks, as in
+// gemm.wgsl), and walks over the keys, four at a time: scores s, running maximum m, running sum l of exp(s - m), outputs rescaled
+// when the maximum grows (Milakov and Gimelshein 2018; Dao et al. 2022, FlashAttention). All threads of a head read the same keys
+// at the same time, straight from the buffer: a copy in workgroup memory was no faster. Where the head is too wide for the
+// registers of one thread, PARTS threads share its columns (attention/split.wgsl). Inside, scores are in units of log 2: exp2 is
+// what the hardware has.
+
+@group(0) @binding(1) var<storage, read> q: array<vec4f>;
+@group(0) @binding(2) var<storage, read> k: array<vec4f>;
+@group(0) @binding(3) var<storage, read> v: array<vec4f>;
+@group(0) @binding(4) var<storage, read_write> y: array<vec4f>;
+@group(0) @binding(5) var<storage, read_write> lse: array<f32>;
+
+fn q_block(m: Rows, row: u32, c: u32) -> mat4x4f {
+    if !exists(c) { return mat4x4f(); }
+    return mat4x4f(q[place(m, row, c)], q[place(m, row + 1u, c)], q[place(m, row + 2u, c)], q[place(m, row + 3u, c)]);
+}
+
+fn k_block(m: Rows, row: u32, c: u32) -> mat4x4f {
+    if !exists(c) { return mat4x4f(); }
+    return mat4x4f(k[place(m, row, c)], k[place(m, row + 1u, c)], k[place(m, row + 2u, c)], k[place(m, row + 3u, c)]);
+}
+
+fn v_block(m: Rows, row: u32, c: u32) -> mat4x4f {
+    if !exists(c) { return mat4x4f(); }
+    return mat4x4f(v[place(m, row, c)], v[place(m, row + 1u, c)], v[place(m, row + 2u, c)], v[place(m, row + 3u, c)]);
+}
+
+fn write_block(m: Rows, row: u32, c: u32, block: mat4x4f) {
+    if !exists(c) { return; }
+    if row < m.n { y[place(m, row, c)] = block[0]; }
+    if row + 1u < m.n { y[place(m, row + 1u, c)] = block[1]; }
+    if row + 2u < m.n { y[place(m, row + 2u, c)] = block[2]; }
+    if row + 3u < m.n { y[place(m, row + 3u, c)] = block[3]; }
+}
+
+fn write_lse(at: u32, row: u32, value: vec4f) {
+    if row < p.tq { lse[at + row] = value.x; }
+    if row + 1u < p.tq { lse[at + row + 1u] = value.y; }
+    if row + 2u < p.tq { lse[at + row + 2u] = value.z; }
+    if row + 3u < p.tq { lse[at + row + 3u] = value.w; }
+}
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
+    let per_head = div_up(p.tq, 4u * R_i);
+    let item = flat_group(group, groups) * ITEMS + thread / PARTS;
+    let head = min(item / per_head, p.batch * p.heads - 1u);
+    let row = (item - head * per_head) * 4u * R_i; // items that are too many get rows behind the end: nothing is written
+    let queries = query_rows(head / p.heads, head % p.heads);
+    let keys = key_rows(head / p.heads, head % p.heads / (p.heads / p.kv_heads));
+    let part = thread % PARTS; // has the columns part, part + PARTS, part + 2 PARTS, ..
+
+    let q_i_d = q_block(queries, row + 4u * u_i, part + PARTS * u_d) * (p.scale * LOG2_E); //@ i d
+    var y_i_d = mat4x4f(); //@ i d
+    var m_i = vec4f(LOWEST); //@ i
+    var l_i = vec4f(); //@ i
+    let limit_i = limits(row + 4u * u_i); //@ i
+    let end = end_of(select(p.tk, row + 4u * R_i, p.causal == 1u), p.tk);
+    for (var key = 0u; key < end; key += 4u) {
+        var s_i = mat4x4f(); //@ i
+        //@ for d
+        let k_d = transpose(k_block(keys, key, part + PARTS * u_d));
+        s_i += k_d * q_i_d; //@ i
+        //@ end
+        share(thread, u_i, s_i); //@ i
+        add_parts(thread);
+        s_i = hidden(total(thread, u_i, s_i), key, limit_i); //@ i
+        let old_i = m_i; //@ i
+        m_i = max(m_i, max_of_columns(s_i)); //@ i
+        let f_i = exp2(old_i - m_i); //@ i
+        s_i = weights(s_i, m_i); //@ i
+        l_i = l_i * f_i + sum_of_columns(s_i); //@ i
+        //@ for d
+        let v_d = v_block(keys, key, part + PARTS * u_d);
+        y_i_d = scale_columns(y_i_d, f_i) + v_d * s_i; //@ i
+        //@ end
+    }
+    write_block(queries, row + 4u * u_i, part + PARTS * u_d, scale_columns(y_i_d, 1.0 / l_i)); //@ i d
+    if part == 0u {
+        write_lse(head * p.tq, row + 4u * u_i, m_i / LOG2_E + log(l_i)); //@ i
+    }
+}

@@ -1,0 +1,55 @@
+// What the attention kernels share: where the rows of a head lie, which keys a query sees, and small things about 4x4 blocks.
+//
+// q, y (B, Tq, H, D); k, v (B, Tk, Hk, D); head h of q goes with head h / (H / Hk) of k and v. One number a row: (B, H, Tq).
+// Columns are counted in vectors of four: D is a multiple of four (the host pads), `width` is D / 4.
+
+struct Params { batch: u32, tq: u32, tk: u32, heads: u32, kv_heads: u32, width: u32, causal: u32, scale: f32 }
+
+@group(0) @binding(0) var<uniform> p: Params;
+
+const ITEMS = THREADS / PARTS; // blocks of 4 R_i rows in a workgroup: PARTS threads share one, with R_d of its columns a thread
+const LOG2_E = 1.4426950408889634;
+const LOWEST = -3e38;
+
+/// The n rows of one head: row r starts at at + r step.
+struct Rows { at: u32, step: u32, n: u32 }
+
+fn query_rows(b: u32, h: u32) -> Rows { return Rows((b * p.tq * p.heads + h) * p.width, p.heads * p.width, p.tq); }
+
+fn key_rows(b: u32, h: u32) -> Rows { return Rows((b * p.tk * p.kv_heads + h) * p.width, p.kv_heads * p.width, p.tk); }
+
+/// Where a row is read; behind the end it is the last one again.
+fn place(m: Rows, row: u32, column: u32) -> u32 { return m.at + min(row, m.n - 1u) * m.step + column; }
+
+/// Does this column exist? Always, where the threads' columns add up to just the width.
+fn exists(column: u32) -> bool { return FULL == 1u || column < p.width; }
+
+/// Numbers of keys that the four queries from `row` on may see.
+fn limits(row: u32) -> vec4u {
+    return select(vec4u(p.tk), min(vec4u(p.tk), row + vec4u(1u, 2u, 3u, 4u)), p.causal == 1u);
+}
+
+fn max4(v: vec4f) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+
+fn sum4(v: vec4f) -> f32 { return (v.x + v.y) + (v.z + v.w); }
+
+fn max_of_columns(s: mat4x4f) -> vec4f { return vec4f(max4(s[0]), max4(s[1]), max4(s[2]), max4(s[3])); }
+
+fn sum_of_columns(s: mat4x4f) -> vec4f { return vec4f(sum4(s[0]), sum4(s[1]), sum4(s[2]), sum4(s[3])); }
+
+fn scale_columns(s: mat4x4f, f: vec4f) -> mat4x4f { return mat4x4f(s[0] * f.x, s[1] * f.y, s[2] * f.z, s[3] * f.w); }
+
+/// exp2(s - m), one m for each column.
+fn weights(s: mat4x4f, m: vec4f) -> mat4x4f {
+    return mat4x4f(exp2(s[0] - m.x), exp2(s[1] - m.y), exp2(s[2] - m.z), exp2(s[3] - m.w));
+}
+
+/// Scores of four queries (columns) for the keys from `key` on; the lowest number where a query may not look.
+fn hidden(s: mat4x4f, key: u32, limit: vec4u) -> mat4x4f {
+    let keys = key + vec4u(0u, 1u, 2u, 3u);
+    let low = vec4f(LOWEST);
+    return mat4x4f(
+        select(low, s[0], keys < limit.xxxx), select(low, s[1], keys < limit.yyyy),
+        select(low, s[2], keys < limit.zzzz), select(low, s[3], keys < limit.wwww),
+    );
+}
