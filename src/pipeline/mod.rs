@@ -1,1 +1,3 @@
 //! The stages the paper describes: prompts, images, diversity, training, report.
+
+pub mod progress;

@@ -1,0 +1,146 @@
+//! How long work shows itself, and how it is stopped. On a terminal a bar with rate and time left; elsewhere a plain line on
+//! standard error now and then. Ctrl-C sets a flag that stages look at between steps, so that what they write stays whole.
+
+use anyhow::{Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, Once, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Without a terminal: time between two lines. Work shorter than `QUIET` says nothing.
+const LINE_EVERY: Duration = Duration::from_secs(20);
+const QUIET: Duration = Duration::from_secs(2);
+
+static STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// The progress of one stage. Methods take `&self`, so that threads and closures can share it.
+pub struct Progress {
+    stage: String,
+    unit: String,
+    total: u64,
+    /// Done by an earlier run, and so no part of the rate.
+    skipped: AtomicU64,
+    done: AtomicU64,
+    started: Instant,
+    last_line: Mutex<Instant>,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    /// `total` steps of `unit` ("images", "steps") lie before the stage. Also makes Ctrl-C a request to stop between steps.
+    pub fn new(stage: &str, total: u64, unit: &str) -> Progress {
+        catch_ctrl_c();
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let form = "{prefix:9} {bar:30} {pos}/{len} {msg}  {per_sec}  {eta} left";
+            let style = ProgressStyle::with_template(form).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let bar = ProgressBar::new(total).with_style(style).with_prefix(stage.to_string());
+            bar.set_message(unit.to_string());
+            bar
+        });
+        let now = Instant::now();
+        Progress {
+            stage: stage.to_string(),
+            unit: unit.to_string(),
+            total,
+            skipped: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            started: now,
+            last_line: Mutex::new(now),
+            bar,
+        }
+    }
+
+    /// `n` more steps are done.
+    pub fn inc(&self, n: u64) {
+        let done = self.done.fetch_add(n, Relaxed) + n;
+        if let Some(bar) = &self.bar {
+            return bar.inc(n);
+        }
+        let mut last = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.elapsed() >= LINE_EVERY {
+            *last = Instant::now();
+            eprintln!("{}", self.line(done, self.started.elapsed().as_secs_f64()));
+        }
+    }
+
+    /// `n` steps were done by an earlier run.
+    pub fn skip(&self, n: u64) {
+        self.skipped.fetch_add(n, Relaxed);
+        self.done.fetch_add(n, Relaxed);
+        if let Some(bar) = &self.bar {
+            bar.inc(n);
+            bar.reset_eta();
+        }
+    }
+
+    /// A line for people between two updates of the bar.
+    pub fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    /// The stage is over.
+    pub fn finish(self) {
+        if let Some(bar) = &self.bar {
+            bar.finish();
+        } else if self.started.elapsed() >= QUIET {
+            let (done, seconds) = (self.done.load(Relaxed), self.started.elapsed().as_secs_f64());
+            eprintln!("{}: {done} {} in {seconds:.1} s", self.stage, self.unit);
+        }
+    }
+
+    /// `images: 40/220 images, 2.5/s, 72 s left`
+    fn line(&self, done: u64, seconds: f64) -> String {
+        let rate = (done - self.skipped.load(Relaxed)) as f64 / seconds.max(1e-3);
+        let left = self.total.saturating_sub(done) as f64 / rate.max(1e-9);
+        format!("{}: {done}/{} {}, {rate:.1}/s, {left:.0} s left", self.stage, self.total, self.unit)
+    }
+}
+
+/// Whether Ctrl-C (or a polite request to end) was seen.
+pub fn stopped() -> bool {
+    STOPPED.load(Relaxed)
+}
+
+/// Called between steps, when everything done so far is on disk.
+///
+/// # Errors
+/// After Ctrl-C.
+pub fn bail_if_stopped() -> Result<()> {
+    if stopped() {
+        bail!("stopped; the same command goes on from here");
+    }
+    Ok(())
+}
+
+/// The first Ctrl-C asks for a stop between steps; the second ends the process, which loses at most the step it is in.
+fn catch_ctrl_c() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // A handler that cannot be set leaves the system's own, which ends the process.
+        let _ = ctrlc::set_handler(|| {
+            if STOPPED.swap(true, Relaxed) {
+                std::process::exit(130);
+            }
+            eprintln!("\nstopping after this step (Ctrl-C again: at once)");
+        });
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skipped_steps_are_no_part_of_the_rate() {
+        let progress = Progress::new("images", 220, "images");
+        progress.skip(20);
+        progress.inc(20);
+        assert_eq!(progress.line(40, 8.0), "images: 40/220 images, 2.5/s, 72 s left");
+        progress.finish();
+        assert!(!stopped() && bail_if_stopped().is_ok());
+    }
+}
