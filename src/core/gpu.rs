@@ -433,12 +433,21 @@ pub fn debug_level() -> u32 {
     *LEVEL.get_or_init(|| std::env::var("DEBUG").ok().and_then(|v| v.parse().ok()).unwrap_or(0))
 }
 
+/// GL reaches the same devices as Vulkan, worse: it is only looked at when asked for, or when there is nothing else.
 fn adapters(backend: Option<Backend>) -> Vec<wgpu::Adapter> {
-    let backends = backend.map_or(wgpu::Backends::all(), Backend::mask);
-    let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
-    desc.backends = backends;
-    desc.flags = wgpu::InstanceFlags::empty();
-    pollster::block_on(wgpu::Instance::new(desc).enumerate_adapters(backends))
+    let list = |backends| {
+        let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
+        desc.backends = backends;
+        desc.flags = wgpu::InstanceFlags::empty();
+        pollster::block_on(wgpu::Instance::new(desc).enumerate_adapters(backends))
+    };
+    match backend {
+        Some(backend) => list(backend.mask()),
+        None => {
+            let found = list(wgpu::Backends::all() - wgpu::Backends::GL);
+            if found.is_empty() { list(wgpu::Backends::GL) } else { found }
+        }
+    }
 }
 
 /// The pipeline cache of this adapter and driver, from the user's cache folder.

@@ -200,7 +200,12 @@ impl<'g> Weights<'g> {
             assert_eq!(t.shape(), device_shape(shape), "overlay of {full}");
             return t;
         }
-        let dtype = if shape.len() > 1 { self.dtype } else { DType::F32 };
+        // Convolutions whose channels must be filled up to multiples of four (images of three channels) stay f32 as well.
+        let packed = match *shape {
+            [o, i, h, w] => h * w == 1 || (o % 4 == 0 && i % 4 == 0),
+            _ => shape.len() > 1,
+        };
+        let dtype = if packed { self.dtype } else { DType::F32 };
         let stored = format!("{}{full}", self.store_prefix);
         let t = self.graph.state(&stored, &device_shape(shape), dtype, Init::Loaded);
         let mut declared = self.declared.borrow_mut();

@@ -212,6 +212,8 @@ impl Graph {
             Class::Discrete => 256,
         };
         let plain = epilogue.bias.is_none() && epilogue.residual.is_none() && epilogue.act == Act::None;
+        // The classes of a strided input gradient have different inner sizes: not cut.
+        let plain = plain && call.load_a != "gemm/a_conv_t";
         let splits = if plain { (wanted / groups).min(k / 512).max(1) } else { 1 };
 
         let (a, b) = (call.a, call.b);

@@ -16,6 +16,7 @@ mod reduce;
 mod shape;
 
 pub use attention::Attention;
+pub use conv::Conv;
 pub use matmul::{Epilogue, Matmul};
 
 /// An activation that other kernels can apply to what they write.
