@@ -303,6 +303,15 @@ impl Graph {
         depends
     }
 
+    /// Name of the state whose newest or earlier version `x` is.
+    pub(crate) fn state_name(&self, x: Tensor) -> Option<String> {
+        let inner = self.inner.borrow();
+        match &inner.tensors[inner.root(x.id)].1 {
+            Kind::State(name, _) => Some(name.clone()),
+            _ => None,
+        }
+    }
+
     /// Kernel and scope of the node that made a tensor.
     fn maker(&self, id: usize) -> (String, Rc<str>) {
         let inner = self.inner.borrow();

@@ -18,6 +18,7 @@ mod shape;
 pub use attention::Attention;
 pub use conv::Conv;
 pub use matmul::{Epilogue, Matmul};
+pub use optim::{Adam, Sgd};
 
 /// An activation that other kernels can apply to what they write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
