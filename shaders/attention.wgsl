@@ -47,10 +47,10 @@ fn write_lse(at: u32, row: u32, value: vec4f) {
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
-    let per_head = div_up(p.tq, 4u * R_i);
+    let per_head = div_up(p.tq, 4u * BLOCKS);
     let item = flat_group(group, groups) * ITEMS + thread / PARTS;
     let head = min(item / per_head, p.batch * p.heads - 1u);
-    let row = (item - head * per_head) * 4u * R_i; // items that are too many get rows behind the end: nothing is written
+    let row = (item - head * per_head) * 4u * BLOCKS; // items that are too many get rows behind the end: nothing is written
     let queries = query_rows(head / p.heads, head % p.heads);
     let keys = key_rows(head / p.heads, head % p.heads / (p.heads / p.kv_heads));
     let part = thread % PARTS; // has the columns part, part + PARTS, part + 2 PARTS, ..
@@ -60,7 +60,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     var m_i = vec4f(LOWEST); //@ i
     var l_i = vec4f(); //@ i
     let limit_i = limits(row + 4u * u_i); //@ i
-    let end = end_of(select(p.tk, row + 4u * R_i, p.causal == 1u), p.tk);
+    let end = end_of(select(p.tk, row + 4u * BLOCKS, p.causal == 1u), p.tk);
     for (var key = 0u; key < end; key += 4u) {
         var s_i = mat4x4f(); //@ i
         //@ for d

@@ -7,7 +7,8 @@ struct Params { batch: u32, tq: u32, tk: u32, heads: u32, kv_heads: u32, width: 
 
 @group(0) @binding(0) var<uniform> p: Params;
 
-const ITEMS = THREADS / PARTS; // blocks of 4 R_i rows in a workgroup: PARTS threads share one, with R_d of its columns a thread
+const BLOCKS = R_i; // of four rows each, that a thread holds
+const ITEMS = THREADS / PARTS; // in a workgroup: PARTS threads share the rows of an item, with R_d of their columns a thread
 const LOG2_E = 1.4426950408889634;
 const LOWEST = -3e38;
 
@@ -38,6 +39,9 @@ fn max_of_columns(s: mat4x4f) -> vec4f { return vec4f(max4(s[0]), max4(s[1]), ma
 fn sum_of_columns(s: mat4x4f) -> vec4f { return vec4f(sum4(s[0]), sum4(s[1]), sum4(s[2]), sum4(s[3])); }
 
 fn scale_columns(s: mat4x4f, f: vec4f) -> mat4x4f { return mat4x4f(s[0] * f.x, s[1] * f.y, s[2] * f.z, s[3] * f.w); }
+
+/// a * b, number by number.
+fn times(a: mat4x4f, b: mat4x4f) -> mat4x4f { return mat4x4f(a[0] * b[0], a[1] * b[1], a[2] * b[2], a[3] * b[3]); }
 
 /// exp2(s - m), one m for each column.
 fn weights(s: mat4x4f, m: vec4f) -> mat4x4f {

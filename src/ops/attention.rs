@@ -60,28 +60,69 @@ impl Graph {
                 && q.dim(2) % k.dim(2) == 0,
             "attention of q {q:?}, k {k:?}, v {v:?}: (B, Tq, H, D) and twice (B, Tk, Hk, D), where Hk divides H"
         );
-        let d = q.last();
-        assert_eq!(d % 4, 0, "heads of {d} columns");
-        let scale = options.scale.unwrap_or(1.0 / (d as f32).sqrt());
-        let [y, _] = self.attention_forward(q, k, v, scale, options.causal);
-        y
-    }
-
-    fn attention_forward(&self, q: Tensor, k: Tensor, v: Tensor, scale: f32, causal: bool) -> [Tensor; 2] {
         let [b, tq, h, d] = [0, 1, 2, 3].map(|i| q.dim(i));
-        let width = d / 4;
+        assert_eq!(d % 4, 0, "heads of {d} columns");
+        let (tk, hk, width) = (k.dim(1), k.dim(2), d / 4);
+        let scale = options.scale.unwrap_or(1.0 / (d as f32).sqrt());
+        // Products of two matrices of the size of q k^T, for the count of operations.
+        let product = 2.0 * (b * h * tq) as f64 * (tk * d) as f64 * if options.causal { 0.5 } else { 1.0 };
         let split = match self.caps().class {
             Class::Software => Split::new(32, width, 4, 10),
             _ => Split::new(64, width, 1, 4),
         };
-        self.call(split.kernel("attention", width, 1))
-            .input(q)
-            .input(k)
-            .input(v)
-            .ints([b, tq, k.dim(1), h, k.dim(2), width, causal as usize])
-            .float(scale)
-            .groups(split.groups(b * h, tq))
-            .flops(4.0 * (b * h * tq) as f64 * (k.dim(1) * d) as f64)
-            .outputs([(q.shape(), DType::F32), (&[b, h, tq], DType::F32)])
+        let sizes = [b, tq, tk, h, hk, width, options.causal as usize];
+        let row_shape = [b, h, tq];
+        let call = self.call(split.kernel("attention", width, 1)).input(q).input(k).input(v);
+        let call = call.ints(sizes).float(scale).groups(split.groups(b * h, tq)).flops(2.0 * product);
+        let [y, lse] = call.outputs([(q.shape(), DType::F32), (&row_shape, DType::F32)]);
+
+        self.vjp(y, move |g, dy| {
+            let split = match g.caps().class {
+                Class::Software => Split::new(32, width, 2, 10),
+                _ => Split::new(64, width, 1, 2),
+            };
+            let kernel = split.kernel("attention_dq", width, 2);
+            let call = g.call(kernel).input(q).input(k).input(v).input(dy).input(y).input(lse);
+            let call = call.ints(sizes).float(scale).groups(split.groups(b * h, tq)).flops(3.0 * product);
+            let [dq, delta] = call.outputs([(q.shape(), DType::F32), (&row_shape, DType::F32)]);
+            let kernel = split.kernel("attention_dkv", width, 2);
+            let call = g.call(kernel).input(q).input(k).input(v).input(dy).input(lse).input(delta);
+            let call = call.ints(sizes).float(scale).groups(split.groups(b * hk, tk)).flops(4.0 * product);
+            let [dk, dv] = call.outputs([(k.shape(), DType::F32), (v.shape(), DType::F32)]);
+            vec![(q, dq), (k, dk), (v, dv)]
+        });
+        y
+    }
+
+    /// Rotary position embedding (Su et al. 2021) of x (B, T, H, D), as Llama and Hugging Face pair columns: c with c + D / 2.
+    /// `cos` and `sin` (T, D / 2) are tables, to which no gradient flows.
+    #[track_caller]
+    pub fn rope(&self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor {
+        assert!(
+            x.rank() == 4
+                && x.last() % 2 == 0
+                && cos.shape() == [x.dim(1), x.last() / 2]
+                && sin.shape() == cos.shape(),
+            "rope of {x:?} with cos {cos:?} and sin {sin:?}: (B, T, H, D) and twice (T, D / 2)"
+        );
+        let (cos, sin) = (self.stop_gradient(cos), self.stop_gradient(sin));
+        self.rotate(x, cos, sin, 1.0)
+    }
+
+    fn rotate(&self, x: Tensor, cos: Tensor, sin: Tensor, sign: f32) -> Tensor {
+        let half = x.last() / 2;
+        let (ty, lanes) = if half % 4 == 0 { ("vec4f", 4) } else { ("f32", 1) };
+        let n = x.len() / 2 / lanes;
+        let y = self
+            .call(Kernel::new("rope", "main").alias("T", ty))
+            .input(x)
+            .input(cos)
+            .input(sin)
+            .ints([n, x.dim(1), x.dim(2), half / lanes])
+            .float(sign)
+            .threads(n, 64)
+            .output(x.shape());
+        self.vjp(y, move |g, dy| vec![(x, g.rotate(dy, cos, sin, -sign))]);
+        y
     }
 }

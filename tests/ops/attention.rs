@@ -23,22 +23,23 @@ fn attention(q: &Arr, k: &Arr, v: &Arr, scale: f64, causal: bool) -> Arr {
 
 fn check([b, tq, tk, h, hk, d]: [usize; 6], causal: bool) {
     let (q, kv) = ([b, tq, h, d], [b, tk, hk, d]);
-    Case::new("attention", &[&q, &kv, &kv]).forward_only().check(
+    Case::new("attention", &[&q, &kv, &kv]).check(
         |g, x| g.attention(x[0], x[1], x[2], Attention { causal, ..Default::default() }),
         |x| attention(&x[0], &x[1], &x[2], 1.0 / (d as f64).sqrt(), causal),
     );
 }
 
+/// Widths that take different kernels: one thread a row, several, and those whose columns do not divide evenly.
 #[test]
 fn heads_of_every_width() {
-    for d in [4, 8, 40, 64, 80, 160, 512] {
+    for d in [4, 40, 64, 88, 512] {
         check([1, 9, 11, 2, 2, d], false);
     }
 }
 
 #[test]
 fn lengths_that_divide_nothing_batches_and_causal_masks() {
-    for [b, tq, tk] in [[2, 1, 1], [1, 1, 37], [3, 37, 1], [2, 70, 13], [1, 5, 130]] {
+    for [b, tq, tk] in [[2, 1, 1], [1, 1, 37], [3, 37, 2], [2, 70, 13], [1, 5, 130]] {
         check([b, tq, tk, 3, 3, 8], false);
         check([b, tq, tk, 3, 3, 8], true);
     }
@@ -61,4 +62,25 @@ fn large_scores_do_not_overflow_and_the_scale_is_free() {
             |g, x| g.attention(x[0], x[1], x[2], Attention { scale: Some(0.5), causal: false }),
             |x| attention(&x[0], &x[1], &x[2], 0.5, false),
         );
+}
+
+#[test]
+fn rope_turns_pairs_of_columns_by_the_angle_of_their_token() {
+    for [b, t, h, d] in [[2, 3, 2, 8], [1, 5, 3, 6], [1, 1, 1, 2]] {
+        let table =
+            |f: fn(f64) -> f64| Arr::from_fn(&[t, d / 2], |[_, _, i, c]| f(i as f64 + 0.3 * c as f64));
+        let (cos, sin) = (table(f64::cos), table(f64::sin));
+        let f32s = |a: &Arr| a.data.iter().map(|&v| v as f32).collect::<Vec<_>>();
+        let half = d / 2;
+        Case::new("rope", &[&[b, t, h, d]]).check(
+            |g, x| g.rope(x[0], g.constant(&[t, half], &f32s(&cos)), g.constant(&[t, half], &f32s(&sin))),
+            |x| {
+                Arr::from_fn(&x[0].shape, |[b, i, h, c]| {
+                    let angle = [0, 0, i, c % half];
+                    let other = x[0].at([b, i, h, (c + half) % d]) * if c < half { -1.0 } else { 1.0 };
+                    x[0].at([b, i, h, c]) * cos.at(angle) + other * sin.at(angle)
+                })
+            },
+        );
+    }
 }
