@@ -61,9 +61,14 @@ impl Graph {
             "attention of q {q:?}, k {k:?}, v {v:?}: (B, Tq, H, D) and twice (B, Tk, Hk, D), where Hk divides H"
         );
         let [b, tq, h, d] = [0, 1, 2, 3].map(|i| q.dim(i));
-        assert_eq!(d % 4, 0, "heads of {d} columns");
-        let (tk, hk, width) = (k.dim(1), k.dim(2), d / 4);
         let scale = options.scale.unwrap_or(1.0 / (d as f32).sqrt());
+        if d % 4 != 0 {
+            // The kernels read columns four at a time. Zeros change no score.
+            let wide = |x| self.pad(x, &[(0, 0), (0, 0), (0, 0), (0, 4 - d % 4)]);
+            let y = self.attention(wide(q), wide(k), wide(v), Attention { scale: Some(scale), ..options });
+            return self.slice(y, 3, 0, d);
+        }
+        let (tk, hk, width) = (k.dim(1), k.dim(2), d / 4);
         // Products of two matrices of the size of q k^T, for the count of operations.
         let product = 2.0 * (b * h * tq) as f64 * (tk * d) as f64 * if options.causal { 0.5 } else { 1.0 };
         let split = match self.caps().class {
