@@ -1,7 +1,7 @@
 //! The graph: a flat list of nodes in execution order, and reverse-mode differentiation that appends to the same list.
 //!
 //! Recording computes nothing. An op is one method on [`Graph`] (see `ops/`) that checks shapes, records a kernel call and
-//! says right below how its gradient is made ([`Graph::vjp`]).
+//! says right below how its gradient is made (`Graph::vjp`).
 
 use super::gpu::Caps;
 use super::kernel::Kernel;
