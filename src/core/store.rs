@@ -3,9 +3,11 @@
 
 use super::gpu::Gpu;
 use super::graph::{DType, Graph, Init, Tensor};
+use crate::data::checkpoint::{self, Checkpoint, TensorData};
 use anyhow::{Result, bail};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::rc::Rc;
 
 /// Named device tensors. Plans made over the same store share them.
@@ -121,6 +123,38 @@ impl Store {
             data = crate::data::nhwc_to_nchw(&data, [o, h, w, i]);
         }
         Ok((entry.shape, data))
+    }
+
+    /// Sets every parameter that a model asked `weights` for to what `checkpoint` holds under its name (without the prefix of
+    /// [`Weights::prefixed`], which only the store knows).
+    ///
+    /// # Errors
+    /// A tensor that the checkpoint lacks or holds in another shape; no device memory.
+    pub fn load(&mut self, checkpoint: &Checkpoint, weights: &Weights) -> Result<()> {
+        for (stored, t) in weights.params() {
+            let name = stored.strip_prefix(&weights.store_prefix).unwrap_or(&stored);
+            let shape = torch_shape(t.shape());
+            self.write_as(&stored, &shape, t.dtype(), &checkpoint.f32(name, &shape)?)?;
+        }
+        Ok(())
+    }
+
+    /// Writes tensors to a safetensors file, in torch's layout and as f32.
+    ///
+    /// # Errors
+    /// A name that the store does not hold, a file that cannot be written.
+    pub fn save(
+        &self,
+        path: impl AsRef<Path>,
+        names: &[String],
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let read = |name: &String| {
+            let (shape, data) = self.read(name)?;
+            Ok((name.clone(), TensorData::f32(&shape, &data)))
+        };
+        let tensors = names.iter().map(read).collect::<Result<BTreeMap<_, _>>>()?;
+        checkpoint::save(path, &tensors, metadata)
     }
 
     /// Names of all tensors, sorted.

@@ -1,5 +1,6 @@
 //! Files and numbers on the CPU: checkpoints, tokenizers, images, data sets, random draws. Nothing here knows of the GPU.
 
+pub mod checkpoint;
 pub mod rng;
 
 use anyhow::{Context, Result};

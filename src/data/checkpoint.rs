@@ -1,0 +1,386 @@
+//! Checkpoints: named tensors in safetensors files, mapped into memory and converted to f32 when asked for.
+
+use super::write_atomic;
+use anyhow::{Context, Result, anyhow, bail};
+use half::{bf16, f16};
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Value, json};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// Names of the one file in a Hugging Face folder that holds the weights, most wanted first.
+const FILES: [&str; 6] = [
+    "model.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    "model.fp16.safetensors",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "pytorch_model.safetensors",
+    "pytorch_model.fp16.safetensors",
+];
+
+/// Named tensors of a model, in one file or several. Tensors are read when asked for.
+pub struct Checkpoint {
+    /// What error messages call it.
+    name: String,
+    shards: Vec<Shard>,
+    entries: BTreeMap<String, Entry>,
+    synthetic: bool,
+}
+
+struct Shard {
+    name: String,
+    bytes: Bytes,
+}
+
+enum Bytes {
+    Mapped(memmap2::Mmap),
+    Held(Cow<'static, [u8]>),
+}
+
+impl Bytes {
+    fn slice(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(map) => map,
+            Bytes::Held(bytes) => bytes,
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Entry {
+    shard: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    range: Range<usize>,
+}
+
+impl Checkpoint {
+    /// Opens a safetensors file, or the one that a folder holds: shards listed in a `*.safetensors.index.json`,
+    /// `model.safetensors`, `diffusion_pytorch_model.safetensors`, their `.fp16` variants, else the only `*.safetensors`.
+    ///
+    /// # Errors
+    /// No such file, a file that is no whole safetensors file, an index that names what is not there.
+    pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
+        let path = path.as_ref();
+        let mut checkpoint = Checkpoint::empty(path.display().to_string());
+        let file = if path.is_dir() { weights_in(path)? } else { path.to_path_buf() };
+        if file.extension().is_some_and(|e| e == "json") {
+            checkpoint.add_index(&file)?;
+        } else {
+            checkpoint.name = file.display().to_string();
+            checkpoint.add_file(&file)?;
+        }
+        Ok(checkpoint)
+    }
+
+    /// A safetensors file that lies in memory, such as one inside the program; `name` says so in error messages.
+    ///
+    /// # Errors
+    /// Bytes that are no whole safetensors file.
+    pub fn from_bytes(name: &str, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Checkpoint> {
+        let mut checkpoint = Checkpoint::empty(name.to_string());
+        checkpoint.add(name.to_string(), Bytes::Held(bytes.into()))?;
+        Ok(checkpoint)
+    }
+
+    /// A checkpoint that makes up every tensor asked for from its name and shape, by the rule of [`synthetic`]: full-size
+    /// models are compared with reference values that were made from the same weights, without a download.
+    pub fn synthetic() -> Checkpoint {
+        Checkpoint { synthetic: true, ..Checkpoint::empty("synthetic weights".into()) }
+    }
+
+    fn empty(name: String) -> Checkpoint {
+        Checkpoint { name, shards: vec![], entries: BTreeMap::new(), synthetic: false }
+    }
+
+    /// What error messages call it: mostly the path.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// Whether it holds a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// Shape of a tensor, in torch's layout.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|e| e.shape.as_slice())
+    }
+
+    /// The same tensors under other names; those that `f` gives none are left out.
+    pub fn rename(mut self, f: impl Fn(&str) -> Option<String>) -> Checkpoint {
+        let old = std::mem::take(&mut self.entries);
+        self.entries = old.into_iter().filter_map(|(name, e)| Some((f(&name)?, e))).collect();
+        self
+    }
+
+    /// All values of a tensor, which must have torch's shape `shape` (sizes of 1 at its end do not count: a 1x1 convolution
+    /// may be stored as a matrix, and a matrix as a 1x1 convolution).
+    ///
+    /// # Errors
+    /// No such tensor, another shape, elements that are not floating point.
+    pub fn f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        if self.synthetic {
+            return Ok(synthetic(name, shape));
+        }
+        let entry = self.entry(name)?;
+        if trimmed(&entry.shape) != trimmed(shape) {
+            let file = &self.shards[entry.shard].name;
+            bail!("{file}: {name} has shape {:?}, expected {shape:?}", entry.shape);
+        }
+        self.convert(name, entry, 0..entry.shape.iter().product())
+    }
+
+    /// Rows `ids` of a matrix, one after the other: an embedding may be larger than a device lets a kernel see.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::f32`]; a row that the matrix does not have.
+    pub fn rows_f32(&self, name: &str, ids: &[u32], shape: &[usize; 2]) -> Result<Vec<f32>> {
+        let [rows, width] = *shape;
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= rows) {
+            bail!("{}: {name} has {rows} rows, asked for row {id}", self.name);
+        }
+        if self.synthetic {
+            let table = synthetic(name, shape);
+            return Ok(ids.iter().flat_map(|&id| &table[id as usize * width..][..width]).copied().collect());
+        }
+        let entry = self.entry(name)?;
+        if entry.shape != shape {
+            let file = &self.shards[entry.shard].name;
+            bail!("{file}: {name} has shape {:?}, expected {shape:?}", entry.shape);
+        }
+        let mut out = Vec::with_capacity(ids.len() * width);
+        for &id in ids {
+            let start = id as usize * width;
+            out.extend(self.convert(name, entry, start..start + width)?);
+        }
+        Ok(out)
+    }
+
+    /// Shape and values of a floating-point tensor.
+    ///
+    /// # Errors
+    /// No such tensor, elements that are not floating point.
+    pub fn tensor(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
+        let shape = self.entry(name)?.shape.clone();
+        let data = self.f32(name, &shape)?;
+        Ok((shape, data))
+    }
+
+    /// Values of a tensor of whole numbers (ids, labels).
+    ///
+    /// # Errors
+    /// No such tensor, other elements than I32 or I64, a negative number.
+    pub fn u32s(&self, name: &str) -> Result<Vec<u32>> {
+        let entry = self.entry(name)?;
+        let bytes = self.bytes(entry);
+        let numbers: Vec<i64> = match entry.dtype {
+            Dtype::I32 => elements(bytes).map(|b| i32::from_le_bytes(b).into()).collect(),
+            Dtype::I64 => elements(bytes).map(i64::from_le_bytes).collect(),
+            other => bail!("{}: {name} holds {other:?}, expected I32 or I64", self.shards[entry.shard].name),
+        };
+        let convert = |&n: &i64| u32::try_from(n);
+        let numbers: Result<Vec<u32>, _> = numbers.iter().map(convert).collect();
+        numbers.map_err(|_| anyhow!("{}: {name} holds a number below 0 or above 2^32", self.name))
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry> {
+        self.entries.get(name).ok_or_else(|| {
+            let last = name.rsplit('.').nth(1).unwrap_or(name);
+            let near = self.names().find(|n| n.contains(last)).map(|n| format!(" (it has {n})"));
+            anyhow!("{}: no tensor {name}{}", self.name, near.unwrap_or_default())
+        })
+    }
+
+    fn bytes(&self, entry: &Entry) -> &[u8] {
+        &self.shards[entry.shard].bytes.slice()[entry.range.clone()]
+    }
+
+    /// Elements `range` of a tensor as f32.
+    fn convert(&self, name: &str, entry: &Entry, range: Range<usize>) -> Result<Vec<f32>> {
+        let bytes = self.bytes(entry);
+        let part = |size: usize| &bytes[range.start * size..range.end * size];
+        Ok(match entry.dtype {
+            Dtype::F32 => elements(part(4)).map(f32::from_le_bytes).collect(),
+            Dtype::F16 => elements(part(2)).map(|b| f16::from_le_bytes(b).to_f32()).collect(),
+            Dtype::BF16 => elements(part(2)).map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+            Dtype::F64 => elements(part(8)).map(|b| f64::from_le_bytes(b) as f32).collect(),
+            other => {
+                let file = &self.shards[entry.shard].name;
+                bail!("{file}: {name} holds {other:?}, expected F32, F16, BF16 or F64")
+            }
+        })
+    }
+
+    /// Adds every tensor of a safetensors file.
+    fn add(&mut self, name: String, bytes: Bytes) -> Result<()> {
+        let slice = bytes.slice();
+        let (header, metadata) = SafeTensors::read_metadata(slice).map_err(|e| {
+            anyhow!("{name}: not a whole safetensors file ({} bytes): {e}; download it again", slice.len())
+        })?;
+        let shard = self.shards.len();
+        for (tensor, info) in metadata.tensors() {
+            let range = header + 8 + info.data_offsets.0..header + 8 + info.data_offsets.1;
+            let entry = Entry { shard, dtype: info.dtype, shape: info.shape.clone(), range };
+            self.entries.insert(tensor, entry);
+        }
+        self.shards.push(Shard { name, bytes });
+        Ok(())
+    }
+
+    fn add_file(&mut self, file: &Path) -> Result<()> {
+        let opened = std::fs::File::open(file);
+        let handle = opened.with_context(|| format!("{}: cannot open the weights", file.display()))?;
+        // SAFETY: the map is only read. A file that another program changes meanwhile gives other numbers, not other types;
+        // we replace files by renaming, which leaves the map as it was.
+        let map = unsafe { memmap2::Mmap::map(&handle) };
+        let map = map.with_context(|| format!("{}: cannot map the weights into memory", file.display()))?;
+        self.add(file.display().to_string(), Bytes::Mapped(map))
+    }
+
+    /// Adds the shards that an index lists: `{"weight_map": {tensor: file}}`.
+    fn add_index(&mut self, index: &Path) -> Result<()> {
+        let at = index.display();
+        let text = std::fs::read_to_string(index).with_context(|| format!("{at}: cannot read the index"))?;
+        let json: Value = serde_json::from_str(&text).map_err(|e| anyhow!("{at}: not valid JSON: {e}"))?;
+        let Some(map) = json["weight_map"].as_object() else { bail!("{at}: no weight_map in it") };
+        let mut files: Vec<&str> = map.values().filter_map(Value::as_str).collect();
+        files.sort_unstable();
+        files.dedup();
+        for file in files {
+            // Shards lie beside their index: a path that leads elsewhere is not followed.
+            if Path::new(file).file_name() != Some(file.as_ref()) {
+                bail!("{at}: {file:?} is not the name of a file in this folder");
+            }
+            self.add_file(&index.with_file_name(file))?;
+        }
+        match map.keys().find(|name| !self.contains(name)) {
+            Some(name) => bail!("{at}: {name} is in none of the files it lists"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The file with the weights of a Hugging Face folder, or the index of its shards.
+fn weights_in(folder: &Path) -> Result<PathBuf> {
+    let read = std::fs::read_dir(folder).with_context(|| format!("{}: cannot read", folder.display()))?;
+    let mut names: Vec<String> =
+        read.filter_map(|e| e.ok()?.file_name().into_string().ok()).filter(|n| !n.starts_with('.')).collect();
+    names.sort();
+    let index = names.iter().find(|n| n.ends_with(".safetensors.index.json"));
+    let known = FILES.iter().find(|f| names.iter().any(|n| n == *f));
+    if let Some(name) = known.copied().or(index.map(String::as_str)) {
+        return Ok(folder.join(name));
+    }
+    let any: Vec<&String> = names.iter().filter(|n| n.ends_with(".safetensors")).collect();
+    match any[..] {
+        [only] => Ok(folder.join(only)),
+        [] if names.iter().any(|n| n.ends_with(".bin") || n.ends_with(".pt") || n.ends_with(".pth")) => {
+            bail!("{}: only pickled weights; convert them to safetensors", folder.display())
+        }
+        [] => bail!("{}: no *.safetensors file in this folder", folder.display()),
+        _ => bail!("{}: several files of weights ({any:?}); name one", folder.display()),
+    }
+}
+
+/// A shape without the ones at its end.
+fn trimmed(shape: &[usize]) -> &[usize] {
+    let len = shape.iter().rposition(|&d| d != 1).map_or(0, |i| i + 1);
+    &shape[..len]
+}
+
+fn elements<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
+    bytes.as_chunks::<N>().0.iter().copied()
+}
+
+/// A tensor to be saved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorData {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl TensorData {
+    /// An f32 tensor in torch's layout.
+    pub fn f32(shape: &[usize], data: &[f32]) -> TensorData {
+        assert_eq!(shape.iter().product::<usize>(), data.len(), "a tensor of shape {shape:?}");
+        let bytes = data.iter().flat_map(|v| v.to_le_bytes()).collect();
+        TensorData { dtype: Dtype::F32, shape: shape.to_vec(), bytes }
+    }
+
+    /// The same, each number rounded to f16.
+    pub fn f16(shape: &[usize], data: &[f32]) -> TensorData {
+        assert_eq!(shape.iter().product::<usize>(), data.len(), "a tensor of shape {shape:?}");
+        let bytes = data.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect();
+        TensorData { dtype: Dtype::F16, shape: shape.to_vec(), bytes }
+    }
+}
+
+/// Writes a safetensors file, whole or not at all. Equal tensors and metadata give equal bytes.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn save(
+    path: impl AsRef<Path>,
+    tensors: &BTreeMap<String, TensorData>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    let mut header = serde_json::Map::new();
+    if !metadata.is_empty() {
+        header.insert("__metadata__".into(), json!(metadata));
+    }
+    // Larger elements first, so that each tensor is aligned to its own.
+    let mut order: Vec<_> = tensors.iter().collect();
+    order.sort_by_key(|(_, t)| std::cmp::Reverse(t.dtype));
+    let mut end = 0;
+    for (name, t) in &order {
+        let start = end;
+        end += t.bytes.len();
+        let info = json!({"dtype": t.dtype, "shape": t.shape, "data_offsets": [start, end]});
+        header.insert(name.to_string(), info);
+    }
+    let mut text = serde_json::to_vec(&header)?;
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let mut bytes = Vec::with_capacity(8 + text.len() + end);
+    bytes.extend((text.len() as u64).to_le_bytes());
+    bytes.extend(text);
+    order.iter().for_each(|(_, t)| bytes.extend(&t.bytes));
+    write_atomic(path, &bytes)
+}
+
+/// The tensor that stands for `name` in a model of made-up weights: a function of name, shape and index, exact in f32.
+///
+/// u is the PCG hash of FNV-1a(name) + index, uniform in [-1, 1). Vectors: 1 + |u|/2 for running variances, 1 + u/10 for the
+/// weights of norms, else u/20. Embeddings: u/2. Other tensors: u sqrt(3 / fan_in), which keeps variances.
+pub fn synthetic(name: &str, shape: &[usize]) -> Vec<f32> {
+    let hash = name.bytes().fold(0x811c_9dc5u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    let uniform = |i: usize| {
+        let s = hash.wrapping_add(i as u32).wrapping_mul(747796405).wrapping_add(2891336453);
+        let w = ((s >> ((s >> 28) + 4)) ^ s).wrapping_mul(277803737);
+        (((w >> 22) ^ w) >> 8) as f32 * 2f32.powi(-23) - 1.0
+    };
+    let has = |words: &[&str]| words.iter().any(|w| name.contains(w));
+    let value: Box<dyn Fn(f32) -> f32> = if shape.len() > 1 {
+        let convolution = has(&["patch_embedding", "time_embedding"]);
+        let fan_in: usize = shape[1..].iter().product();
+        let gain =
+            if has(&["embedding"]) && !convolution { 0.5 } else { (3.0 / fan_in as f64).sqrt() as f32 };
+        Box::new(move |u| gain * u)
+    } else if name.ends_with("running_var") {
+        Box::new(|u| 1.0 + 0.5 * u.abs())
+    } else if name.ends_with("weight") && has(&["norm", "bn", "ln_"]) {
+        Box::new(|u| 1.0 + 0.1 * u)
+    } else {
+        Box::new(|u| 0.05 * u)
+    };
+    (0..shape.iter().product()).map(|i| value(uniform(i))).collect()
+}

@@ -1,0 +1,140 @@
+//! Reading and writing checkpoints, and the one line that a broken one gives.
+
+use kaleid::data::checkpoint::{Checkpoint, TensorData, save};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A safetensors file made by hand: header text, then `data` zero bytes.
+fn file(header: &str, data: usize) -> Vec<u8> {
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.resize(bytes.len() + data, 0);
+    bytes
+}
+
+fn error<T>(result: anyhow::Result<T>) -> String {
+    let text = format!("{:#}", result.err().expect("an error"));
+    assert!(!text.contains('\n'), "one line: {text}");
+    text
+}
+
+fn write(folder: &Path, name: &str, tensors: &[(&str, &[usize])]) {
+    let tensors: BTreeMap<_, _> = tensors
+        .iter()
+        .map(|(n, s)| (n.to_string(), TensorData::f32(s, &vec![n.len() as f32; s.iter().product()])))
+        .collect();
+    save(folder.join(name), &tensors, &BTreeMap::new()).unwrap();
+}
+
+#[test]
+fn what_is_saved_is_read_back_and_equal_bytes_come_of_equal_tensors() {
+    let dir = tempfile::tempdir().unwrap();
+    let tensors: BTreeMap<_, _> = [
+        ("b.weight".to_string(), TensorData::f32(&[2, 3], &[1.0, -2.0, 3.5, 0.0, 1e-20, 7.0])),
+        ("a.half".to_string(), TensorData::f16(&[3], &[0.5, -1.5, 1e-3])),
+        ("scalar".to_string(), TensorData::f32(&[], &[2.6592])),
+    ]
+    .into();
+    let metadata: BTreeMap<_, _> = (0..5).map(|i| (format!("key{i}"), format!("value {i}"))).collect();
+    let path = dir.path().join("deep/model.safetensors");
+    save(&path, &tensors, &metadata).unwrap();
+    let first = std::fs::read(&path).unwrap();
+    save(&path, &tensors, &metadata).unwrap();
+    assert_eq!(first, std::fs::read(&path).unwrap());
+    safetensors::SafeTensors::deserialize(&first).unwrap();
+
+    for checkpoint in [Checkpoint::open(&path).unwrap(), Checkpoint::from_bytes("inside", first).unwrap()] {
+        assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a.half", "b.weight", "scalar"]);
+        assert_eq!(checkpoint.shape("b.weight"), Some(&[2, 3][..]));
+        assert_eq!(checkpoint.f32("b.weight", &[2, 3]).unwrap(), [1.0, -2.0, 3.5, 0.0, 1e-20, 7.0]);
+        assert_eq!(checkpoint.f32("b.weight", &[2, 3, 1, 1]).unwrap().len(), 6);
+        assert_eq!(checkpoint.f32("a.half", &[3]).unwrap(), [0.5, -1.5, half::f16::from_f32(1e-3).to_f32()]);
+        assert_eq!(checkpoint.f32("scalar", &[]).unwrap(), [2.6592]);
+        let rows = checkpoint.rows_f32("b.weight", &[1, 0, 1], &[2, 3]).unwrap();
+        assert_eq!(rows, [0.0, 1e-20, 7.0, 1.0, -2.0, 3.5, 0.0, 1e-20, 7.0]);
+        assert!(error(checkpoint.rows_f32("b.weight", &[2], &[2, 3])).contains("2 rows, asked for row 2"));
+    }
+}
+
+#[test]
+fn folders() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    assert!(error(Checkpoint::open(folder)).contains("no *.safetensors file"));
+    std::fs::write(folder.join("pytorch_model.bin"), b"").unwrap();
+    assert!(error(Checkpoint::open(folder)).contains("only pickled weights"));
+    write(folder, "x-1.safetensors", &[("one", &[1])]);
+    assert!(Checkpoint::open(folder).unwrap().contains("one"));
+    write(folder, "x-2.safetensors", &[("second", &[2])]);
+    assert!(error(Checkpoint::open(folder)).contains("several files of weights"));
+    let index = folder.join("model.safetensors.index.json");
+    let list = |text: &str| std::fs::write(&index, format!(r#"{{"weight_map": {text}}}"#)).unwrap();
+    list(r#"{"one": "x-1.safetensors", "second": "x-2.safetensors"}"#);
+    let both = Checkpoint::open(folder).unwrap();
+    assert_eq!(both.f32("second", &[2]).unwrap(), [6.0, 6.0]);
+    let renamed = both.rename(|n| n.strip_prefix("sec").map(str::to_string));
+    assert_eq!(renamed.names().collect::<Vec<_>>(), ["ond"]);
+    list(r#"{"one": "x-1.safetensors", "third": "x-2.safetensors"}"#);
+    assert!(error(Checkpoint::open(folder)).contains("third is in none of the files"));
+    list(r#"{"one": "x-3.safetensors"}"#);
+    assert!(error(Checkpoint::open(folder)).contains("x-3.safetensors: cannot open"));
+    list(r#"{"one": "../x-1.safetensors"}"#);
+    assert!(error(Checkpoint::open(folder)).contains("not the name of a file in this folder"));
+    list("3");
+    assert!(error(Checkpoint::open(folder)).contains("no weight_map"));
+    write(folder, "model.fp16.safetensors", &[("half", &[1])]);
+    write(folder, "model.safetensors", &[("whole", &[1])]);
+    assert_eq!(Checkpoint::open(folder).unwrap().names().collect::<Vec<_>>(), ["whole"]);
+}
+
+#[test]
+fn broken_files_say_what_and_where() {
+    let of = |bytes: Vec<u8>| Checkpoint::from_bytes("w.safetensors", bytes);
+    let whole = r#"{"a.weight":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}"#;
+    assert!(of(file(whole, 16)).is_ok());
+    for broken in [
+        Vec::new(),
+        vec![1, 2, 3],
+        file(whole, 15),
+        file(whole, 17),
+        file(whole, 16)[..30].to_vec(),
+        u64::MAX.to_le_bytes().to_vec(),
+        file("NaN", 0),
+        file(&whole.replace("[2,2]", "[2,NaN]"), 16),
+        file(&whole.replace("[2,2]", "[2,-2]"), 16),
+        file(&whole.replace("[2,2]", "[2,3]"), 16),
+        file(&whole.replace("[0,16]", "[16,0]"), 16),
+        file(&whole.replace("[2,2]", "[4294967296,4294967296]"), 16),
+        file(&whole.replace("F32", "F99"), 16),
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n".to_vec(),
+    ] {
+        let text = error(of(broken));
+        assert!(text.starts_with("w.safetensors: not a whole safetensors file ("), "{text}");
+    }
+    let ints = of(file(&whole.replace("F32", "I32"), 16)).unwrap();
+    assert_eq!(ints.u32s("a.weight").unwrap(), [0; 4]);
+    let wrong = error(ints.f32("a.weight", &[2, 2]));
+    assert_eq!(wrong, "w.safetensors: a.weight holds I32, expected F32, F16, BF16 or F64");
+    let floats = of(file(whole, 16)).unwrap();
+    assert_eq!(error(floats.u32s("a.weight")), "w.safetensors: a.weight holds F32, expected I32 or I64");
+    let shape = error(floats.f32("a.weight", &[4]));
+    assert_eq!(shape, "w.safetensors: a.weight has shape [2, 2], expected [4]");
+    assert_eq!(error(floats.f32("b.weight", &[4])), "w.safetensors: no tensor b.weight");
+    let near = error(floats.f32("x.a.bias", &[4]));
+    assert_eq!(near, "w.safetensors: no tensor x.a.bias (it has a.weight)");
+    let absent = error(Checkpoint::open("no/such/model.safetensors"));
+    assert!(absent.starts_with("no/such/model.safetensors: cannot open the weights"), "{absent}");
+}
+
+#[test]
+fn every_float_type_is_read() {
+    let header = r#"{"b":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]},
+        "h":{"dtype":"F16","shape":[1],"data_offsets":[2,4]},"d":{"dtype":"F64","shape":[1],"data_offsets":[4,12]}}"#;
+    let mut bytes = file(header, 0);
+    bytes.extend(half::bf16::from_f32(-3.0).to_le_bytes());
+    bytes.extend(half::f16::from_f32(0.25).to_le_bytes());
+    bytes.extend(1.5f64.to_le_bytes());
+    let checkpoint = Checkpoint::from_bytes("w", bytes).unwrap();
+    let read = |name| checkpoint.f32(name, &[1]).unwrap()[0];
+    assert_eq!([read("b"), read("h"), read("d")], [-3.0, 0.25, 1.5]);
+}
