@@ -245,6 +245,38 @@ impl Graph {
         self.inner.borrow_mut().vjps.insert(y.id, (y, Rc::new(f)));
     }
 
+    /// [`Graph::vjp`] for a backward made of kernels of its own: `fused` gives the gradients of `inputs`, each a fresh tensor. So
+    /// that these can be differentiated again, `composed` makes y from the inputs by differentiable ops.
+    pub(crate) fn vjp_fused(
+        &self,
+        y: Tensor,
+        inputs: &[Tensor],
+        composed: impl Fn(&Graph, &[Tensor]) -> Tensor + 'static,
+        fused: impl Fn(&Graph, Tensor) -> Vec<Tensor> + 'static,
+    ) {
+        let (inputs, composed) = (inputs.to_vec(), Rc::new(composed));
+        self.vjp(y, move |g, dy| {
+            let grads = fused(g, dy);
+            let all: Vec<Tensor> = inputs.iter().copied().chain([dy]).collect();
+            for (i, &dx) in grads.iter().enumerate() {
+                let (all, composed) = (all.clone(), composed.clone());
+                g.vjp(dx, move |g, v| {
+                    // Cut off from what made them, as dy may depend on x in its own way.
+                    let leaves: Vec<Tensor> = all.iter().map(|&t| g.stop_gradient(t)).collect();
+                    let (&dy, inputs) = leaves.split_last().expect("at least dy");
+                    let dot = |a: Tensor, b| {
+                        let product = g.mul(g.reshape(a, &[a.len()]), g.reshape(b, &[a.len()]));
+                        g.sum(product, &[0])
+                    };
+                    let dx = g.backward(dot(composed(g, inputs), dy), inputs)[i];
+                    let second = g.backward(dot(dx, v), &leaves);
+                    all.iter().copied().zip(second).collect()
+                });
+            }
+            inputs.iter().copied().zip(grads).collect()
+        });
+    }
+
     /// Gradients of the scalar `loss` with respect to each of `wrt` (any tensors, not only parameters), as nodes of this graph.
     /// May be called again, also on what it returned, where the backward pass is itself made of differentiable ops.
     ///

@@ -67,14 +67,28 @@ impl Graph {
     fn unary(&self, act: &'static str, x: Tensor) -> Tensor {
         let call = self.call(Kernel::new("unary", "forward").part(act)).input(x).ints([x.len()]);
         let y = call.threads(x.len().div_ceil(4), 64).output(x.shape());
-        self.vjp(y, move |g, dy| vec![(x, g.act_backward(act, x, dy))]);
+        self.vjp(y, move |g, dy| {
+            // Differentiable again where that takes no more kernels.
+            let dx = match act {
+                "act/exp" => g.mul(dy, y),
+                "act/log" => g.div(dy, x),
+                "act/sqrt" => g.div(g.scale(dy, 0.5), y),
+                _ => g.act_backward(act, x, dy),
+            };
+            vec![(x, dx)]
+        });
         y
     }
 
     /// dx = dy act'(x)
     pub(crate) fn act_backward(&self, act: &'static str, x: Tensor, dy: Tensor) -> Tensor {
         let call = self.call(Kernel::new("unary", "backward").part(act)).input(x).input(dy).ints([x.len()]);
-        call.threads(x.len().div_ceil(4), 64).output(x.shape())
+        let dx = call.threads(x.len().div_ceil(4), 64).output(x.shape());
+        if act == "act/relu" {
+            // Its second derivative is zero (and undefined at zero).
+            self.vjp(dx, move |g, v| vec![(dy, g.act_backward(act, x, v))]);
+        }
+        dx
     }
 
     /// y = factor x

@@ -18,6 +18,8 @@ mod shape;
 pub use attention::Attention;
 pub use conv::Conv;
 pub use matmul::{Epilogue, Matmul};
+pub use norm::BatchNorm;
+
 pub use optim::{Adam, Sgd};
 
 /// An activation that other kernels can apply to what they write.

@@ -1,6 +1,6 @@
 //! Reductions.
 
-use crate::core::{Graph, Kernel, Tensor};
+use crate::core::{Call, Class, Graph, Kernel, Tensor};
 
 impl Graph {
     /// Sum over `dims`, which stay as dimensions of size one.
@@ -53,5 +53,25 @@ impl Graph {
         let y = if rows { call.groups(outer * pieces) } else { call.threads(outer * pieces * inner, 64) }
             .output(&shape);
         if pieces == 1 { y } else { self.reduce_middle(op, y, shape) }
+    }
+
+    /// Records a kernel that works on whole rows of `width` numbers, with a part in rows/: on a GPU a workgroup has one row, on
+    /// a CPU driver a thread does.
+    pub(crate) fn call_rows(&self, kernel: Kernel, rows: usize, width: usize) -> Call<'_> {
+        match self.caps().class {
+            Class::Software => self.call(kernel.int("THREADS", 16).part("rows/thread")).threads(rows, 16),
+            _ => {
+                let threads = if width > 8192 { 256 } else { 64 };
+                self.call(kernel.int("THREADS", threads).part("rows/group")).groups(rows)
+            }
+        }
+    }
+}
+
+/// The kernel with the part in element/ that fits rows of `width` numbers.
+pub(crate) fn elements(kernel: Kernel, width: usize) -> Kernel {
+    match width % 4 {
+        0 => kernel.alias("E", "vec4f").part("element/vec4"),
+        _ => kernel.alias("E", "f32").part("element/scalar"),
     }
 }

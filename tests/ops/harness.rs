@@ -104,6 +104,40 @@ impl Case {
         self.gradients(&[])
     }
 
+    /// Checks the gradient of input `i` as an op of its own: against central differences of the reference, and its gradients
+    /// with respect to all inputs, which are second derivatives. For few elements.
+    pub fn check_second(
+        self,
+        i: usize,
+        op: impl Fn(&Graph, &[Tensor]) -> Tensor,
+        reference: impl Fn(&[Arr]) -> Arr,
+    ) {
+        let gradient = |g: &Graph, x: &[Tensor]| {
+            let y = op(g, x);
+            let r: Vec<f32> = (0..y.len()).map(|k| random(98, k) as f32).collect();
+            let product = g.mul(y, g.constant(y.shape(), &r));
+            let dims: Vec<usize> = (0..y.rank()).collect();
+            g.backward(g.sum(product, &dims), &[x[i]])[0]
+        };
+        let loss =
+            |x: &[Arr]| -> f64 { reference(x).data.iter().enumerate().map(|(k, y)| y * random(98, k)).sum() };
+        self.check(gradient, |x| {
+            let mut moved = x.to_vec();
+            let difference = |k: usize| {
+                let (at, h) = (x[i].data[k], 1e-3);
+                let mut slope = 0.0;
+                // Of fourth order, as differences of these are taken once more.
+                for (steps, factor) in [(-2.0, 1.0), (-1.0, -8.0), (1.0, 8.0), (2.0, -1.0)] {
+                    moved[i].data[k] = at + steps * h;
+                    slope += factor * loss(&moved) / (12.0 * h);
+                }
+                moved[i].data[k] = at;
+                slope
+            };
+            Arr::new(&x[i].shape, (0..x[i].data.len()).map(difference).collect())
+        });
+    }
+
     pub fn check(self, op: impl Fn(&Graph, &[Tensor]) -> Tensor, reference: impl Fn(&[Arr]) -> Arr) {
         let (from, to) = self.range;
         let draw =
