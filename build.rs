@@ -1,30 +1,43 @@
-//! Collects `shaders/**/*.wgsl` into one table (name without extension, source), so that the binary needs no files beside it.
+//! Collects `shaders/**/*.wgsl` and `tests/golden/**` into tables (name, contents), so that the binary needs no files beside it.
 use std::path::{Path, PathBuf};
 
 fn main() {
-    println!("cargo:rerun-if-changed=shaders");
-    let mut files = Vec::new();
-    walk(Path::new("shaders"), &mut files);
-    files.sort();
-    let rows: String = files
-        .iter()
-        .map(|f| {
-            let name = f.strip_prefix("shaders").unwrap().with_extension("");
-            let name = name.to_str().unwrap().replace('\\', "/");
-            format!("({name:?}, include_str!({:?})),\n", f.canonicalize().unwrap())
-        })
-        .collect();
-    let out = PathBuf::from(std::env::var("OUT_DIR").unwrap()).join("shaders.rs");
-    std::fs::write(out, format!("pub const SHADERS: &[(&str, &str)] = &[\n{rows}];\n")).unwrap();
+    let mut shaders: Vec<_> = files("shaders").into_iter().filter(|f| f.ends_with(".wgsl")).collect();
+    shaders.iter_mut().for_each(|f| f.truncate(f.len() - ".wgsl".len()));
+    table("shaders", "str", "shaders", ".wgsl", &shaders);
+    table("goldens", "bytes", "tests/golden", "", &files("tests/golden"));
 }
 
-fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
-    println!("cargo:rerun-if-changed={}", dir.display());
-    for entry in std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()) {
+/// Paths of all files below `folder`, relative to it.
+fn files(folder: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    walk(Path::new(folder), &mut found);
+    let relative = |f: &PathBuf| f.strip_prefix(folder).unwrap().to_str().unwrap().replace('\\', "/");
+    let mut names: Vec<String> = found.iter().map(relative).collect();
+    names.sort();
+    names
+}
+
+fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
+    println!("cargo:rerun-if-changed={}", folder.display());
+    for entry in std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
         if entry.is_dir() {
             walk(&entry, files);
-        } else if entry.extension().is_some_and(|e| e == "wgsl") {
+        } else {
             files.push(entry);
         }
     }
+}
+
+/// Writes `NAME.rs`: the constant NAME, rows of (path, contents) as text or bytes.
+fn table(name: &str, kind: &str, folder: &str, extension: &str, names: &[String]) {
+    let root = std::env::var("CARGO_MANIFEST_DIR").unwrap();
+    let row = |n: &String| {
+        let path = Path::new(&root).join(folder).join(format!("{n}{extension}"));
+        format!("({n:?}, include_{kind}!({path:?})),\n")
+    };
+    let rows: String = names.iter().map(row).collect();
+    let (constant, ty) = (name.to_uppercase(), if kind == "str" { "str" } else { "[u8]" });
+    let out = PathBuf::from(std::env::var("OUT_DIR").unwrap()).join(format!("{name}.rs"));
+    std::fs::write(out, format!("pub const {constant}: &[(&str, &{ty})] = &[\n{rows}];\n")).unwrap();
 }

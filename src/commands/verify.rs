@@ -1,13 +1,38 @@
 //! `kaleid verify`
 
 use anyhow::{Result, bail};
-use kaleid::core::GpuOptions;
+use kaleid::core::{Gpu, GpuOptions};
+use kaleid::pipeline::verify::{Outcome, verify};
+use std::path::PathBuf;
 
 /// Run the models against reference tensors
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Folder of goldens; without it, the small ones inside this program
+    golden_dir: Option<PathBuf>,
+    /// Print one JSON array instead of lines
+    #[arg(long)]
+    json: bool,
+}
 
 /// Runs the command.
-pub fn run(_args: Args, _gpu: &GpuOptions) -> Result<()> {
-    bail!("`kaleid verify` is not built yet")
+pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
+    let gpu = Gpu::open(gpu)?;
+    if !args.json {
+        println!("{}", gpu.caps().adapter);
+    }
+    let rows = verify(&gpu, args.golden_dir.as_deref(), |row| {
+        if !args.json {
+            println!("{row}");
+        }
+    })?;
+    if args.json {
+        let rows: Vec<_> = rows.iter().map(|row| row.json()).collect();
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+    }
+    let wrong = rows.iter().filter(|r| matches!(r.outcome, Outcome::Fail(_))).count();
+    if wrong > 0 {
+        bail!("{wrong} of {} goldens do not hold", rows.len());
+    }
+    Ok(())
 }

@@ -102,6 +102,14 @@ impl Config {
         anyhow!("{}: {key} = {} is not supported", self.name, value.into())
     }
 
+    /// The class of the model: `_class_name` (diffusers) or the first of `architectures` (transformers).
+    pub fn class(&self) -> Result<String> {
+        if self.get("_class_name").is_some() {
+            return self.str("_class_name", None);
+        }
+        Ok(self.strs("architectures", &[])?.swap_remove(0))
+    }
+
     /// What the error messages call this object.
     pub fn name(&self) -> &str {
         &self.name

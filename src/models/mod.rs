@@ -1,2 +1,3 @@
 //! Models as functions that record a graph. Weight paths equal the Hugging Face and torchvision names.
 pub mod config;
+pub mod golden;

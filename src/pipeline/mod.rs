@@ -1,3 +1,4 @@
 //! The stages the paper describes: prompts, images, diversity, training, report.
 
 pub mod progress;
+pub mod verify;

@@ -1,0 +1,305 @@
+//! Runs models against reference tensors ("goldens"): those of a folder, or the small ones inside the program.
+//!
+//! A folder holds `NAME.safetensors` (inputs and outputs) beside a checkpoint folder `NAME/`, whose config.json names the
+//! class; without that folder NAME is a full-size model whose weights are synthetic. `NAME.json` holds trajectories of
+//! schedulers, draws of torch's generator, or token ids.
+
+use crate::core::Gpu;
+use crate::data::checkpoint::Checkpoint;
+use crate::data::rng::torch_randn;
+use crate::diffusion::scheduler;
+use crate::models::config::Config;
+use crate::models::golden::{Comparison, FORWARD, Golden, Runner};
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Map, Value, json};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+include!(concat!(env!("OUT_DIR"), "/goldens.rs"));
+
+/// What runs a class, by `architectures` or `_class_name` of its config.json; None: not built yet.
+const RUNNERS: &[(&str, Option<Runner>)] = &[
+    ("AutoencoderKL", None),
+    ("CLIPModel", None),
+    ("CLIPTextModel", None),
+    ("LlamaForCausalLM", None),
+    ("Qwen2ForCausalLM", None),
+    ("ResNet", None),
+    ("UNet2DConditionModel", None),
+];
+
+/// Full-size models of synthetic weights, which have no folder beside them: name, class and configuration.
+const FULL_SIZE: &[(&str, &str, &str)] = &[
+    ("clip_vit_b32", "CLIPModel", "{}"),
+    ("resnet18", "ResNet", r#"{"layers": [2, 2, 2, 2], "bottleneck": false, "num_classes": 7}"#),
+    ("resnet18_batchnorm", "ResNet", r#"{"layers": [2, 2, 2, 2], "bottleneck": false, "num_classes": 7}"#),
+    ("resnet50", "ResNet", r#"{"layers": [3, 4, 6, 3], "bottleneck": true, "num_classes": 7}"#),
+    (
+        "unet_sd15",
+        "UNet2DConditionModel",
+        r#"{"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}"#,
+    ),
+    (
+        "vae_sd15",
+        "AutoencoderKL",
+        r#"{"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "norm_num_groups": 32, "latent_channels": 4,
+            "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"],
+            "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"]}"#,
+    ),
+];
+
+/// What became of one golden.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// All comparisons hold.
+    Pass,
+    /// One does not, or it could not be run: why.
+    Fail(String),
+    /// It was not run: why.
+    Skip(String),
+}
+
+/// One golden.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Stem of its file.
+    pub name: String,
+    /// Whether it holds.
+    pub outcome: Outcome,
+    /// Everything that was compared.
+    pub comparisons: Vec<Comparison>,
+    /// Time it took, compiling included.
+    pub seconds: f64,
+}
+
+impl Row {
+    /// The comparison that uses up most of its tolerance.
+    pub fn worst(&self) -> Option<&Comparison> {
+        let used = |c: &Comparison| if c.holds() { c.error / c.tolerance.max(1e-30) } else { f64::INFINITY };
+        self.comparisons.iter().max_by(|a, b| used(a).total_cmp(&used(b)))
+    }
+
+    /// For `--json`.
+    pub fn json(&self) -> Value {
+        let (outcome, reason) = match &self.outcome {
+            Outcome::Pass => ("PASS", None),
+            Outcome::Fail(reason) => ("FAIL", Some(reason)),
+            Outcome::Skip(reason) => ("SKIP", Some(reason)),
+        };
+        let comparison = |c: &Comparison| {
+            let error = if c.error.is_finite() { json!(c.error) } else { json!("infinite") };
+            json!({"what": c.what, "error": error, "tolerance": c.tolerance})
+        };
+        let comparisons: Vec<Value> = self.comparisons.iter().map(comparison).collect();
+        json!({"name": self.name, "outcome": outcome, "reason": reason, "comparisons": comparisons,
+            "seconds": self.seconds})
+    }
+}
+
+impl std::fmt::Display for Row {
+    /// `clip_tiny              3.1e-7 of 1e-4   PASS  text_embeds, 1.2 s`
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let worst = self.worst();
+        let errors = worst.map_or(String::new(), |c| format!("{:.1e} of {:.0e}", c.error, c.tolerance));
+        write!(f, "{:22} {errors:16} ", self.name)?;
+        match &self.outcome {
+            Outcome::Pass => {
+                write!(f, "PASS  {}, {:.1} s", worst.map_or("", |c| c.what.as_str()), self.seconds)
+            }
+            Outcome::Fail(reason) => write!(f, "FAIL  {reason}"),
+            Outcome::Skip(reason) => write!(f, "SKIP  {reason}"),
+        }
+    }
+}
+
+/// Runs every golden of `folder`, or those inside the program, and hands each row to `report` as soon as it is there.
+///
+/// # Errors
+/// A folder that cannot be read or holds no golden. A broken golden is a row, not an error.
+pub fn verify(gpu: &Gpu, folder: Option<&Path>, mut report: impl FnMut(&Row)) -> Result<Vec<Row>> {
+    let source = Source(folder.map(Path::to_path_buf));
+    let names = source.goldens()?;
+    if names.is_empty() {
+        bail!("{}: no golden here (NAME.safetensors or NAME.json)", source.name());
+    }
+    let mut rows = Vec::new();
+    for name in names {
+        let start = Instant::now();
+        let result = guarded(|| source.run(gpu, &name));
+        let (outcome, comparisons) = match result {
+            Ok(Ran::Skipped(why)) => (Outcome::Skip(why), vec![]),
+            Ok(Ran::Compared(all)) => {
+                let wrong: Vec<&str> = all.iter().filter(|c| !c.holds()).map(|c| c.what.as_str()).collect();
+                let outcome = match (all.len(), wrong.len()) {
+                    (0, _) => Outcome::Fail("nothing in it to compare".into()),
+                    (_, 0) => Outcome::Pass,
+                    _ => Outcome::Fail(wrong.join(", ")),
+                };
+                (outcome, all)
+            }
+            Err(e) => (Outcome::Fail(format!("{e:#}")), vec![]),
+        };
+        let row = Row { name, outcome, comparisons, seconds: start.elapsed().as_secs_f64() };
+        report(&row);
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+/// What running a golden gave.
+enum Ran {
+    Compared(Vec<Comparison>),
+    Skipped(String),
+}
+
+/// Runs `f`; an assertion that fails inside a model (a golden may hold any shape) becomes an error, and the others still run.
+fn guarded<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = catch_unwind(AssertUnwindSafe(f));
+    std::panic::set_hook(hook);
+    result.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+        Err(anyhow!("the model does not fit: {}", text.lines().next().unwrap_or_default()))
+    })
+}
+
+/// A folder, or the goldens inside the program.
+struct Source(Option<PathBuf>);
+
+impl Source {
+    fn name(&self) -> String {
+        self.0.as_ref().map_or("goldens of the program".into(), |folder| folder.display().to_string())
+    }
+
+    /// Names of files and folders at the top.
+    fn entries(&self) -> Result<BTreeSet<String>> {
+        let Some(folder) = &self.0 else {
+            let top = |path: &str| path.split('/').next().unwrap_or_default().to_string();
+            return Ok(GOLDENS.iter().map(|(path, _)| top(path)).collect());
+        };
+        let read = std::fs::read_dir(folder).with_context(|| format!("{}: cannot read", folder.display()))?;
+        Ok(read.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect())
+    }
+
+    /// Names of all goldens: of files, and of checkpoint folders whose file is missing.
+    fn goldens(&self) -> Result<BTreeSet<String>> {
+        let entries = self.entries()?;
+        let stem = |entry: &String| {
+            let file = entry.strip_suffix(".safetensors").or(entry.strip_suffix(".json"));
+            let folder = || self.has(&format!("{entry}/config.json")).then_some(entry.as_str());
+            file.or_else(folder).map(str::to_string)
+        };
+        Ok(entries.iter().filter_map(stem).collect())
+    }
+
+    fn has(&self, path: &str) -> bool {
+        match &self.0 {
+            Some(folder) => folder.join(path).exists(),
+            None => GOLDENS.iter().any(|(p, _)| *p == path),
+        }
+    }
+
+    fn read(&self, path: &str) -> Result<Cow<'static, [u8]>> {
+        match &self.0 {
+            Some(folder) => {
+                let path = folder.join(path);
+                Ok(std::fs::read(&path).with_context(|| format!("{}: cannot read", path.display()))?.into())
+            }
+            None => {
+                let found = GOLDENS.iter().find(|(p, _)| *p == path);
+                found.map(|(_, bytes)| (*bytes).into()).with_context(|| format!("{path}: not in the program"))
+            }
+        }
+    }
+
+    fn json(&self, path: &str) -> Result<Map<String, Value>> {
+        match serde_json::from_slice(&self.read(path)?) {
+            Ok(Value::Object(keys)) => Ok(keys),
+            Ok(_) => bail!("{path}: not a JSON object"),
+            Err(e) => bail!("{path}: not valid JSON: {e}"),
+        }
+    }
+
+    fn run(&self, gpu: &Gpu, name: &str) -> Result<Ran> {
+        let (tensors, json) = (format!("{name}.safetensors"), format!("{name}.json"));
+        match (self.has(&tensors), self.has(&json)) {
+            (true, true) => Ok(Ran::Skipped("DomainBed's algorithms are not built yet".into())),
+            (true, false) => self.run_model(gpu, name),
+            (false, true) => self.run_json(name, &self.json(&json)?),
+            (false, false) => bail!("{tensors} is missing"),
+        }
+    }
+
+    fn run_model(&self, gpu: &Gpu, name: &str) -> Result<Ran> {
+        let file = format!("{name}.safetensors");
+        let (class, config, weights) = if self.has(&format!("{name}/config.json")) {
+            let path = format!("{name}/config.json");
+            let config = Config::parse(path.clone(), &String::from_utf8_lossy(&self.read(&path)?))?;
+            let weights = match &self.0 {
+                Some(folder) => Checkpoint::open(folder.join(name))?,
+                None => Checkpoint::synthetic(),
+            };
+            (config.class()?, config, weights)
+        } else if self.has(name) {
+            bail!("{name}/config.json is missing");
+        } else {
+            let Some((_, class, config)) = FULL_SIZE.iter().find(|(n, ..)| *n == name) else {
+                let known: Vec<&str> = FULL_SIZE.iter().map(|f| f.0).collect();
+                bail!("no folder {name} beside it, and not one of {}", known.join(", "));
+            };
+            (class.to_string(), Config::parse(name, config)?, Checkpoint::synthetic())
+        };
+        let Some((_, runner)) = RUNNERS.iter().find(|(c, _)| *c == class) else {
+            bail!("{}: the class {class} is not known", config.name());
+        };
+        let Some(runner) = runner else {
+            return Ok(Ran::Skipped(format!("{class} is not built yet")));
+        };
+        let tensors = match &self.0 {
+            Some(folder) => Checkpoint::open(folder.join(file))?,
+            None => Checkpoint::from_bytes(&file, self.read(&file)?)?,
+        };
+        let golden = Golden { name: name.to_string(), gpu: gpu.clone(), config, weights, tensors };
+        runner(&golden).map(Ran::Compared)
+    }
+
+    /// What a JSON golden is, its keys tell.
+    fn run_json(&self, name: &str, keys: &Map<String, Value>) -> Result<Ran> {
+        let all = |f: fn(&str, &Value) -> bool| !keys.is_empty() && keys.iter().all(|(k, v)| f(k, v));
+        if all(|_, v| v.get("trajectory").is_some()) {
+            let replay = |(run, record): (&String, &Value)| {
+                let error = scheduler::replay(run, record)?;
+                Ok(Comparison { what: run.clone(), error, tolerance: FORWARD })
+            };
+            return Ok(Ran::Compared(keys.iter().map(replay).collect::<Result<_>>()?));
+        }
+        if all(|k, _| k.parse::<u64>().is_ok()) {
+            return draws(name, keys).map(Ran::Compared);
+        }
+        bail!("{name}.json: neither trajectories of schedulers nor draws of torch's generator");
+    }
+}
+
+/// torch.randn on the CPU: seed -> count -> values.
+fn draws(name: &str, seeds: &Map<String, Value>) -> Result<Vec<Comparison>> {
+    let mut out = Vec::new();
+    for (seed, counts) in seeds {
+        let broken = || format!("{name}.json: seed {seed} does not hold counts and their draws");
+        for (n, values) in counts.as_object().with_context(broken)? {
+            let values = values.as_array().with_context(broken)?;
+            let want: Option<Vec<f32>> = values.iter().map(|v| v.as_f64().map(|f| f as f32)).collect();
+            let (want, n) = (want.with_context(broken)?, n.parse::<usize>().with_context(broken)?);
+            if want.len() != n {
+                bail!("{}", broken());
+            }
+            let got = torch_randn(seed.parse()?, n);
+            out.push(Comparison::new(&format!("seed {seed}, {n} values"), &got, &want, 1e-5));
+        }
+    }
+    Ok(out)
+}
