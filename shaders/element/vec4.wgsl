@@ -1,4 +1,5 @@
 // Rows whose width is a multiple of four are read in fours: E is vec4f.
+alias I = vec4u; // a whole number for each of its numbers
 const EACH = 4.0; // numbers in an element
 fn element(v: vec4f) -> E { return v; }
 fn total(e: E) -> f32 { return dot(e, vec4f(1.0)); }

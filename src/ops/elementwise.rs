@@ -1,6 +1,7 @@
 //! Ops on each element: activations, arithmetic with broadcasting.
 
 use super::Act;
+use super::reduce::elements;
 use crate::core::{Graph, Kernel, Tensor};
 
 impl Graph {
@@ -91,6 +92,24 @@ impl Graph {
         dx
     }
 
+    /// y = a gelu(b), where a and b are the halves of the last dimension of x: the GEGLU (Shazeer 2020) of diffusers.
+    #[track_caller]
+    pub fn geglu(&self, x: Tensor) -> Tensor {
+        assert!(x.last() % 2 == 0, "geglu of {x:?}: the last dimension has two halves");
+        let half = x.last() / 2;
+        let mut shape = x.shape().to_vec();
+        shape[x.rank() - 1] = half;
+        let each = if half % 4 == 0 { 4 } else { 1 };
+        let n = x.len() / 2 / each;
+        let kernel = move |entry| elements(Kernel::new("geglu", entry), half).part("act/gelu");
+        let y = self.call(kernel("forward")).input(x).ints([n, half / each]).threads(n, 64).output(&shape);
+        self.vjp(y, move |g, dy| {
+            let call = g.call(kernel("backward")).input(x).input(dy).ints([n, half / each]);
+            vec![(x, call.threads(n, 64).output(x.shape()))]
+        });
+        y
+    }
+
     /// y = factor x
     pub fn scale(&self, x: Tensor, factor: f32) -> Tensor {
         self.affine(x, factor, 0.0)
@@ -161,8 +180,9 @@ impl Graph {
         y
     }
 
+    /// op(a, b), with numpy's broadcasting and no backward yet.
     #[track_caller]
-    fn binary(&self, op: &'static str, a: Tensor, b: Tensor) -> Tensor {
+    pub(crate) fn binary(&self, op: &'static str, a: Tensor, b: Tensor) -> Tensor {
         let rank = a.rank().max(b.rank());
         let size = |t: Tensor, i: usize| if i + t.rank() < rank { 1 } else { t.dim(i + t.rank() - rank) };
         let shape: Vec<usize> = (0..rank)

@@ -1,1 +1,79 @@
 //! Softmax and losses.
+
+use super::reduce::elements;
+use crate::core::{Call, DType, Graph, Kernel, Tensor};
+
+impl Graph {
+    /// y = e^x / sum e^x over the last dimension.
+    #[track_caller]
+    pub fn softmax(&self, x: Tensor) -> Tensor {
+        let y = self.softmax_rows("softmax", x).input(x).output(x.shape());
+        self.vjp(y, move |g, dy| vec![(x, g.softmax_backward(y, dy))]);
+        y
+    }
+
+    /// dx = y (dy - sum y dy), with y of softmax.
+    fn softmax_backward(&self, y: Tensor, dy: Tensor) -> Tensor {
+        let dx = self.softmax_rows("backward", y).input(y).input(dy).output(y.shape());
+        self.vjp(dx, move |g, v| {
+            let dot = |a, b| g.sum(g.mul(a, b), &[y.rank() - 1]);
+            let to_y = g.sub(g.mul(v, g.sub(dy, dot(y, dy))), g.mul(dy, dot(y, v)));
+            vec![(y, to_y), (dy, g.softmax_backward(y, v))]
+        });
+        dx
+    }
+
+    /// y = x - ln sum e^x over the last dimension.
+    #[track_caller]
+    pub fn log_softmax(&self, x: Tensor) -> Tensor {
+        let y = self.softmax_rows("log_softmax", x).input(x).output(x.shape());
+        self.vjp(y, move |g, dy| vec![(x, g.sub(dy, g.mul(g.exp(y), g.sum(dy, &[y.rank() - 1]))))]);
+        y
+    }
+
+    /// Mean over the rows of -log_softmax(logits)[label], (1): torch's `cross_entropy` of logits (N, C) and labels U32 (N), which
+    /// must be below C.
+    #[track_caller]
+    pub fn cross_entropy(&self, logits: Tensor, labels: Tensor) -> Tensor {
+        let rows = logits.len() / logits.last();
+        assert!(
+            labels.dtype() == DType::U32 && labels.len() == rows,
+            "cross_entropy of {logits:?} and labels {labels:?}: (N, C) and U32 (N)"
+        );
+        let losses =
+            self.softmax_rows("nll", logits).input(logits).input(labels).input(logits).output(&[rows]);
+        self.vjp(losses, move |g, d| vec![(logits, g.nll_backward(logits, labels, d))]);
+        self.mean(losses, &[0])
+    }
+
+    /// (softmax(logits) - onehot(labels)) d, with a number d (N) for each row.
+    fn nll_backward(&self, logits: Tensor, labels: Tensor, d: Tensor) -> Tensor {
+        let call = self.softmax_rows("nll_backward", logits).input(logits).input(labels).input(d);
+        let dx = call.output(logits.shape());
+        self.vjp(dx, move |g, v| {
+            let (rows, c) = (d.len(), logits.last());
+            let ones = g.constant(&[rows], &vec![1.0; rows]);
+            let wide = |t| g.reshape(t, &[rows, c]);
+            let to_d = g.sum(g.mul(wide(v), wide(g.nll_backward(logits, labels, ones))), &[1]);
+            let to_logits = g.mul(wide(g.softmax_backward(g.softmax(logits), v)), g.reshape(d, &[rows, 1]));
+            vec![(logits, to_logits), (d, to_d)]
+        });
+        dx
+    }
+
+    /// Mean of (a - b)^2, (1); equal shapes.
+    #[track_caller]
+    pub fn mse_loss(&self, a: Tensor, b: Tensor) -> Tensor {
+        assert_eq!(a.shape(), b.shape(), "mse_loss");
+        let d = self.reshape(self.sub(a, b), &[a.len()]);
+        self.mean(self.mul(d, d), &[0])
+    }
+
+    /// Records a kernel of softmax.wgsl over the rows of a tensor like `x`.
+    fn softmax_rows(&self, entry: &'static str, x: Tensor) -> Call<'_> {
+        let c = x.last();
+        let each = if c % 4 == 0 { 4 } else { 1 };
+        let kernel = elements(Kernel::new("softmax", entry), c);
+        self.call_rows(kernel, x.len() / c, c).ints([x.len() / c, c / each])
+    }
+}

@@ -19,7 +19,6 @@ pub use attention::Attention;
 pub use conv::Conv;
 pub use matmul::{Epilogue, Matmul};
 pub use norm::BatchNorm;
-
 pub use optim::{Adam, Sgd};
 
 /// An activation that other kernels can apply to what they write.

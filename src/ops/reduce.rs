@@ -1,6 +1,6 @@
 //! Reductions.
 
-use crate::core::{Call, Class, Graph, Kernel, Tensor};
+use crate::core::{Call, Class, DType, Graph, Kernel, Tensor};
 
 impl Graph {
     /// Sum over `dims`, which stay as dimensions of size one.
@@ -16,6 +16,30 @@ impl Graph {
     pub fn mean(&self, x: Tensor, dims: &[usize]) -> Tensor {
         let n: usize = dims.iter().map(|&d| x.dim(d)).product();
         self.scale(self.sum(x, dims), 1.0 / n as f32)
+    }
+
+    /// Largest element over `dims`, which stay as dimensions of size one: torch's `amax`, whose gradient equal elements share.
+    #[track_caller]
+    pub fn max(&self, x: Tensor, dims: &[usize]) -> Tensor {
+        let y = self.reduce("reduce/max", x, dims);
+        let dims = dims.to_vec();
+        self.vjp(y, move |g, dy| {
+            let is_largest = g.binary("binary/equal", x, y);
+            vec![(x, g.mul(is_largest, g.div(dy, g.sum(is_largest, &dims))))]
+        });
+        y
+    }
+
+    /// Index of the (first) largest element of each row of the last dimension, which goes: U32. Rows of up to 2^24 elements.
+    #[track_caller]
+    pub fn argmax(&self, x: Tensor) -> Tensor {
+        let width = x.last();
+        assert!(width <= 1 << 24, "argmax of {x:?}: rows of at most 2^24 elements");
+        let rows = x.len() / width;
+        let shape = if x.rank() == 1 { &[1] } else { &x.shape()[..x.rank() - 1] };
+        let call = self.call_rows(Kernel::new("argmax", "main"), rows, width).input(x).ints([rows, width]);
+        let [y] = call.outputs([(shape, DType::U32)]);
+        y
     }
 
     /// Reduces runs of neighbouring dimensions, innermost first.

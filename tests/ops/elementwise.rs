@@ -81,3 +81,21 @@ fn elementwise_ops_run_on_more_than_65535_workgroups() {
     let n = 65_536 * 256 + 5;
     Case::new("scale", &[&[n]]).forward_only().check(|g, x| g.scale(x[0], 3.0), |x| x[0].map(|v| 3.0 * v));
 }
+
+#[test]
+fn geglu_gates_one_half_with_the_other() {
+    let shapes: [&[usize]; 4] = [&[2, 3, 16], &[5, 6], &[2], &[1, 70, 24]];
+    for s in shapes {
+        let half = s[s.len() - 1] / 2;
+        let mut shape = s.to_vec();
+        shape[s.len() - 1] = half;
+        Case::new("geglu", &[s]).range(-4.0, 4.0).check(
+            |g, x| g.geglu(x[0]),
+            |x| {
+                let gate = |row: &[f64], i: usize| row[i] * row[half + i] * normal_integral(row[half + i]);
+                let rows = x[0].data.chunks(2 * half);
+                Arr::new(&shape, rows.flat_map(|row| (0..half).map(move |i| gate(row, i))).collect())
+            },
+        );
+    }
+}

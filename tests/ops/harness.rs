@@ -68,6 +68,7 @@ pub struct Case {
     tolerance: f64,
     range: (f64, f64),
     gradients: Vec<usize>,
+    words: Vec<(&'static str, Vec<u32>)>,
 }
 
 impl Case {
@@ -78,12 +79,19 @@ impl Case {
             tolerance: 2e-5,
             range: (-2.0, 2.0),
             gradients: (0..shapes.len()).collect(),
+            words: vec![],
         }
     }
 
     /// Inputs are drawn from here instead of -2..2.
     pub fn range(mut self, from: f64, to: f64) -> Self {
         self.range = (from, to);
+        self
+    }
+
+    /// Values of an input U32 that the op asks the graph for by this name: labels, ids, keys.
+    pub fn words(mut self, name: &'static str, values: &[u32]) -> Self {
+        self.words.push((name, values.to_vec()));
         self
     }
 
@@ -173,6 +181,9 @@ impl Case {
         let f32s = |a: &Arr| a.data.iter().map(|&v| v as f32).collect::<Vec<_>>();
         for (a, n) in inputs.iter().zip(&names) {
             plan.write(n, &f32s(a)).unwrap();
+        }
+        for (name, values) in &self.words {
+            plan.write_u32(name, values).unwrap();
         }
         if !self.gradients.is_empty() {
             plan.write("cotangent", &f32s(&cotangent)).unwrap();

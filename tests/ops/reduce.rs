@@ -1,4 +1,5 @@
-use crate::harness::{Arr, Case};
+use crate::harness::{Arr, Case, gpu, random};
+use kaleid::core::{Graph, Plan, Store};
 
 fn sum(x: &Arr, dims: &[usize]) -> Arr {
     let mut shape = x.shape.clone();
@@ -35,5 +36,56 @@ fn sums_and_means_over_any_dimensions() {
         let n: usize = dims.iter().map(|&d| shape[d]).product();
         Case::new("mean", &[shape])
             .check(|g, x| g.mean(x[0], dims), |x| sum(&x[0], dims).map(|v| v / n as f64));
+    }
+}
+
+#[test]
+fn max_gives_its_gradient_to_the_largest() {
+    let cases: [(&[usize], &[usize]); 6] = [
+        (&[2, 3, 5, 7], &[3]),
+        (&[2, 3, 5, 7], &[1, 2]),
+        (&[2, 3, 5, 7], &[0, 3]),
+        (&[1], &[0]),
+        (&[600, 3], &[0]),
+        (&[3, 600], &[0, 1]),
+    ];
+    for (shape, dims) in cases {
+        let largest = |x: &Arr| {
+            let mut out = sum(x, dims).map(|_| f64::MIN);
+            let reduced = out.shape.clone();
+            let index = Arr::from_fn(&x.shape, |i| {
+                let from = 4 - reduced.len();
+                reduced
+                    .iter()
+                    .enumerate()
+                    .fold(0, |at, (d, &n)| at * n + if n == 1 { 0 } else { i[from + d] })
+                    as f64
+            });
+            for (v, at) in x.data.iter().zip(&index.data) {
+                out.data[*at as usize] = out.data[*at as usize].max(*v);
+            }
+            out
+        };
+        Case::new("max", &[shape]).check(|g, x| g.max(x[0], dims), |x| largest(&x[0]));
+    }
+}
+
+#[test]
+fn argmax_is_the_first_largest() {
+    for [rows, width] in [[3, 7], [1, 1], [2, 1000], [40, 5]] {
+        // Few different values, so that many are equal.
+        let x: Vec<f32> = (0..rows * width).map(|i| (random(3, i) * 3.0).floor() as f32 - 5.0).collect();
+        let first = |row: &[f32]| {
+            let largest = row.iter().fold(f32::MIN, |m, &v| m.max(v));
+            row.iter().position(|&v| v == largest).unwrap() as u32
+        };
+        let want: Vec<u32> = x.chunks(width).map(first).collect();
+        let g = Graph::new(gpu().caps());
+        let y = g.argmax(g.constant(&[rows, width], &x));
+        assert_eq!(y.shape(), [rows]);
+        g.output("y", y);
+        let mut plan = Plan::new(gpu(), g, &Store::new(gpu())).unwrap();
+        plan.run().unwrap();
+        assert_eq!(plan.read_u32("y").unwrap(), want);
     }
 }

@@ -1,0 +1,133 @@
+// Pooling over windows of `kernel` x `kernel` pixels, `stride` apart, in an image with `padding` pixels around it.
+//   max:          y = largest x of the window (padding never wins)
+//   index:        where that is: row w + column; the first of equals
+//   max_backward: dx = sum of dy of the windows whose index is this pixel; reads index and dy
+//   max_gather:   the backward of that: ddy = v at the window's index
+//   avg:          y = sum of the window / kernel^2 (padding counts as zeros); avg_backward: dx = sum of dy / kernel^2
+// x, dx, v (n, h, w, c); y, dy, index (n, oh, ow, c). Backwards gather, so that no two threads add to one number.
+
+struct Params { n: u32, h: u32, w: u32, c: u32, oh: u32, ow: u32, kernel: u32, stride: u32, padding: u32 }
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<E>;
+@group(0) @binding(2) var<storage, read_write> y: array<E>;
+
+struct Pixel { n: u32, y: u32, x: u32, c: u32, exists: bool }
+
+fn pixel(i: u32, h: u32, w: u32) -> Pixel {
+    return Pixel(i / p.c / w / h, i / p.c / w % h, i / p.c % w, i % p.c, i < p.n * h * w * p.c);
+}
+
+/// First input row or column of window i that is inside, and the one after the last.
+fn inputs(i: u32, size: u32) -> vec2u {
+    let end = min(i * p.stride + p.kernel, size + p.padding) - p.padding;
+    return vec2u(max(i * p.stride, p.padding) - p.padding, end);
+}
+
+/// First window that has row or column i, and the one after the last.
+fn windows(i: u32, size: u32) -> vec2u {
+    let at = i + p.padding;
+    return vec2u(div_up(max(at + 1u, p.kernel) - p.kernel, p.stride), min(at / p.stride + 1u, size));
+}
+
+@compute @workgroup_size(64)
+fn max_forward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
+    let i = flat_group(group, groups) * 64u + thread;
+    let o = pixel(i, p.oh, p.ow);
+    if !o.exists { return; }
+    let rows = inputs(o.y, p.h);
+    let columns = inputs(o.x, p.w);
+    var best = E(-3.402823466e38);
+    for (var r = rows.x; r < rows.y; r++) {
+        for (var k = columns.x; k < columns.y; k++) {
+            best = max(best, x[((o.n * p.h + r) * p.w + k) * p.c + o.c]);
+        }
+    }
+    y[i] = best;
+}
+
+@group(0) @binding(2) var<storage, read_write> index_out: array<I>;
+
+@compute @workgroup_size(64)
+fn index(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
+    let i = flat_group(group, groups) * 64u + thread;
+    let o = pixel(i, p.oh, p.ow);
+    if !o.exists { return; }
+    let rows = inputs(o.y, p.h);
+    let columns = inputs(o.x, p.w);
+    var best = E(-3.402823466e38);
+    var found = I(rows.x * p.w + columns.x);
+    for (var r = rows.x; r < rows.y; r++) {
+        for (var k = columns.x; k < columns.y; k++) {
+            let v = x[((o.n * p.h + r) * p.w + k) * p.c + o.c];
+            found = select(found, I(r * p.w + k), v > best);
+            best = max(best, v);
+        }
+    }
+    index_out[i] = found;
+}
+
+@group(0) @binding(1) var<storage, read> dy: array<E>;
+@group(0) @binding(2) var<storage, read> where_max: array<I>;
+@group(0) @binding(3) var<storage, read_write> dx: array<E>;
+
+@compute @workgroup_size(64)
+fn max_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
+    let i = flat_group(group, groups) * 64u + thread;
+    let q = pixel(i, p.h, p.w);
+    if !q.exists { return; }
+    let rows = windows(q.y, p.oh);
+    let columns = windows(q.x, p.ow);
+    var sum = E();
+    for (var r = rows.x; r < rows.y; r++) {
+        for (var k = columns.x; k < columns.y; k++) {
+            let at = ((q.n * p.oh + r) * p.ow + k) * p.c + q.c;
+            sum += select(E(), dy[at], where_max[at] == I(q.y * p.w + q.x));
+        }
+    }
+    dx[i] = sum;
+}
+
+@compute @workgroup_size(64)
+fn max_gather(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
+    let i = flat_group(group, groups) * 64u + thread;
+    let o = pixel(i, p.oh, p.ow);
+    if !o.exists { return; }
+    let rows = inputs(o.y, p.h);
+    let columns = inputs(o.x, p.w);
+    var sum = E();
+    for (var r = rows.x; r < rows.y; r++) {
+        for (var k = columns.x; k < columns.y; k++) {
+            sum += select(E(), dy[((o.n * p.h + r) * p.w + k) * p.c + o.c], where_max[i] == I(r * p.w + k));
+        }
+    }
+    dx[i] = sum;
+}
+
+@compute @workgroup_size(64)
+fn avg_forward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
+    let i = flat_group(group, groups) * 64u + thread;
+    let o = pixel(i, p.oh, p.ow);
+    if !o.exists { return; }
+    let rows = inputs(o.y, p.h);
+    let columns = inputs(o.x, p.w);
+    var sum = E();
+    for (var r = rows.x; r < rows.y; r++) {
+        for (var k = columns.x; k < columns.y; k++) { sum += x[((o.n * p.h + r) * p.w + k) * p.c + o.c]; }
+    }
+    y[i] = sum / f32(p.kernel * p.kernel);
+}
+
+@compute @workgroup_size(64)
+fn avg_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
+    let i = flat_group(group, groups) * 64u + thread;
+    let q = pixel(i, p.h, p.w);
+    if !q.exists { return; }
+    let rows = windows(q.y, p.oh);
+    let columns = windows(q.x, p.ow);
+    var sum = E();
+    for (var r = rows.x; r < rows.y; r++) {
+        for (var k = columns.x; k < columns.y; k++) { sum += x[((q.n * p.oh + r) * p.ow + k) * p.c + q.c]; }
+    }
+    y[i] = sum / f32(p.kernel * p.kernel);
+}
