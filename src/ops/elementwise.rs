@@ -203,13 +203,14 @@ impl Graph {
             return call.ints([n, n1, n2, n3]).threads(n.div_ceil(4), 64).output(shape);
         }
         let [_, n1, n2, n3] = padded(shape);
-        self.call(Kernel::new("binary", "broadcast").part(op))
+        let (entry, each) = if n3 % 4 == 0 { ("broadcast4", 4) } else { ("broadcast", 1) };
+        self.call(Kernel::new("binary", entry).part(op))
             .input(a)
             .input(b)
             .ints([n, n1, n2, n3])
             .ints(broadcast_strides(a.shape()))
             .ints(broadcast_strides(b.shape()))
-            .threads(n, 64)
+            .threads(n / each, 64)
             .output(shape)
     }
 

@@ -45,7 +45,9 @@ fn tanh_of_large_numbers_is_one_and_not_nan() {
 
 #[test]
 fn arithmetic_broadcasts_as_numpy_does() {
-    let pairs: [[&[usize]; 2]; 6] = [
+    let pairs: [[&[usize]; 2]; 8] = [
+        [&[2, 3, 5, 8], &[8]],
+        [&[2, 1, 5, 8], &[2, 3, 1, 1]],
         [&[2, 3, 5, 7], &[2, 3, 5, 7]],
         [&[2, 3, 5, 7], &[7]],
         [&[2, 1, 1, 7], &[2, 3, 5, 1]],
