@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Names of the one file in a Hugging Face folder that holds the weights, most wanted first.
-const FILES: [&str; 6] = [
+pub(super) const FILES: [&str; 6] = [
     "model.safetensors",
     "diffusion_pytorch_model.safetensors",
     "model.fp16.safetensors",

@@ -1,7 +1,9 @@
 //! Files and numbers on the CPU: checkpoints, tokenizers, images, data sets, random draws. Nothing here knows of the GPU.
 
 pub mod checkpoint;
+pub mod folder;
 pub mod rng;
+pub mod tokenizer;
 
 use anyhow::{Context, Result};
 use std::path::Path;

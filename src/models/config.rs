@@ -1,6 +1,7 @@
 //! `config.json` read key by key, so that a wrong value is an error that names the key and the value, and a key that
 //! asks for something we do not do is never passed over. Keys that are absent or null take the class's default.
 
+use crate::data::folder::Folder;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -20,6 +21,11 @@ impl Config {
         let text = std::fs::read_to_string(&file)
             .with_context(|| format!("{}: cannot read the configuration", file.display()))?;
         Config::parse(file.display().to_string(), &text)
+    }
+
+    /// `config.json` of a folder, which may be one inside the program.
+    pub fn of(folder: &Folder) -> Result<Config> {
+        Config::parse(folder.name("config.json"), &folder.text("config.json")?)
     }
 
     /// Reads JSON text; `name` says in error messages where it comes from.

@@ -3,6 +3,7 @@
 use super::config::Config;
 use crate::core::Gpu;
 use crate::data::checkpoint::Checkpoint;
+use crate::data::folder::Folder;
 use crate::data::{nchw_to_nhwc, nhwc_to_nchw};
 use anyhow::{Result, anyhow, bail};
 
@@ -19,8 +20,8 @@ pub struct Golden {
     pub gpu: Gpu,
     /// The model's config.json.
     pub config: Config,
-    /// The model's weights.
-    pub weights: Checkpoint,
+    /// Where the model's weights are; None: they are synthetic.
+    pub folder: Option<Folder>,
     /// Inputs and reference outputs, in torch's layout.
     pub tensors: Checkpoint,
 }
@@ -70,6 +71,14 @@ impl Comparison {
 }
 
 impl Golden {
+    /// The model's weights.
+    ///
+    /// # Errors
+    /// A missing or broken file.
+    pub fn weights(&self) -> Result<Checkpoint> {
+        self.folder.as_ref().map_or_else(|| Ok(Checkpoint::synthetic()), Folder::weights)
+    }
+
     /// Shape and values of a recorded tensor of rank `N`.
     ///
     /// # Errors

@@ -2,20 +2,21 @@
 //!
 //! A folder holds `NAME.safetensors` (inputs and outputs) beside a checkpoint folder `NAME/`, whose config.json names the
 //! class; without that folder NAME is a full-size model whose weights are synthetic. `NAME.json` holds trajectories of
-//! schedulers, draws of torch's generator, or token ids.
+//! schedulers, draws of torch's generator, or token ids of texts, by the tokenizer in the folder `NAME/`.
 
 use crate::core::Gpu;
-use crate::data::checkpoint::Checkpoint;
+use crate::data::folder::Folder;
 use crate::data::rng::torch_randn;
+use crate::data::tokenizer::Tokenizer;
 use crate::diffusion::scheduler;
+use crate::models::clip;
 use crate::models::config::Config;
 use crate::models::golden::{Comparison, FORWARD, Golden, Runner};
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value, json};
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 include!(concat!(env!("OUT_DIR"), "/goldens.rs"));
@@ -23,8 +24,8 @@ include!(concat!(env!("OUT_DIR"), "/goldens.rs"));
 /// What runs a class, by `architectures` or `_class_name` of its config.json; None: not built yet.
 const RUNNERS: &[(&str, Option<Runner>)] = &[
     ("AutoencoderKL", None),
-    ("CLIPModel", None),
-    ("CLIPTextModel", None),
+    ("CLIPModel", Some(clip::golden)),
+    ("CLIPTextModel", Some(clip::golden_text)),
     ("LlamaForCausalLM", None),
     ("Qwen2ForCausalLM", None),
     ("ResNet", None),
@@ -120,10 +121,10 @@ impl std::fmt::Display for Row {
 /// # Errors
 /// A folder that cannot be read or holds no golden. A broken golden is a row, not an error.
 pub fn verify(gpu: &Gpu, folder: Option<&Path>, mut report: impl FnMut(&Row)) -> Result<Vec<Row>> {
-    let source = Source(folder.map(Path::to_path_buf));
+    let source = Source(folder.map_or(Folder::from(GOLDENS), Folder::from));
     let names = source.goldens()?;
     if names.is_empty() {
-        bail!("{}: no golden here (NAME.safetensors or NAME.json)", source.name());
+        bail!("{}: no golden here (NAME.safetensors or NAME.json)", source.0.name(""));
     }
     let mut rows = Vec::new();
     for name in names {
@@ -168,91 +169,54 @@ fn guarded<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
-/// A folder, or the goldens inside the program.
-struct Source(Option<PathBuf>);
+struct Source(Folder);
 
 impl Source {
-    fn name(&self) -> String {
-        self.0.as_ref().map_or("goldens of the program".into(), |folder| folder.display().to_string())
-    }
-
-    /// Names of files and folders at the top.
-    fn entries(&self) -> Result<BTreeSet<String>> {
-        let Some(folder) = &self.0 else {
-            let top = |path: &str| path.split('/').next().unwrap_or_default().to_string();
-            return Ok(GOLDENS.iter().map(|(path, _)| top(path)).collect());
-        };
-        let read = std::fs::read_dir(folder).with_context(|| format!("{}: cannot read", folder.display()))?;
-        Ok(read.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect())
-    }
-
     /// Names of all goldens: of files, and of checkpoint folders whose file is missing.
     fn goldens(&self) -> Result<BTreeSet<String>> {
-        let entries = self.entries()?;
         let stem = |entry: &String| {
-            let file = entry.strip_suffix(".safetensors").or(entry.strip_suffix(".json"));
-            let folder = || self.has(&format!("{entry}/config.json")).then_some(entry.as_str());
+            if let Some(name) = entry.strip_suffix(".json") {
+                // The program's own table holds the data of other tests as well.
+                let known = || self.json(entry).is_ok_and(|keys| kind(&keys).is_some());
+                return (matches!(self.0, Folder::Disk(_)) || known()).then(|| name.to_string());
+            }
+            let file = entry.strip_suffix(".safetensors");
+            let folder = || self.0.sub(entry).has("config.json").then_some(entry.as_str());
             file.or_else(folder).map(str::to_string)
         };
-        Ok(entries.iter().filter_map(stem).collect())
+        Ok(self.0.entries()?.iter().filter_map(stem).collect())
     }
 
-    fn has(&self, path: &str) -> bool {
-        match &self.0 {
-            Some(folder) => folder.join(path).exists(),
-            None => GOLDENS.iter().any(|(p, _)| *p == path),
-        }
-    }
-
-    fn read(&self, path: &str) -> Result<Cow<'static, [u8]>> {
-        match &self.0 {
-            Some(folder) => {
-                let path = folder.join(path);
-                Ok(std::fs::read(&path).with_context(|| format!("{}: cannot read", path.display()))?.into())
-            }
-            None => {
-                let found = GOLDENS.iter().find(|(p, _)| *p == path);
-                found.map(|(_, bytes)| (*bytes).into()).with_context(|| format!("{path}: not in the program"))
-            }
-        }
-    }
-
-    fn json(&self, path: &str) -> Result<Map<String, Value>> {
-        match serde_json::from_slice(&self.read(path)?) {
+    fn json(&self, file: &str) -> Result<Map<String, Value>> {
+        match serde_json::from_slice(&self.0.read(file)?) {
             Ok(Value::Object(keys)) => Ok(keys),
-            Ok(_) => bail!("{path}: not a JSON object"),
-            Err(e) => bail!("{path}: not valid JSON: {e}"),
+            Ok(_) => bail!("{file}: not a JSON object"),
+            Err(e) => bail!("{file}: not valid JSON: {e}"),
         }
     }
 
     fn run(&self, gpu: &Gpu, name: &str) -> Result<Ran> {
         let (tensors, json) = (format!("{name}.safetensors"), format!("{name}.json"));
-        match (self.has(&tensors), self.has(&json)) {
+        match (self.0.has(&tensors), self.0.has(&json)) {
             (true, true) => Ok(Ran::Skipped("DomainBed's algorithms are not built yet".into())),
             (true, false) => self.run_model(gpu, name),
-            (false, true) => self.run_json(name, &self.json(&json)?),
+            (false, true) => self.run_json(name, &self.json(&json)?).map(Ran::Compared),
             (false, false) => bail!("{tensors} is missing"),
         }
     }
 
     fn run_model(&self, gpu: &Gpu, name: &str) -> Result<Ran> {
-        let file = format!("{name}.safetensors");
-        let (class, config, weights) = if self.has(&format!("{name}/config.json")) {
-            let path = format!("{name}/config.json");
-            let config = Config::parse(path.clone(), &String::from_utf8_lossy(&self.read(&path)?))?;
-            let weights = match &self.0 {
-                Some(folder) => Checkpoint::open(folder.join(name))?,
-                None => Checkpoint::synthetic(),
-            };
-            (config.class()?, config, weights)
-        } else if self.has(name) {
-            bail!("{name}/config.json is missing");
+        let (class, config, folder) = if self.0.has(name) {
+            let folder = self.0.sub(name);
+            let config = Config::of(&folder)?;
+            // The goldens of the program leave the weights out: they are synthetic as well.
+            (config.class()?, config, Some(folder).filter(|f| matches!(f, Folder::Disk(_))))
         } else {
             let Some((_, class, config)) = FULL_SIZE.iter().find(|(n, ..)| *n == name) else {
                 let known: Vec<&str> = FULL_SIZE.iter().map(|f| f.0).collect();
                 bail!("no folder {name} beside it, and not one of {}", known.join(", "));
             };
-            (class.to_string(), Config::parse(name, config)?, Checkpoint::synthetic())
+            (class.to_string(), Config::parse(name, config)?, None)
         };
         let Some((_, runner)) = RUNNERS.iter().find(|(c, _)| *c == class) else {
             bail!("{}: the class {class} is not known", config.name());
@@ -260,28 +224,61 @@ impl Source {
         let Some(runner) = runner else {
             return Ok(Ran::Skipped(format!("{class} is not built yet")));
         };
-        let tensors = match &self.0 {
-            Some(folder) => Checkpoint::open(folder.join(file))?,
-            None => Checkpoint::from_bytes(&file, self.read(&file)?)?,
-        };
-        let golden = Golden { name: name.to_string(), gpu: gpu.clone(), config, weights, tensors };
+        let tensors = self.0.tensors(&format!("{name}.safetensors"))?;
+        let golden = Golden { name: name.to_string(), gpu: gpu.clone(), config, folder, tensors };
         runner(&golden).map(Ran::Compared)
     }
 
-    /// What a JSON golden is, its keys tell.
-    fn run_json(&self, name: &str, keys: &Map<String, Value>) -> Result<Ran> {
-        let all = |f: fn(&str, &Value) -> bool| !keys.is_empty() && keys.iter().all(|(k, v)| f(k, v));
-        if all(|_, v| v.get("trajectory").is_some()) {
-            let replay = |(run, record): (&String, &Value)| {
-                let error = scheduler::replay(run, record)?;
-                Ok(Comparison { what: run.clone(), error, tolerance: FORWARD })
-            };
-            return Ok(Ran::Compared(keys.iter().map(replay).collect::<Result<_>>()?));
+    fn run_json(&self, name: &str, keys: &Map<String, Value>) -> Result<Vec<Comparison>> {
+        match kind(keys) {
+            Some(Kind::Trajectories) => {
+                let replay = |(run, record): (&String, &Value)| {
+                    let error = scheduler::replay(run, record)?;
+                    Ok(Comparison { what: run.clone(), error, tolerance: FORWARD })
+                };
+                keys.iter().map(replay).collect()
+            }
+            Some(Kind::Draws) => draws(name, keys),
+            Some(Kind::Tokens) => self.tokens(name, keys),
+            None => {
+                bail!("{name}.json: neither trajectories of schedulers, draws of torch nor tokens of texts")
+            }
         }
-        if all(|k, _| k.parse::<u64>().is_ok()) {
-            return draws(name, keys).map(Ran::Compared);
+    }
+
+    /// Token ids of texts, by the tokenizer in the folder NAME: `{"length": 77 or null, "tokens": {text: [id]}}`.
+    fn tokens(&self, name: &str, keys: &Map<String, Value>) -> Result<Vec<Comparison>> {
+        let mut tokenizer = Tokenizer::open(&self.0.sub(name))?;
+        if let Some(length) = keys.get("length").and_then(Value::as_u64) {
+            tokenizer.pad_to(length as usize)?;
         }
-        bail!("{name}.json: neither trajectories of schedulers nor draws of torch's generator");
+        let Some(texts) = keys["tokens"].as_object() else { bail!("{name}.json: tokens is not an object") };
+        let compare = |(text, ids): (&String, &Value)| {
+            let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
+            let want: Option<Vec<u32>> = ids.as_array().and_then(|ids| ids.iter().map(id).collect());
+            let want = want.with_context(|| format!("{name}.json: {text:?} does not hold token ids"))?;
+            Ok(Comparison::exact(&format!("{text:?}"), &tokenizer.encode(text)?, &want))
+        };
+        texts.iter().map(compare).collect()
+    }
+}
+
+/// Goldens in JSON.
+enum Kind {
+    Trajectories,
+    Draws,
+    Tokens,
+}
+
+/// What a JSON golden is, its keys tell.
+fn kind(keys: &Map<String, Value>) -> Option<Kind> {
+    let all = |f: fn(&str, &Value) -> bool| !keys.is_empty() && keys.iter().all(|(k, v)| f(k, v));
+    if keys.contains_key("tokens") {
+        Some(Kind::Tokens)
+    } else if all(|_, v| v.get("trajectory").is_some()) {
+        Some(Kind::Trajectories)
+    } else {
+        all(|k, _| k.parse::<u64>().is_ok()).then_some(Kind::Draws)
     }
 }
 

@@ -1,0 +1,172 @@
+//! Tokenizers of Hugging Face folders: any `tokenizer.json`, and CLIP's `vocab.json` with `merges.txt`.
+
+use super::folder::Folder;
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Map, Value, json};
+use tokenizers::{PaddingParams, PaddingStrategy, TruncationParams};
+
+/// CLIP splits text into contractions, runs of letters, single digits and runs of anything else.
+const CLIP_PATTERN: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+const START: &str = "<|startoftext|>";
+const END: &str = "<|endoftext|>";
+
+/// From text to token ids and back.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    name: String,
+    pad: Option<u32>,
+    max_length: Option<usize>,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json`, else builds CLIP's byte-pair encoding of `vocab.json` and `merges.txt`. The padding token is
+    /// that of `special_tokens_map.json`, else of `tokenizer_config.json`, else `<|endoftext|>`. (Stable Diffusion 2 pads
+    /// with `!`, which only the first of these files says.)
+    ///
+    /// # Errors
+    /// Files that are missing or not what a tokenizer is made of.
+    pub fn open(folder: &Folder) -> Result<Tokenizer> {
+        let (name, json) = if folder.has("tokenizer.json") {
+            (folder.name("tokenizer.json"), folder.read("tokenizer.json")?)
+        } else if folder.has("vocab.json") {
+            (folder.name("vocab.json"), serde_json::to_vec(&clip(folder)?)?.into())
+        } else {
+            bail!("{}: neither tokenizer.json nor vocab.json with merges.txt in it", folder.name(""));
+        };
+        let inner = tokenizers::Tokenizer::from_bytes(json);
+        let mut inner = inner.map_err(|e| anyhow!("{name}: not a tokenizer: {}", one_line(&e)))?;
+        // A file may ask for a length of its own; models say theirs.
+        inner.with_padding(None).with_truncation(None).map_err(|e| anyhow!("{name}: {e}"))?;
+        let special = optional(folder, "special_tokens_map.json")?;
+        let config = optional(folder, "tokenizer_config.json")?;
+        let named = |map: &Map<String, Value>| {
+            let token = map.get("pad_token")?;
+            token.as_str().or_else(|| token.get("content")?.as_str()).map(str::to_string)
+        };
+        let pad = named(&special).or(named(&config)).unwrap_or(END.to_string());
+        let max_length = config.get("model_max_length").and_then(Value::as_u64);
+        Ok(Tokenizer {
+            pad: inner.token_to_id(&pad),
+            max_length: max_length.filter(|&n| n < 1 << 20).map(|n| n as usize),
+            inner,
+            name,
+        })
+    }
+
+    /// From here on every text becomes at most `length` ids (and at most the tokenizer's own `model_max_length`), of which
+    /// the special ones at both ends stay, filled up with the padding token to exactly `length`.
+    ///
+    /// # Errors
+    /// A tokenizer without a padding token.
+    pub fn pad_to(&mut self, length: usize) -> Result<()> {
+        let Some(pad) = self.pad else { bail!("{}: no padding token", self.name) };
+        let max_length = length.min(self.max_length.unwrap_or(length));
+        let truncation = TruncationParams { max_length, ..Default::default() };
+        self.inner.with_truncation(Some(truncation)).map_err(|e| anyhow!("{}: {e}", self.name))?;
+        self.inner.with_padding(Some(PaddingParams {
+            strategy: PaddingStrategy::Fixed(length),
+            pad_id: pad,
+            ..Default::default()
+        }));
+        Ok(())
+    }
+
+    /// Ids of a text, with the special tokens that the model expects around it.
+    ///
+    /// # Errors
+    /// A text that the tokenizer cannot encode.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, true);
+        let encoding =
+            encoding.map_err(|e| anyhow!("{}: cannot encode {text:?}: {}", self.name, one_line(&e)))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Ids of a text that spells its special tokens itself, such as a rendered chat.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_raw(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, false);
+        let encoding =
+            encoding.map_err(|e| anyhow!("{}: cannot encode {text:?}: {}", self.name, one_line(&e)))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Text of ids, special tokens left out.
+    ///
+    /// # Errors
+    /// Ids that the tokenizer cannot decode.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, true).map_err(|e| anyhow!("{}: cannot decode: {}", self.name, one_line(&e)))
+    }
+
+    /// Id of a token.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Number of tokens, added ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+}
+
+/// The `tokenizer.json` that CLIP's own files stand for: lower case, words ending in `</w>`, bytes as letters.
+fn clip(folder: &Folder) -> Result<Value> {
+    let vocab = optional(folder, "vocab.json")?;
+    let merges = folder.text("merges.txt")?;
+    let lines = merges.lines().filter(|l| !l.starts_with("#version") && !l.trim().is_empty());
+    let merges: Vec<Vec<&str>> = lines.map(|l| l.split(' ').collect()).collect();
+    if let Some(bad) = merges.iter().find(|m| m.len() != 2) {
+        bail!("{}: {:?} is not a pair of tokens", folder.name("merges.txt"), bad.join(" "));
+    }
+    let id = |token: &str| {
+        let id = vocab.get(token).and_then(Value::as_u64);
+        id.with_context(|| format!("{}: no token {token}", folder.name("vocab.json")))
+    };
+    let (start, end) = (id(START)?, id(END)?);
+    let special = |id: u64, content: &str| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true})
+    };
+    let byte_level =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    Ok(json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": [special(start, START), special(end, END)],
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "NFC"},
+            {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+            {"type": "Lowercase"},
+        ]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": CLIP_PATTERN}, "behavior": "Removed", "invert": true},
+            byte_level,
+        ]},
+        "post_processor": {"type": "RobertaProcessing", "sep": [END, end], "cls": [START, start],
+            "trim_offsets": false, "add_prefix_space": false},
+        "decoder": byte_level,
+        "model": {"type": "BPE", "dropout": null, "unk_token": END, "continuing_subword_prefix": "",
+            "end_of_word_suffix": "</w>", "fuse_unk": false, "byte_fallback": false, "vocab": vocab,
+            "merges": merges},
+    }))
+}
+
+/// The JSON object in a file; empty where there is none.
+fn optional(folder: &Folder, file: &str) -> Result<Map<String, Value>> {
+    if !folder.has(file) {
+        return Ok(Map::new());
+    }
+    match serde_json::from_slice(&folder.read(file)?) {
+        Ok(Value::Object(keys)) => Ok(keys),
+        Ok(_) => bail!("{}: not a JSON object", folder.name(file)),
+        Err(e) => bail!("{}: not valid JSON: {e}", folder.name(file)),
+    }
+}
+
+fn one_line(error: &impl ToString) -> String {
+    error.to_string().replace('\n', " ")
+}

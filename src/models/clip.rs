@@ -1,0 +1,364 @@
+//! CLIP (Radford et al. 2021): a text and an image tower whose embeddings can be compared, and the text encoders of Stable
+//! Diffusion, which are the text tower without its last step.
+
+use super::config::Config;
+use super::golden::{Comparison, Golden};
+use crate::core::{DType, Gpu, Graph, Plan, Store, Tensor, Weights};
+use crate::data::checkpoint::Checkpoint;
+use crate::data::folder::Folder;
+use crate::data::tokenizer::Tokenizer;
+use crate::nn;
+use crate::ops::{Act, Attention, Conv, Epilogue, Matmul};
+use anyhow::{Result, bail};
+
+/// A stack of transformer layers.
+#[derive(Clone, Debug)]
+struct Tower {
+    hidden: usize,
+    intermediate: usize,
+    layers: usize,
+    heads: usize,
+    act: Act,
+    eps: f32,
+}
+
+impl Tower {
+    fn new(config: &Config, hidden: usize, intermediate: usize, heads: usize) -> Result<Tower> {
+        let tower = Tower {
+            hidden: config.usize("hidden_size", hidden)?,
+            intermediate: config.usize("intermediate_size", intermediate)?,
+            layers: config.usize("num_hidden_layers", 12)?,
+            heads: config.usize("num_attention_heads", heads)?,
+            act: match config.str("hidden_act", "quick_gelu")?.as_str() {
+                "quick_gelu" => Act::QuickGelu,
+                "gelu" => Act::Gelu,
+                other => return Err(config.unsupported("hidden_act", other)),
+            },
+            eps: config.f32("layer_norm_eps", 1e-5)?,
+        };
+        if tower.hidden % tower.heads != 0 {
+            let (heads, hidden) = (tower.heads, tower.hidden);
+            bail!("{}: num_attention_heads = {heads} does not divide hidden_size = {hidden}", config.name());
+        }
+        Ok(tower)
+    }
+
+    /// The layers `layers.0 ..` below `w`: x (B, T, hidden) -> the same shape.
+    fn record(&self, g: &Graph, w: &Weights, mut x: Tensor, causal: bool) -> Tensor {
+        let [b, t] = [x.dim(0), x.dim(1)];
+        let heads = [b, t, self.heads, self.hidden / self.heads];
+        for i in 0..self.layers {
+            let _scope = g.scope(&format!("layers.{i}"));
+            let w = w.sub(format!("layers.{i}"));
+            let attn = w.sub("self_attn");
+            let y = nn::layer_norm(g, &w.sub("layer_norm1"), x, self.eps);
+            let [q, k, v] = ["q_proj", "k_proj", "v_proj"]
+                .map(|p| g.reshape(nn::linear(g, &attn.sub(p), y, self.hidden, true), &heads));
+            let y = g.attention(q, k, v, Attention { causal, ..Default::default() });
+            let y = g.reshape(y, &[b, t, self.hidden]);
+            let residual = |x| Epilogue { residual: Some(x), ..Default::default() };
+            x = nn::linear_with(g, &attn.sub("out_proj"), y, self.hidden, true, residual(x));
+            let y = nn::layer_norm(g, &w.sub("layer_norm2"), x, self.eps);
+            let act = Epilogue { act: self.act, ..Default::default() };
+            let y = nn::linear_with(g, &w.sub("mlp.fc1"), y, self.intermediate, true, act);
+            x = nn::linear_with(g, &w.sub("mlp.fc2"), y, self.hidden, true, residual(x));
+        }
+        x
+    }
+}
+
+/// The text tower, as `CLIPTextModel` and the `text_config` of `CLIPModel` describe it.
+#[derive(Clone, Debug)]
+pub struct TextConfig {
+    tower: Tower,
+    /// Rows of the token table.
+    pub vocab_size: usize,
+    /// Longest text, in tokens.
+    pub positions: usize,
+    eos_token_id: u32,
+}
+
+impl TextConfig {
+    /// Reads the configuration of a text tower; of a whole `CLIPModel`, its `text_config`.
+    ///
+    /// # Errors
+    /// A key whose value is wrong or not supported.
+    pub fn new(config: &Config) -> Result<TextConfig> {
+        if config.get("text_config").is_some() {
+            return TextConfig::new(&config.sub("text_config")?);
+        }
+        Ok(TextConfig {
+            tower: Tower::new(config, 512, 2048, 8)?,
+            vocab_size: config.usize("vocab_size", 49408)?,
+            positions: config.usize("max_position_embeddings", 77)?,
+            eos_token_id: config.u32("eos_token_id", 49407)?,
+        })
+    }
+
+    /// Width of the context.
+    pub fn hidden_size(&self) -> usize {
+        self.tower.hidden
+    }
+
+    /// The token whose state stands for the text: the first that ends it. Early configurations say 2 there, which is no id
+    /// of theirs, and mean the largest id.
+    fn end_of_text(&self, ids: &[u32]) -> usize {
+        let end = if self.eos_token_id == 2 { ids.iter().max().copied() } else { Some(self.eos_token_id) };
+        ids.iter().position(|&id| Some(id) == end).unwrap_or(0)
+    }
+
+    /// Rows of the token table for `ids`, on the CPU: the table is larger than many devices let a kernel see.
+    ///
+    /// # Errors
+    /// An id beyond the table; a checkpoint without it.
+    pub fn embed(&self, checkpoint: &Checkpoint, prefix: &str, ids: &[u32]) -> Result<Vec<f32>> {
+        let name = format!("{prefix}embeddings.token_embedding.weight");
+        checkpoint.rows_f32(&name, ids, &[self.vocab_size, self.tower.hidden])
+    }
+}
+
+/// The text tower: rows of the token table (B, T, hidden) -> last hidden state, after its norm. What Stable Diffusion attends
+/// to, padding included.
+pub fn text_model(g: &Graph, w: &Weights, config: &TextConfig, tokens: Tensor) -> Tensor {
+    let _scope = g.scope("text_model");
+    let positions = w.sub("embeddings.position_embedding");
+    let positions = positions.get("weight", &[config.positions, config.tower.hidden]);
+    let x = g.add(tokens, g.slice(positions, 0, 0, tokens.dim(1)));
+    let x = config.tower.record(g, &w.sub("encoder"), x, true);
+    nn::layer_norm(g, &w.sub("final_layer_norm"), x, config.tower.eps)
+}
+
+/// The image tower, as the `vision_config` of `CLIPModel` describes it.
+#[derive(Clone, Debug)]
+pub struct VisionConfig {
+    tower: Tower,
+    /// Side of the square images.
+    pub image_size: usize,
+    patch_size: usize,
+}
+
+impl VisionConfig {
+    /// Reads the configuration of an image tower.
+    ///
+    /// # Errors
+    /// A key whose value is wrong or not supported.
+    pub fn new(config: &Config) -> Result<VisionConfig> {
+        config.only("num_channels", &[3.into()])?;
+        let vision = VisionConfig {
+            tower: Tower::new(config, 768, 3072, 12)?,
+            image_size: config.usize("image_size", 224)?,
+            patch_size: config.usize("patch_size", 32)?,
+        };
+        if vision.patch_size > vision.image_size {
+            let (patch, size) = (vision.patch_size, vision.image_size);
+            bail!("{}: patch_size = {patch} is more than image_size = {size}", config.name());
+        }
+        Ok(vision)
+    }
+}
+
+/// The image tower: pixels (B, S, S, 3), normalised -> last hidden state (B, 1 + patches, hidden), before the last norm.
+pub fn vision_model(g: &Graph, w: &Weights, config: &VisionConfig, pixels: Tensor) -> Tensor {
+    let _scope = g.scope("vision_model");
+    let (hidden, eps, batch) = (config.tower.hidden, config.tower.eps, pixels.dim(0));
+    let (patch, side) = (config.patch_size, config.image_size / config.patch_size);
+    let embeddings = w.sub("embeddings");
+    // Pixels at the right and the bottom that fill no patch are not looked at.
+    let whole = side * patch;
+    let pixels = (1..3).fold(pixels, |x, d| if x.dim(d) > whole { g.slice(x, d, 0, whole) } else { x });
+    let conv = Conv::strided(patch, 0);
+    let x = nn::conv2d(g, &embeddings.sub("patch_embedding"), pixels, hidden, patch, conv, false);
+    let x = g.reshape(x, &[batch, side * side, hidden]);
+    let class = g.expand(embeddings.get("class_embedding", &[hidden]), &[batch, 1, hidden]);
+    let x = g.concat(&[class, x], 1);
+    let positions = embeddings.sub("position_embedding").get("weight", &[side * side + 1, hidden]);
+    let x = nn::layer_norm(g, &w.sub("pre_layrnorm"), g.add(x, positions), eps);
+    config.tower.record(g, &w.sub("encoder"), x, false)
+}
+
+/// Both towers, as `CLIPModel`.
+#[derive(Clone, Debug)]
+pub struct ClipConfig {
+    /// The text tower.
+    pub text: TextConfig,
+    /// The image tower.
+    pub vision: VisionConfig,
+    /// Width of the embeddings.
+    pub projection: usize,
+}
+
+impl ClipConfig {
+    /// Reads the configuration of a `CLIPModel`.
+    ///
+    /// # Errors
+    /// A key whose value is wrong or not supported.
+    pub fn new(config: &Config) -> Result<ClipConfig> {
+        Ok(ClipConfig {
+            text: TextConfig::new(&config.sub("text_config")?)?,
+            vision: VisionConfig::new(&config.sub("vision_config")?)?,
+            projection: config.usize("projection_dim", 512)?,
+        })
+    }
+}
+
+/// Rows of x (B, C) scaled to length 1.
+fn normalize(g: &Graph, x: Tensor) -> Tensor {
+    g.div(x, g.sqrt(g.sum(g.mul(x, x), &[1])))
+}
+
+/// Embedding of images (B, projection), length 1, from what [`vision_model`] returns.
+fn image_embeds(g: &Graph, w: &Weights, config: &ClipConfig, hidden: Tensor) -> Tensor {
+    let class = g.reshape(g.slice(hidden, 1, 0, 1), &[hidden.dim(0), hidden.last()]);
+    let y = nn::layer_norm(g, &w.sub("vision_model.post_layernorm"), class, config.vision.tower.eps);
+    normalize(g, nn::linear(g, &w.sub("visual_projection"), y, config.projection, false))
+}
+
+/// Embedding of texts (B, projection), length 1, from what [`text_model`] returns. `end` (B, 1, T) is 1 at the token that
+/// ends each text, else 0.
+fn text_embeds(g: &Graph, w: &Weights, config: &ClipConfig, hidden: Tensor, end: Tensor) -> Tensor {
+    let pooled = g.reshape(g.matmul(end, hidden), &[hidden.dim(0), hidden.last()]);
+    normalize(g, nn::linear(g, &w.sub("text_projection"), pooled, config.projection, false))
+}
+
+/// What [`text_embeds`] takes as `end`.
+fn end_mask(config: &TextConfig, ids: &[u32], length: usize) -> Vec<f32> {
+    let mut mask = vec![0.0; ids.len()];
+    for (ids, mask) in ids.chunks_exact(length).zip(mask.chunks_exact_mut(length)) {
+        mask[config.end_of_text(ids)] = 1.0;
+    }
+    mask
+}
+
+/// The weights of a text encoder without the prefix that older files have.
+fn without_prefix(checkpoint: Checkpoint) -> Checkpoint {
+    checkpoint.rename(|name| Some(name.strip_prefix("text_model.").unwrap_or(name).to_string()))
+}
+
+/// A text encoder of Stable Diffusion on a device: from prompts to the context that the UNet attends to.
+pub struct TextEncoder {
+    config: TextConfig,
+    tokenizer: Tokenizer,
+    checkpoint: Checkpoint,
+    plan: Plan,
+}
+
+impl TextEncoder {
+    /// Opens `text_encoder/` and `tokenizer/` of a Stable Diffusion folder; matrices are kept as `dtype`.
+    ///
+    /// # Errors
+    /// A missing or broken file; a configuration that is not supported.
+    pub fn open(gpu: &Gpu, folder: &Folder, dtype: DType) -> Result<TextEncoder> {
+        let encoder = folder.sub("text_encoder");
+        let tokenizer = Tokenizer::open(&folder.sub("tokenizer"))?;
+        TextEncoder::new(gpu, &Config::of(&encoder)?, encoder.weights()?, tokenizer, dtype)
+    }
+
+    /// A text encoder of these parts. Names in `checkpoint` may start with `text_model.`.
+    ///
+    /// # Errors
+    /// As [`TextEncoder::open`].
+    pub fn new(
+        gpu: &Gpu,
+        config: &Config,
+        checkpoint: Checkpoint,
+        mut tokenizer: Tokenizer,
+        dtype: DType,
+    ) -> Result<TextEncoder> {
+        let config = TextConfig::new(config)?;
+        tokenizer.pad_to(config.positions)?;
+        let checkpoint = without_prefix(checkpoint);
+        let graph = Graph::new(gpu.caps());
+        let w = Weights::new(&graph, dtype);
+        let tokens = graph.input("tokens", &[1, config.positions, config.hidden_size()], DType::F32);
+        graph.output("context", text_model(&graph, &w, &config, tokens));
+        let mut store = Store::new(gpu);
+        store.load(&checkpoint, &w)?;
+        let plan = Plan::new(gpu, graph, &store)?;
+        Ok(TextEncoder { config, tokenizer, checkpoint, plan })
+    }
+
+    /// Shape of the context of one prompt: tokens, width.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.config.positions, self.config.hidden_size()]
+    }
+
+    /// The context of each prompt, one after the other: (B, tokens, width). Prompts are cut off where they are too long.
+    ///
+    /// # Errors
+    /// A tokenizer that does not belong to the model; a device that fails.
+    pub fn encode(&mut self, prompts: &[&str]) -> Result<Vec<f32>> {
+        let mut out = Vec::with_capacity(prompts.len() * self.shape().iter().product::<usize>());
+        for prompt in prompts {
+            let ids = self.tokenizer.encode(prompt)?;
+            self.plan.write("tokens", &self.config.embed(&self.checkpoint, "", &ids)?)?;
+            self.plan.run()?;
+            out.extend(self.plan.read("context")?);
+        }
+        Ok(out)
+    }
+}
+
+/// `kaleid verify`: CLIPTextModel.
+///
+/// # Errors
+/// A golden that lacks what it should hold.
+pub fn golden_text(golden: &Golden) -> Result<Vec<Comparison>> {
+    let config = TextConfig::new(&golden.config)?;
+    let ([batch, length], ids) = golden.ids("input_ids")?;
+    let checkpoint = without_prefix(golden.weights()?);
+    let g = Graph::new(golden.gpu.caps());
+    let w = Weights::new(&g, DType::F32);
+    let tokens = g.input("tokens", &[batch, length, config.hidden_size()], DType::F32);
+    g.output("context", text_model(&g, &w, &config, tokens));
+    let mut store = Store::new(&golden.gpu);
+    store.load(&checkpoint, &w)?;
+    let mut plan = Plan::new(&golden.gpu, g, &store)?;
+    plan.write("tokens", &config.embed(&checkpoint, "", &ids)?)?;
+    plan.run()?;
+    Ok(vec![golden.compare("context", &plan.read("context")?)?])
+}
+
+/// `kaleid verify`: CLIPModel.
+///
+/// # Errors
+/// A golden that lacks what it should hold.
+pub fn golden(golden: &Golden) -> Result<Vec<Comparison>> {
+    let config = ClipConfig::new(&golden.config)?;
+    let ([batch, length], ids) = golden.ids("input_ids")?;
+    let (image_shape, pixels) = golden.image("pixel_values")?;
+    let checkpoint = golden.weights()?;
+    let g = Graph::new(golden.gpu.caps());
+    let w = Weights::new(&g, DType::F32);
+
+    let images =
+        vision_model(&g, &w.sub("vision_model"), &config.vision, g.input("pixels", &image_shape, DType::F32));
+    g.output("vision_last_hidden_state", images);
+    let images = image_embeds(&g, &w, &config, images);
+    g.output("image_embeds", images);
+
+    let tokens = g.input("tokens", &[batch, length, config.text.hidden_size()], DType::F32);
+    let texts = text_model(&g, &w.sub("text_model"), &config.text, tokens);
+    g.output("text_last_hidden_state", texts);
+    let end = g.input("end", &[batch, 1, length], DType::F32);
+    let texts = text_embeds(&g, &w, &config, texts, end);
+    g.output("text_embeds", texts);
+
+    let cosines = g.matmul_with(images, texts, Matmul { transpose_b: true, ..Default::default() });
+    g.output("logits_per_image", g.mul(cosines, g.exp(w.get("logit_scale", &[1]))));
+
+    let mut store = Store::new(&golden.gpu);
+    store.load(&checkpoint, &w)?;
+    let mut plan = Plan::new(&golden.gpu, g, &store)?;
+    plan.write("pixels", &pixels)?;
+    plan.write("tokens", &config.text.embed(&checkpoint, "text_model.", &ids)?)?;
+    plan.write("end", &end_mask(&config.text, &ids, length))?;
+    plan.run()?;
+    let outputs = [
+        "vision_last_hidden_state",
+        "text_last_hidden_state",
+        "image_embeds",
+        "text_embeds",
+        "logits_per_image",
+    ];
+    outputs.iter().map(|name| golden.compare(name, &plan.read(name)?)).collect()
+}

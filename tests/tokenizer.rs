@@ -1,0 +1,57 @@
+//! Tokenizers: those whose files are wrong say so in one line. What right ones return is a golden: `kaleid verify`.
+
+use kaleid::data::folder::Folder;
+use kaleid::data::tokenizer::Tokenizer;
+use std::path::Path;
+
+fn open(folder: &Path) -> anyhow::Result<Tokenizer> {
+    Tokenizer::open(&Folder::from(folder))
+}
+
+#[test]
+fn a_tokenizer_json_is_read_and_its_own_length_does_not_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let json = r#"{"version": "1.0", "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
+        "padding": null, "normalizer": {"type": "Lowercase"}, "pre_tokenizer": {"type": "Whitespace"}, "decoder": null,
+        "post_processor": {"type": "TemplateProcessing", "pair": [],
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}},
+        "added_tokens": [{"id": 1, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true}],
+        "model": {"type": "WordLevel", "unk_token": "<unk>",
+            "vocab": {"<unk>": 0, "<s>": 1, "a": 2, "red": 3, "bird": 4}}}"#;
+    std::fs::write(dir.path().join("tokenizer.json"), json).unwrap();
+    let mut tokenizer = open(dir.path()).unwrap();
+    assert_eq!(tokenizer.encode("A red wet bird").unwrap(), [1, 2, 3, 0, 4]);
+    assert_eq!(tokenizer.encode_raw("<s>bird").unwrap(), [1, 4]);
+    assert_eq!(tokenizer.decode(&[1, 3, 4]).unwrap(), "red bird");
+    assert_eq!((tokenizer.id("red"), tokenizer.vocab_size()), (Some(3), 5));
+    assert!(format!("{:#}", tokenizer.pad_to(6).unwrap_err()).contains("no padding token"));
+    std::fs::write(dir.path().join("special_tokens_map.json"), r#"{"pad_token": {"content": "<unk>"}}"#)
+        .unwrap();
+    let mut tokenizer = open(dir.path()).unwrap();
+    tokenizer.pad_to(4).unwrap();
+    assert_eq!(tokenizer.encode("a").unwrap(), [1, 2, 0, 0]);
+    assert_eq!(tokenizer.encode("a red bird a").unwrap(), [1, 2, 3, 4]);
+}
+
+#[test]
+fn broken_tokenizers_say_what_and_where() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = |files: &[(&str, &str)]| {
+        for (name, text) in files {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        let text = format!("{:#}", open(dir.path()).err().expect("an error"));
+        assert!(!text.contains('\n'), "{text}");
+        text
+    };
+    assert!(error(&[]).contains("neither tokenizer.json nor vocab.json"));
+    assert!(error(&[("vocab.json", "{\"a\": 0")]).contains("vocab.json: not valid JSON"));
+    let vocab = r#"{"a": 0, "b": 1, "a</w>": 2, "b</w>": 3, "<|startoftext|>": 4, "<|endoftext|>": 5}"#;
+    assert!(error(&[("vocab.json", vocab)]).contains("merges.txt: cannot read"));
+    assert!(error(&[("merges.txt", "#version: 0.2\na b c\n")]).contains("\"a b c\" is not a pair"));
+    assert!(error(&[("merges.txt", "#version: 0.2\na b</w>\n")]).contains("vocab.json: not a tokenizer"));
+    assert!(error(&[("vocab.json", "{\"a\": 0}")]).contains("no token <|startoftext|>"));
+    assert!(error(&[("tokenizer.json", "{}")]).contains("tokenizer.json: not a tokenizer"));
+}
