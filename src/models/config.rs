@@ -43,6 +43,11 @@ impl Config {
         self.keys.get(key).filter(|v| !v.is_null())
     }
 
+    /// Whether `key` is there but null, for the few keys where that means something else than the class's default.
+    pub fn is_null(&self, key: &str) -> bool {
+        self.keys.get(key).is_some_and(Value::is_null)
+    }
+
     /// The nested object `key`; empty, so that every class default holds, where it is absent.
     pub fn sub(&self, key: &str) -> Result<Config> {
         let keys = match self.get(key) {

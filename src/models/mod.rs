@@ -2,3 +2,5 @@
 pub mod clip;
 pub mod config;
 pub mod golden;
+pub mod unet;
+pub mod vae;

@@ -12,6 +12,7 @@ use crate::diffusion::scheduler;
 use crate::models::clip;
 use crate::models::config::Config;
 use crate::models::golden::{Comparison, FORWARD, Golden, Runner};
+use crate::models::{unet, vae};
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -23,13 +24,13 @@ include!(concat!(env!("OUT_DIR"), "/goldens.rs"));
 
 /// What runs a class, by `architectures` or `_class_name` of its config.json; None: not built yet.
 const RUNNERS: &[(&str, Option<Runner>)] = &[
-    ("AutoencoderKL", None),
+    ("AutoencoderKL", Some(vae::golden)),
     ("CLIPModel", Some(clip::golden)),
     ("CLIPTextModel", Some(clip::golden_text)),
     ("LlamaForCausalLM", None),
     ("Qwen2ForCausalLM", None),
     ("ResNet", None),
-    ("UNet2DConditionModel", None),
+    ("UNet2DConditionModel", Some(unet::golden)),
 ];
 
 /// Full-size models of synthetic weights, which have no folder beside them: name, class and configuration.
