@@ -234,6 +234,13 @@ impl Graph {
         self.tensor(x.shape(), x.dtype, Kind::Alias(x.id))
     }
 
+    /// The kernel variants recorded so far, each once; for tools that look at them.
+    pub fn kernels(&self) -> Vec<Kernel> {
+        let mut seen = std::collections::HashSet::new();
+        let inner = self.inner.borrow();
+        inner.nodes.iter().map(|n| &n.kernel).filter(|k| seen.insert(*k)).cloned().collect()
+    }
+
     /// Starts the record of one kernel call.
     pub(crate) fn call(&self, kernel: Kernel) -> Call<'_> {
         Call { graph: self, kernel, inputs: vec![], params: vec![], grid: [1, 1, 1], flops: 0.0 }

@@ -286,6 +286,11 @@ impl Plan {
         self.steps.iter().map(|s| s.flops).sum()
     }
 
+    /// Bytes of the tensors that the dispatches of one run are given.
+    pub fn bytes(&self) -> usize {
+        self.steps.iter().map(|s| s.bytes).sum()
+    }
+
     /// Fills the input `name`. It keeps its value until written again.
     #[track_caller]
     pub fn write(&mut self, name: &str, data: &[f32]) -> Result<()> {

@@ -1,4 +1,5 @@
 //! The stages the paper describes: prompts, images, diversity, training, report.
 
+pub mod bench;
 pub mod progress;
 pub mod verify;
