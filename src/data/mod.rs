@@ -1,7 +1,10 @@
 //! Files and numbers on the CPU: checkpoints, tokenizers, images, data sets, random draws. Nothing here knows of the GPU.
 
+pub mod augment;
 pub mod checkpoint;
 pub mod folder;
+pub mod dataset;
+pub mod image;
 pub mod rng;
 pub mod tokenizer;
 

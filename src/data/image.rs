@@ -1,0 +1,199 @@
+//! Images on the CPU: decoding, and resizing that equals Pillow's to the bit, so that what a network sees is what it saw in
+//! the papers' code.
+
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+
+/// An 8-bit RGB image, rows from the top, three bytes a pixel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rgb {
+    /// Pixels in a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// `height * width * 3` bytes.
+    pub data: Vec<u8>,
+}
+
+/// Interpolation of [`Rgb::resize`], widened by the scale when shrinking (Pillow's antialias).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// A triangle over two pixels.
+    Bilinear,
+    /// Keys' cubic with a = -0.5 over four pixels; CLIP's preprocessing.
+    Bicubic,
+}
+
+impl Filter {
+    fn support(self) -> f64 {
+        match self {
+            Filter::Bilinear => 1.0,
+            Filter::Bicubic => 2.0,
+        }
+    }
+
+    fn at(self, x: f64) -> f64 {
+        let x = x.abs();
+        match self {
+            Filter::Bilinear => (1.0 - x).max(0.0),
+            Filter::Bicubic if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
+            Filter::Bicubic if x < 2.0 => ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0,
+            Filter::Bicubic => 0.0,
+        }
+    }
+}
+
+impl Rgb {
+    /// Reads an image file of any supported format, whatever its name says. Transparent pixels are laid over white.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not an image.
+    pub fn open(path: impl AsRef<Path>) -> Result<Rgb> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
+        Rgb::decode(&bytes).with_context(|| format!("{}: not a readable image", path.display()))
+    }
+
+    /// An image from the bytes of a file.
+    ///
+    /// # Errors
+    /// Bytes that are no image, or a damaged one.
+    pub fn decode(bytes: &[u8]) -> Result<Rgb> {
+        let image = match image::load_from_memory(bytes) {
+            Ok(image) => image,
+            Err(image::ImageError::Unsupported(_)) => bail!("unknown format"),
+            Err(e) => bail!("{e}"),
+        };
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        if !image.color().has_alpha() {
+            return Ok(Rgb { width, height, data: image.into_rgb8().into_raw() });
+        }
+        let rgba = image.into_rgba8().into_raw();
+        let over =
+            |v: u8, a: u8| ((u32::from(v) * u32::from(a) + 255 * (255 - u32::from(a)) + 127) / 255) as u8;
+        let data = rgba.chunks_exact(4).flat_map(|p| [0, 1, 2].map(|c| over(p[c], p[3]))).collect();
+        Ok(Rgb { width, height, data })
+    }
+
+    /// The rectangle of `width` x `height` pixels from (`left`, `top`) on.
+    #[track_caller]
+    pub fn crop(&self, left: usize, top: usize, width: usize, height: usize) -> Rgb {
+        assert!(left + width <= self.width && top + height <= self.height, "crop outside of the image");
+        let rows = self.data.chunks_exact(self.width * 3).skip(top).take(height);
+        Rgb { width, height, data: rows.flat_map(|r| &r[left * 3..(left + width) * 3]).copied().collect() }
+    }
+
+    /// The image at another size, aspect ignored. As Pillow: first along rows, then along columns, with weights of 22 bits
+    /// and 8-bit pixels in between; bit for bit what `Image.resize` gives.
+    pub fn resize(&self, width: usize, height: usize, filter: Filter) -> Rgb {
+        let (w, h) = (self.width, self.height);
+        let mut data = self.data.clone();
+        if w != width {
+            let taps = Taps::new(w, width, filter);
+            data = data.chunks_exact(w * 3).flat_map(|row| taps.line(row)).collect();
+        }
+        if h != height {
+            let taps = Taps::new(h, height, filter);
+            data = taps.rows(&data, width * 3);
+        }
+        Rgb { width, height, data }
+    }
+}
+
+/// Bits of the fixed-point weights.
+const BITS: u32 = 22;
+
+/// For each output position: the first input position and the weights from there on.
+struct Taps(Vec<(usize, Vec<i32>)>);
+
+impl Taps {
+    fn new(from: usize, to: usize, filter: Filter) -> Taps {
+        let scale = from as f64 / to as f64;
+        let wide = scale.max(1.0);
+        let support = filter.support() * wide;
+        let tap = |i: usize| {
+            let centre = (i as f64 + 0.5) * scale;
+            let first = (centre - support + 0.5).max(0.0) as usize;
+            let end = ((centre + support + 0.5) as usize).min(from);
+            let weights: Vec<f64> =
+                (first..end).map(|x| filter.at((x as f64 - centre + 0.5) / wide)).collect();
+            let sum: f64 = weights.iter().sum();
+            let fixed = |w: &f64| {
+                let w = w / sum * f64::from(1 << BITS);
+                (w + 0.5f64.copysign(w)) as i32
+            };
+            (first, weights.iter().map(fixed).collect())
+        };
+        Taps((0..to).map(tap).collect())
+    }
+
+    /// One row of pixels.
+    fn line<'a>(&'a self, row: &'a [u8]) -> impl Iterator<Item = u8> + 'a {
+        self.0.iter().flat_map(move |(first, weights)| {
+            let mut sums = [1i32 << (BITS - 1); 3];
+            for (w, pixel) in weights.iter().zip(row[first * 3..].chunks_exact(3)) {
+                for c in 0..3 {
+                    sums[c] += w * i32::from(pixel[c]);
+                }
+            }
+            sums.map(clip)
+        })
+    }
+
+    /// All columns; a row is `stride` bytes.
+    fn rows(&self, data: &[u8], stride: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.0.len() * stride);
+        let mut sums = vec![0i32; stride];
+        for (first, weights) in &self.0 {
+            sums.fill(1 << (BITS - 1));
+            for (w, row) in weights.iter().zip(data[first * stride..].chunks_exact(stride)) {
+                for (sum, &v) in sums.iter_mut().zip(row) {
+                    *sum += w * i32::from(v);
+                }
+            }
+            out.extend(sums.iter().map(|&s| clip(s)));
+        }
+        out
+    }
+}
+
+fn clip(sum: i32) -> u8 {
+    (sum >> BITS).clamp(0, 255) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::augment::tests::{golden, picture};
+
+    #[test]
+    fn resize_equals_pillow() {
+        for case in golden()["resize"].as_array().unwrap() {
+            let n = |k: &str| case[k].as_u64().unwrap() as usize;
+            let filter = if case["filter"] == "bicubic" { Filter::Bicubic } else { Filter::Bilinear };
+            let [left, top, w, h] = ["left", "top", "w", "h"].map(n);
+            let made = picture().crop(left, top, w, h).resize(n("width"), n("height"), filter);
+            let expected: Vec<u8> = serde_json::from_value(case["data"].clone()).unwrap();
+            assert_eq!(made.data, expected, "{w} x {h} to {} x {}, {filter:?}", n("width"), n("height"));
+        }
+    }
+
+    #[test]
+    fn transparent_pixels_lie_over_white() {
+        let rgba = image::RgbaImage::from_raw(3, 1, vec![10, 20, 30, 255, 10, 20, 30, 0, 0, 100, 200, 128]);
+        let mut png = std::io::Cursor::new(vec![]);
+        rgba.unwrap().write_to(&mut png, image::ImageFormat::Png).unwrap();
+        let rgb = Rgb::decode(png.get_ref()).unwrap();
+        assert_eq!((rgb.width, rgb.height), (3, 1));
+        assert_eq!(rgb.data, [10, 20, 30, 255, 255, 255, 127, 177, 227]);
+    }
+
+    #[test]
+    fn what_is_no_image_is_said_in_one_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.png");
+        std::fs::write(&path, "plain text").unwrap();
+        let error = format!("{:#}", Rgb::open(&path).unwrap_err());
+        assert!(error.contains("x.png: not a readable image") && !error.contains('\n'), "{error}");
+    }
+}
