@@ -5,7 +5,7 @@ struct RowsA { start: vec4u, y: vec4i, x: vec4i }
 
 fn k_size(z: u32) -> u32 { return p.k; }
 
-fn c_row(z: u32, m: u32) -> u32 { return select(0xffffffffu, m, m < p.m); }
+fn c_row(z: u32, m: u32) -> u32 { return select(0xffffffffu, z * p.m + m, m < p.m); } // z: a piece of K
 
 fn prepare_a(z: u32, m: u32) -> RowsA {
     let rows = m + vec4u(0u, 1u, 2u, 3u);

@@ -170,7 +170,7 @@ pub(crate) mod tests {
 
     /// What Pillow made of [`picture`].
     pub fn golden() -> serde_json::Value {
-        serde_json::from_str(include_str!("../../tests/golden/pillow.json")).unwrap()
+        serde_json::from_str(include_str!("../../tests/data/pillow.json")).unwrap()
     }
 
     /// 13 x 9 pixels of every kind of colour.

@@ -4,3 +4,4 @@ pub mod config;
 pub mod golden;
 pub mod unet;
 pub mod vae;
+pub mod resnet;

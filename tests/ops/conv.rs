@@ -54,6 +54,11 @@ fn conv2d_larger_than_one_tile() {
 }
 
 #[test]
+fn conv2d_whose_sum_is_cut_into_pieces() {
+    check([1, 4, 4, 128], [4, 3, 3, 128], 1, [1; 4]);
+}
+
+#[test]
 fn conv2d_adds_bias_activation_and_residual() {
     let shapes: [&[usize]; 4] = [&[2, 4, 5, 4], &[8, 3, 3, 4], &[8], &[2, 4, 5, 8]];
     Case::new("conv2d", &shapes).tolerance(5e-5).check(

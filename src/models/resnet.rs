@@ -1,0 +1,274 @@
+//! ResNet (He et al., "Deep residual learning for image recognition", 2015) in torchvision's names and topology: the stride of
+//! a bottleneck sits on its 3x3 convolution ("v1.5"). Images are (N, H, W, C).
+
+use super::config::Config;
+use super::golden::{Comparison, Golden, TRAINING};
+use crate::core::{DType, Graph, Plan, Store, Tensor, Weights};
+use crate::data::nhwc_to_nchw;
+use crate::data::rng::Key;
+use crate::nn;
+use crate::ops::{Adam, Conv, Sgd};
+use anyhow::{Context, Result, bail};
+
+/// Batch normalisation's epsilon and the share that the running statistics keep in a step.
+const EPS: f32 = 1e-5;
+const KEEP: f32 = 0.9;
+
+/// Sizes of a ResNet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResNetConfig {
+    /// Blocks of the four stages.
+    pub layers: [usize; 4],
+    /// Blocks of three convolutions with a narrow middle, as in ResNet-50, instead of two.
+    pub bottleneck: bool,
+    /// Channels of the first stage: 64 in the paper.
+    pub width: usize,
+    /// Size of the first convolution: 7 in the paper.
+    pub stem_kernel: usize,
+    /// Stride of the first convolution: 2 in the paper.
+    pub stem_stride: usize,
+    /// Whether a 3x3 maximum of stride 2 follows, as in the paper.
+    pub stem_pool: bool,
+}
+
+/// What batch normalisation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchNorm {
+    /// Running statistics, which stay as they are: torch's evaluation mode, and DomainBed's training.
+    Frozen,
+    /// Statistics of the batch, which also move the running ones: torch's training mode.
+    Live,
+}
+
+impl ResNetConfig {
+    /// `resnet18`, `resnet34` or `resnet50`, the first stage `width` channels wide.
+    ///
+    /// # Errors
+    /// Another name.
+    pub fn named(name: &str, width: usize) -> Result<Self> {
+        let (layers, bottleneck) = match name {
+            "resnet18" => ([2, 2, 2, 2], false),
+            "resnet34" => ([3, 4, 6, 3], false),
+            "resnet50" => ([3, 4, 6, 3], true),
+            _ => bail!("no architecture {name}: there are resnet18, resnet34, resnet50"),
+        };
+        Ok(ResNetConfig { layers, bottleneck, width, stem_kernel: 7, stem_stride: 2, stem_pool: true })
+    }
+
+    /// From a config.json with `layers`, `bottleneck`, and optionally `width` and the three of the stem.
+    ///
+    /// # Errors
+    /// Values of the wrong kind.
+    pub fn from_config(config: &Config) -> Result<Self> {
+        let layers = config.usizes("layers", &[])?;
+        let Ok(layers) = layers.as_slice().try_into() else {
+            return Err(config.unsupported("layers", layers));
+        };
+        Ok(ResNetConfig {
+            layers,
+            bottleneck: config.bool("bottleneck", None)?,
+            width: config.usize("width", 64)?,
+            stem_kernel: config.usize("stem_kernel", 7)?,
+            stem_stride: config.usize("stem_stride", 2)?,
+            stem_pool: config.bool("stem_pool", true)?,
+        })
+    }
+
+    /// Length of the feature vector.
+    pub fn features(&self) -> usize {
+        8 * self.width * self.expansion()
+    }
+
+    fn expansion(&self) -> usize {
+        if self.bottleneck { 4 } else { 1 }
+    }
+}
+
+/// Images x (N, H, W, C) -> features (N, [`ResNetConfig::features`]).
+pub fn features(g: &Graph, w: &Weights, config: &ResNetConfig, x: Tensor, mode: BatchNorm) -> Tensor {
+    let stem = Conv::strided(config.stem_stride, config.stem_kernel / 2);
+    let mut x = conv_norm(g, w, ["conv1", "bn1"], x, config.width, config.stem_kernel, stem, mode);
+    x = g.relu(x);
+    if config.stem_pool {
+        x = g.max_pool2d(x, 3, 2, 1);
+    }
+    for (stage, &blocks) in config.layers.iter().enumerate() {
+        for i in 0..blocks {
+            let name = format!("layer{}.{i}", stage + 1);
+            let _scope = g.scope(&name);
+            let stride = if i == 0 && stage > 0 { 2 } else { 1 };
+            x = block(g, &w.sub(&name), config, x, config.width << stage, stride, mode);
+        }
+    }
+    let mean = g.mean(x, &[1, 2]);
+    g.reshape(mean, &[x.dim(0), x.last()])
+}
+
+/// Features (N, F) -> logits (N, classes).
+pub fn classifier(g: &Graph, w: &Weights, features: Tensor, classes: usize) -> Tensor {
+    let _scope = g.scope("fc");
+    nn::linear(g, &w.sub("fc"), features, classes, true)
+}
+
+fn block(
+    g: &Graph,
+    w: &Weights,
+    config: &ResNetConfig,
+    x: Tensor,
+    width: usize,
+    stride: usize,
+    mode: BatchNorm,
+) -> Tensor {
+    let out = width * config.expansion();
+    let shortcut = match stride != 1 || x.last() != out {
+        true => {
+            let names = ["downsample.0", "downsample.1"];
+            conv_norm(g, w, names, x, out, 1, Conv::strided(stride, 0), mode)
+        }
+        false => x,
+    };
+    let y = if config.bottleneck {
+        let y = g.relu(conv_norm(g, w, ["conv1", "bn1"], x, width, 1, Conv::same(1), mode));
+        let y = g.relu(conv_norm(g, w, ["conv2", "bn2"], y, width, 3, Conv::strided(stride, 1), mode));
+        conv_norm(g, w, ["conv3", "bn3"], y, out, 1, Conv::same(1), mode)
+    } else {
+        let y = g.relu(conv_norm(g, w, ["conv1", "bn1"], x, width, 3, Conv::strided(stride, 1), mode));
+        conv_norm(g, w, ["conv2", "bn2"], y, width, 3, Conv::same(3), mode)
+    };
+    g.relu(g.add(y, shortcut))
+}
+
+#[allow(clippy::too_many_arguments)]
+fn conv_norm(
+    g: &Graph,
+    w: &Weights,
+    [conv_name, norm_name]: [&str; 2],
+    x: Tensor,
+    out: usize,
+    kernel: usize,
+    conv: Conv,
+    mode: BatchNorm,
+) -> Tensor {
+    let _scope = g.scope(conv_name);
+    let x = nn::conv2d(g, &w.sub(conv_name), x, out, kernel, conv, false);
+    let norm = w.sub(norm_name);
+    let [weight, bias, mean, var] =
+        ["weight", "bias", "running_mean", "running_var"].map(|n| norm.get(n, &[out]));
+    match mode {
+        BatchNorm::Frozen => g.batch_norm_frozen(x, mean, var, weight, bias, EPS),
+        BatchNorm::Live => {
+            let batch = g.batch_norm(x, weight, bias, EPS);
+            let (n, keep) = ((x.len() / out) as f32, g.constant(&[1], &[KEEP]));
+            g.ema(mean, batch.mean, keep);
+            // Torch normalises with the biased variance and averages the unbiased one.
+            g.ema(var, g.scale(batch.var, n / (n - 1.0).max(1.0)), keep);
+            batch.y
+        }
+    }
+}
+
+/// Whether a tensor of a model is moved by its optimizer, not by its data.
+pub fn is_parameter(name: &str) -> bool {
+    !name.ends_with("running_mean") && !name.ends_with("running_var")
+}
+
+/// Torchvision's random initial values of the tensor `name`, of torch's shape `shape`.
+pub fn initial(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
+    let (n, key) = (shape.iter().product::<usize>() as u32, Key::new(seed, 0, name));
+    match *shape {
+        // Kaiming's normal over the fan-out.
+        [out, _, h, w] => {
+            let std = (2.0 / (out * h * w) as f32).sqrt();
+            (0..n).map(|i| std * key.normal(i)).collect()
+        }
+        [_, fan_in] => {
+            let bound = 1.0 / (fan_in as f32).sqrt();
+            (0..n).map(|i| bound * (2.0 * key.uniform(i) - 1.0)).collect()
+        }
+        _ if name.ends_with("weight") || name.ends_with("running_var") => vec![1.0; n as usize],
+        _ => vec![0.0; n as usize],
+    }
+}
+
+/// Trains for a few steps and compares logits, losses, gradients and running statistics with torch's: Adam on frozen batch
+/// normalisation, or SGD on live one where the golden holds running statistics.
+///
+/// # Errors
+/// A configuration or tensors that do not fit.
+pub fn golden(golden: &Golden) -> Result<Vec<Comparison>> {
+    let config = ResNetConfig::from_config(&golden.config)?;
+    let classes = golden.config.usize("num_classes", 1000)?;
+    let (shape, images) = golden.image("images")?;
+    let (labels_shape, labels) = golden.ids::<1>("labels")?;
+    let ([steps], losses) = golden.tensor::<1>("losses")?;
+    let live = golden.tensors.contains("running_mean");
+    let mode = if live { BatchNorm::Live } else { BatchNorm::Frozen };
+
+    let g = Graph::new(golden.gpu.caps());
+    let w = Weights::new(&g, DType::F32);
+    let x = g.input("images", &shape, DType::F32);
+    let y = g.input("labels", &labels_shape, DType::U32);
+    let logits = classifier(&g, &w, features(&g, &w, &config, x, mode), classes);
+    let loss = g.cross_entropy(logits, y);
+    let params: Vec<_> = w.params().into_iter().filter(|(name, _)| is_parameter(name)).collect();
+    let tensors: Vec<Tensor> = params.iter().map(|p| p.1).collect();
+    let grads = g.backward(loss, &tensors);
+    g.output("logits", logits);
+    g.output("loss", loss);
+    for ((name, _), &grad) in params.iter().zip(&grads) {
+        let name = format!("grad.{name}");
+        if golden.tensors.contains(&name) {
+            g.output(&name, grad);
+        }
+    }
+    let pairs: Vec<(Tensor, Tensor)> = tensors.iter().copied().zip(grads.iter().copied()).collect();
+    match mode {
+        BatchNorm::Live => {
+            g.sgd(&pairs, g.constant(&[1], &[0.01]), Sgd { momentum: 0.9, weight_decay: 1e-4 });
+        }
+        BatchNorm::Frozen => {
+            let step = g.input("step", &[1], DType::F32);
+            g.adam(&pairs, g.constant(&[1], &[5e-5]), step, Adam::default());
+        }
+    }
+    let mut store = Store::new(&golden.gpu);
+    store.load(&golden.weights, &w)?;
+    let mut plan = Plan::new(&golden.gpu, g, &store)?;
+    plan.write("images", &images)?;
+    plan.write_u32("labels", &labels)?;
+
+    let mut out = vec![];
+    let mut got = vec![];
+    for step in 0..steps {
+        if !live {
+            plan.write("step", &[(step + 1) as f32])?;
+        }
+        plan.run()?;
+        got.extend(plan.read("loss")?);
+        if step == 0 && !live {
+            out.push(golden.compare("logits", &plan.read("logits")?)?);
+            for ((name, _), grad) in params.iter().zip(&grads) {
+                let name = format!("grad.{name}");
+                if !golden.tensors.contains(&name) {
+                    continue;
+                }
+                let ([n], want) = golden.tensor::<1>(&name)?;
+                let mut values = plan.read(&name)?;
+                if let [o, h, w, i] = *grad.shape() {
+                    values = nhwc_to_nchw(&values, [o, h, w, i]);
+                }
+                values.truncate(n);
+                out.push(Comparison::new(&name, &values, &want, TRAINING));
+            }
+        }
+    }
+    out.push(Comparison::new("losses", &got, &losses, TRAINING));
+    if live {
+        for name in ["running_mean", "running_var"] {
+            let (_, want) = golden.tensor::<1>(name)?;
+            let (_, values) = store.read(&format!("bn1.{name}")).context("running statistics")?;
+            out.push(Comparison::new(name, &values, &want, TRAINING));
+        }
+    }
+    Ok(out)
+}
