@@ -29,13 +29,8 @@ const RUNNERS: &[(&str, Option<Runner>)] = &[
     ("CLIPTextModel", Some(clip::golden_text)),
     ("LlamaForCausalLM", None),
     ("Qwen2ForCausalLM", None),
-<<<<<<< HEAD
-    ("ResNet", None),
-    ("UNet2DConditionModel", Some(unet::golden)),
-=======
     ("ResNet", Some(crate::models::resnet::golden)),
-    ("UNet2DConditionModel", None),
->>>>>>> aca4489 (ResNet in torchvision's names, compared with torch's training; a convolution cut along its inner size wrote all pieces to one place)
+    ("UNet2DConditionModel", Some(unet::golden)),
 ];
 
 /// Full-size models of synthetic weights, which have no folder beside them: name, class and configuration.
