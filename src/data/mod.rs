@@ -2,8 +2,8 @@
 
 pub mod augment;
 pub mod checkpoint;
-pub mod folder;
 pub mod dataset;
+pub mod folder;
 pub mod image;
 pub mod rng;
 pub mod tokenizer;
