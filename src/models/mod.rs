@@ -2,6 +2,6 @@
 pub mod clip;
 pub mod config;
 pub mod golden;
+pub mod resnet;
 pub mod unet;
 pub mod vae;
-pub mod resnet;
