@@ -2,6 +2,7 @@
 pub mod clip;
 pub mod config;
 pub mod golden;
+pub mod llama;
 pub mod resnet;
 pub mod unet;
 pub mod vae;

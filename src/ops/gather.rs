@@ -49,4 +49,23 @@ impl Graph {
         self.vjp(y, move |g, dy| vec![(src, g.reshape(g.gather_rows(dy, ids), src.shape()))]);
         y
     }
+    /// Rows (.., T, C) written into `state` (.., L, C) from row `at` on, U32 (1), in place: a cache of keys or values. Rows past
+    /// the end are dropped. Returns the new state; no gradient flows through it.
+    #[track_caller]
+    pub fn write_rows(&self, state: Tensor, rows: Tensor, at: Tensor) -> Tensor {
+        let (lead, c) = (state.rank() - 2, state.last());
+        assert!(
+            state.rank() >= 2
+                && rows.rank() == state.rank()
+                && rows.shape()[..lead] == state.shape()[..lead]
+                && rows.last() == c
+                && at.shape() == [1]
+                && at.dtype() == DType::U32,
+            "write_rows of {rows:?} into {state:?} at {at:?}: (.., T, C), (.., L, C) and U32 (1)"
+        );
+        let width = if c % 4 == 0 { c / 4 } else { c };
+        let n = rows.len() / c * width;
+        let call = self.call(elements(Kernel::new("write_rows", "main"), c)).input(rows).input(at);
+        call.ints([n, rows.dim(lead), state.dim(lead), width]).threads(n, 64).update(&[state])[0]
+    }
 }

@@ -59,3 +59,31 @@ fn gather_rows_reads_tables_of_f16() {
         compare("gather_rows of f16", &plan.read("y").unwrap(), &want, 0.0);
     }
 }
+
+#[test]
+fn write_rows_fills_a_cache_in_place_and_drops_what_lies_past_its_end() {
+    for (lead, length, count, c) in [(3, 7, 2, 8), (1, 5, 1, 3), (2, 4, 3, 4)] {
+        let g = Graph::new(gpu().caps());
+        let state = g.state("cache", &[lead, length, c], DType::F32, Init::Zeros);
+        let rows = g.input("rows", &[lead, count, c], DType::F32);
+        g.output("y", g.write_rows(state, rows, g.input("at", &[1], DType::U32)));
+        let store = Store::new(gpu());
+        let mut plan = Plan::new(gpu(), g, &store).unwrap();
+        let mut want = vec![0.0; lead * length * c];
+        for at in [0, 2, length - 1] {
+            let rows: Vec<f32> = (0..lead * count * c).map(|k| random(at as u64, k) as f32).collect();
+            plan.write("rows", &rows).unwrap();
+            plan.write_u32("at", &[at as u32]).unwrap();
+            plan.run().unwrap();
+            for b in 0..lead {
+                for t in (0..count).filter(|t| at + t < length) {
+                    let (to, from) = ((b * length + at + t) * c, (b * count + t) * c);
+                    for k in 0..c {
+                        want[to + k] = f64::from(rows[from + k]);
+                    }
+                }
+            }
+            compare("write_rows", &plan.read("y").unwrap(), &want, 0.0);
+        }
+    }
+}
