@@ -169,6 +169,7 @@ fn guarded<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
+/// A folder of goldens, or those inside the program.
 struct Source(Folder);
 
 impl Source {
