@@ -1,5 +1,6 @@
 //! The stages the paper describes: prompts, images, diversity, training, report.
 
 pub mod bench;
+pub mod generate;
 pub mod progress;
 pub mod verify;
