@@ -6,10 +6,13 @@ use super::golden::{Comparison, Golden};
 use crate::core::{DType, Gpu, Graph, Plan, Store, Tensor, Weights};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::folder::Folder;
+use crate::data::image::{Filter, Rgb};
 use crate::data::tokenizer::Tokenizer;
 use crate::nn;
 use crate::ops::{Act, Attention, Conv, Epilogue, Matmul};
 use anyhow::{Result, bail};
+use rayon::prelude::*;
+use serde_json::{Value, json};
 
 /// A stack of transformer layers.
 #[derive(Clone, Debug)]
@@ -293,6 +296,220 @@ impl TextEncoder {
             self.plan.write("tokens", &self.config.embed(&self.checkpoint, "", &ids)?)?;
             self.plan.run()?;
             out.extend(self.plan.read("context")?);
+        }
+        Ok(out)
+    }
+}
+
+/// What happens to an image before the image tower sees it, as preprocessor_config.json says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Preprocess {
+    /// The shorter side becomes this long.
+    shortest: usize,
+    /// Side of the square cut out of the middle.
+    crop: usize,
+    filter: Filter,
+    mean: [f32; 3],
+    std: [f32; 3],
+}
+
+impl Preprocess {
+    /// Reads a preprocessor_config.json; absent keys are those of OpenAI's CLIP.
+    ///
+    /// # Errors
+    /// A key whose value is wrong or not supported.
+    pub fn new(config: &Config) -> Result<Preprocess> {
+        for key in ["do_resize", "do_center_crop", "do_rescale", "do_normalize"] {
+            config.only(key, &[true.into()])?;
+        }
+        if (config.f64("rescale_factor", 1.0 / 255.0)? - 1.0 / 255.0).abs() > 1e-9 {
+            return Err(config.unsupported("rescale_factor", config.f64("rescale_factor", None)?));
+        }
+        // A number, {"shortest_edge": n}, or a square given by both of its sides.
+        let side = |key: &str| match config.get(key) {
+            Some(Value::Object(_)) => {
+                let size = config.sub(key)?;
+                let square = size.get("height").is_some() && size.get("height") == size.get("width");
+                match (size.get("shortest_edge"), square) {
+                    (Some(_), _) => size.usize("shortest_edge", None),
+                    (None, true) if key == "crop_size" => size.usize("height", None),
+                    _ => Err(config.unsupported(key, config.get(key).cloned())),
+                }
+            }
+            _ => config.usize(key, 224),
+        };
+        let three = |key: &str, default: [f64; 3]| {
+            let values = config.get(key).cloned().unwrap_or(json!(default));
+            let numbers: Option<Vec<f32>> =
+                values.as_array().and_then(|v| v.iter().map(|v| v.as_f64().map(|f| f as f32)).collect());
+            let numbers: Option<[f32; 3]> = numbers.and_then(|n| n.try_into().ok());
+            numbers.filter(|n| n.iter().all(|v| v.is_finite())).ok_or_else(|| config.unsupported(key, values))
+        };
+        let preprocess = Preprocess {
+            shortest: side("size")?,
+            crop: side("crop_size")?,
+            filter: match config.u32("resample", 3)? {
+                2 => Filter::Bilinear,
+                3 => Filter::Bicubic,
+                other => return Err(config.unsupported("resample", other)),
+            },
+            mean: three("image_mean", [0.48145466, 0.4578275, 0.40821073])?,
+            std: three("image_std", [0.26862954, 0.26130258, 0.27577711])?,
+        };
+        if preprocess.crop > preprocess.shortest {
+            let (crop, size) = (preprocess.crop, preprocess.shortest);
+            bail!("{}: crop_size = {crop} is more than size = {size}", config.name());
+        }
+        if preprocess.std.contains(&0.0) {
+            bail!("{}: image_std holds a zero", config.name());
+        }
+        Ok(preprocess)
+    }
+
+    /// Pixels (crop, crop, 3) of an image, normalised.
+    pub fn pixels(&self, image: &Rgb) -> Vec<f32> {
+        let (w, h) = (image.width, image.height);
+        let long = |long: usize, short: usize| self.shortest * long / short;
+        let (width, height) = if w <= h { (self.shortest, long(h, w)) } else { (long(w, h), self.shortest) };
+        let image = image.resize(width, height, self.filter);
+        let image = image.crop((width - self.crop) / 2, (height - self.crop) / 2, self.crop, self.crop);
+        let normalise = |(i, v): (usize, &u8)| (f32::from(*v) / 255.0 - self.mean[i % 3]) / self.std[i % 3];
+        image.data.iter().enumerate().map(normalise).collect()
+    }
+}
+
+/// CLIP on a device: embeddings of images and texts, length 1, whose products are their cosines.
+pub struct ClipEmbedder {
+    config: ClipConfig,
+    preprocess: Preprocess,
+    tokenizer: Tokenizer,
+    checkpoint: Checkpoint,
+    store: Store,
+    dtype: DType,
+    /// Made when first asked for.
+    images: Option<Plan>,
+    texts: Option<Plan>,
+}
+
+/// Images or texts that one run takes in.
+const BATCH: usize = 8;
+
+impl ClipEmbedder {
+    /// Opens the folder of a `CLIPModel` with its tokenizer and, if it has one, its preprocessor_config.json; matrices are
+    /// kept as `dtype`.
+    ///
+    /// # Errors
+    /// A missing or broken file; a configuration that is not supported.
+    pub fn open(gpu: &Gpu, folder: &Folder, dtype: DType) -> Result<ClipEmbedder> {
+        const FILE: &str = "preprocessor_config.json";
+        let config = Config::of(folder)?;
+        if config.class()? != "CLIPModel" {
+            return Err(config.unsupported("architectures", config.class()?));
+        }
+        let text = if folder.has(FILE) { folder.text(FILE)? } else { "{}".to_string() };
+        let preprocess = Preprocess::new(&Config::parse(folder.name(FILE), &text)?)?;
+        ClipEmbedder::new(gpu, &config, preprocess, folder.weights()?, Tokenizer::open(folder)?, dtype)
+    }
+
+    /// An embedder of these parts.
+    ///
+    /// # Errors
+    /// A configuration that is not supported, parts that do not fit each other.
+    pub fn new(
+        gpu: &Gpu,
+        config: &Config,
+        preprocess: Preprocess,
+        checkpoint: Checkpoint,
+        mut tokenizer: Tokenizer,
+        dtype: DType,
+    ) -> Result<ClipEmbedder> {
+        let name = config.name();
+        let config = ClipConfig::new(config)?;
+        if preprocess.crop != config.vision.image_size {
+            let (crop, size) = (preprocess.crop, config.vision.image_size);
+            bail!("{name}: image_size = {size}, but the preprocessor's crop_size is {crop}");
+        }
+        tokenizer.pad_to(config.text.positions)?;
+        let store = Store::new(gpu);
+        Ok(ClipEmbedder {
+            config,
+            preprocess,
+            tokenizer,
+            checkpoint,
+            store,
+            dtype,
+            images: None,
+            texts: None,
+        })
+    }
+
+    /// Numbers in an embedding.
+    pub fn width(&self) -> usize {
+        self.config.projection
+    }
+
+    /// Embeddings of images.
+    ///
+    /// # Errors
+    /// A checkpoint that lacks a tensor; a device that fails.
+    pub fn images(&mut self, images: &[Rgb]) -> Result<Vec<Vec<f32>>> {
+        let size = self.config.vision.image_size;
+        if self.images.is_none() {
+            let g = Graph::new(self.store.gpu().caps());
+            let w = Weights::new(&g, self.dtype);
+            let pixels = g.input("pixels", &[BATCH, size, size, 3], DType::F32);
+            let hidden = vision_model(&g, &w.sub("vision_model"), &self.config.vision, pixels);
+            g.output("embeds", image_embeds(&g, &w, &self.config, hidden));
+            self.store.load(&self.checkpoint, &w)?;
+            self.images = Some(Plan::new(self.store.gpu(), g, &self.store)?);
+        }
+        let plan = self.images.as_mut().expect("made above");
+        let mut out = Vec::with_capacity(images.len());
+        for images in images.chunks(BATCH) {
+            let pixels: Vec<Vec<f32>> =
+                images.par_iter().map(|image| self.preprocess.pixels(image)).collect();
+            let mut pixels = pixels.concat();
+            pixels.resize(BATCH * size * size * 3, 0.0);
+            plan.write("pixels", &pixels)?;
+            plan.run()?;
+            let embeds = plan.read("embeds")?;
+            out.extend(embeds.chunks_exact(self.config.projection).take(images.len()).map(<[f32]>::to_vec));
+        }
+        Ok(out)
+    }
+
+    /// Embeddings of texts, cut off where they are too long.
+    ///
+    /// # Errors
+    /// A checkpoint that lacks a tensor or does not belong to the tokenizer; a device that fails.
+    pub fn texts(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
+        let (length, hidden) = (self.config.text.positions, self.config.text.hidden_size());
+        if self.texts.is_none() {
+            let g = Graph::new(self.store.gpu().caps());
+            let w = Weights::new(&g, self.dtype);
+            let tokens = g.input("tokens", &[BATCH, length, hidden], DType::F32);
+            let end = g.input("end", &[BATCH, 1, length], DType::F32);
+            let states = text_model(&g, &w.sub("text_model"), &self.config.text, tokens);
+            g.output("embeds", text_embeds(&g, &w, &self.config, states, end));
+            self.store.load(&self.checkpoint, &w)?;
+            self.texts = Some(Plan::new(self.store.gpu(), g, &self.store)?);
+        }
+        let plan = self.texts.as_mut().expect("made above");
+        let mut out = Vec::with_capacity(texts.len());
+        for texts in texts.chunks(BATCH) {
+            let mut ids = Vec::with_capacity(BATCH * length);
+            for text in texts {
+                ids.extend(self.tokenizer.encode(text)?);
+            }
+            let mut tokens = self.config.text.embed(&self.checkpoint, "text_model.", &ids)?;
+            let mut end = end_mask(&self.config.text, &ids, length);
+            tokens.resize(BATCH * length * hidden, 0.0);
+            end.resize(BATCH * length, 1.0);
+            plan.write("tokens", &tokens)?;
+            plan.write("end", &end)?;
+            plan.run()?;
+            let embeds = plan.read("embeds")?;
+            out.extend(embeds.chunks_exact(self.config.projection).take(texts.len()).map(<[f32]>::to_vec));
         }
         Ok(out)
     }
