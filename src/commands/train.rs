@@ -1,13 +1,146 @@
 //! `kaleid train`
 
-use anyhow::{Result, bail};
-use kaleid::core::GpuOptions;
+use anyhow::{Context, Result, bail};
+use kaleid::core::{Gpu, GpuOptions};
+use kaleid::data::dataset::Dataset;
+use kaleid::pipeline::train::{Config, Variant, run as train};
+use serde_json::{Value, json};
+use std::path::PathBuf;
 
-/// Train and test with a DomainBed algorithm
+/// Train on some domains, test on another, as DomainBed does
+///
+/// Example: kaleid train --data PACS --test-domain sketch --arch resnet18 --weights resnet18.safetensors --out runs/sketch
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// ROOT/DOMAIN/CLASS/image
+    #[arg(long, value_name = "ROOT")]
+    data: PathBuf,
+    /// Folder for the results; the same command goes on with a run that was cut
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Domain to test on, by name; may be given again
+    #[arg(long, value_name = "DOMAIN")]
+    test_domain: Vec<String>,
+    /// Domains to test on, by number
+    #[arg(long, value_name = "N", num_args = 1.., conflicts_with = "test_domain")]
+    test_envs: Vec<usize>,
+    /// Generated images, DOMAIN/CLASS/image
+    #[arg(long, value_name = "DIR")]
+    extra: Option<PathBuf>,
+    /// Which of them join: o none, q in the styles of training domains, d new domains, qd both
+    #[arg(long, value_enum, default_value = "o")]
+    variant: Variant,
+    /// Keep a fifth of the concepts (file names) from training and test on them apart
+    #[arg(long)]
+    hold_out_concepts: bool,
+    /// Algorithm
+    #[arg(long, default_value = "ERM")]
+    algorithm: String,
+    /// Network: resnet18, resnet34, resnet50
+    #[arg(long, default_value = "resnet50")]
+    arch: String,
+    /// Channels of its first stage
+    #[arg(long, default_value_t = 64)]
+    width: usize,
+    /// Kernel and stride of its first convolution
+    #[arg(long, num_args = 2, value_names = ["KERNEL", "STRIDE"], default_values_t = [7, 2])]
+    stem: Vec<usize>,
+    /// Weights to start from (safetensors, torchvision's names), with frozen batch norm; else random ones
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+    /// Pixels of a side
+    #[arg(long, default_value_t = 224)]
+    size: usize,
+    /// Images of each training domain in a step [default: 32]
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Images of a step over all training domains together, instead of --batch
+    #[arg(long, value_name = "N", conflicts_with = "batch")]
+    total_batch: Option<usize>,
+    /// Learning rate [default: 5e-5]
+    #[arg(long)]
+    lr: Option<f64>,
+    /// Updates
+    #[arg(long, default_value_t = 5001)]
+    steps: usize,
+    /// Record results every so many steps and at the end; 0: only at the end
+    #[arg(long, default_value_t = 300, value_name = "STEPS")]
+    checkpoint_freq: usize,
+    /// Validate on plain images of the training domains; DomainBed augments them
+    #[arg(long)]
+    plain_validation: bool,
+    /// Do not record accuracy on the training images
+    #[arg(long)]
+    skip_train_accuracy: bool,
+    /// Hyper-parameters that replace the drawn ones, as a JSON object
+    #[arg(long, value_name = "JSON")]
+    hparams: Option<String>,
+    /// Draw of the hyper-parameters; 0: defaults
+    #[arg(long, default_value_t = 0)]
+    hparams_seed: u64,
+    /// Draw of the split
+    #[arg(long, default_value_t = 0)]
+    trial_seed: u64,
+    /// Every other draw
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Share of each domain that is kept for validation
+    #[arg(long, default_value_t = 0.2)]
+    holdout_fraction: f64,
+}
 
 /// Runs the command.
-pub fn run(_args: Args, _gpu: &GpuOptions) -> Result<()> {
-    bail!("`kaleid train` is not built yet")
+pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
+    let mut test_domains = args.test_domain;
+    if !args.test_envs.is_empty() {
+        let domains = Dataset::open(&args.data)?.domains;
+        for e in args.test_envs {
+            let Some(domain) = domains.get(e) else {
+                bail!("--test-envs {e}: there are {} domains, counted from 0", domains.len());
+            };
+            test_domains.push(domain.name.clone());
+        }
+    }
+    let mut hparams = match args.hparams.as_deref().map(serde_json::from_str) {
+        None => serde_json::Map::new(),
+        Some(Ok(Value::Object(map))) => map,
+        Some(_) => bail!("--hparams must be a JSON object, such as '{{\"lr\": 0.001}}'"),
+    };
+    hparams.extend(args.batch.map(|b| ("batch_size".into(), json!(b))));
+    hparams.extend(args.lr.map(|lr| ("lr".into(), json!(lr))));
+    let config = Config {
+        extra: args.extra,
+        variant: args.variant,
+        test_domains,
+        hold_out_concepts: args.hold_out_concepts,
+        algorithm: args.algorithm,
+        arch: args.arch,
+        width: args.width,
+        stem: args.stem.try_into().ok().context("--stem takes a kernel and a stride")?,
+        weights: args.weights,
+        size: args.size,
+        steps: args.steps,
+        checkpoint_freq: args.checkpoint_freq,
+        val_augment: !args.plain_validation,
+        train_accuracy: !args.skip_train_accuracy,
+        total_batch: args.total_batch,
+        hparams,
+        hparams_seed: args.hparams_seed,
+        trial_seed: args.trial_seed,
+        seed: args.seed,
+        holdout_fraction: args.holdout_fraction,
+        ..Config::new(args.data, args.out)
+    };
+    if config.weights.is_none() {
+        eprintln!("no --weights: the network starts from random ones");
+    }
+    let outcome = train(&Gpu::open(gpu)?, &config)?;
+    if outcome.accuracy.is_finite() {
+        println!("accuracy on {}: {:.1} %", config.test_domains.join(", "), 100.0 * outcome.accuracy);
+    }
+    if let Some(unseen) = outcome.unseen_accuracy {
+        println!("accuracy on concepts never trained on: {:.1} %", 100.0 * unseen);
+    }
+    println!("{}", config.out.display());
+    Ok(())
 }

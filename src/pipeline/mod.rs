@@ -2,5 +2,7 @@
 
 pub mod bench;
 pub mod generate;
+pub mod domainbed;
 pub mod progress;
+pub mod train;
 pub mod verify;

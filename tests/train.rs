@@ -1,0 +1,157 @@
+//! Training: ERM against a recording of DomainBed's, cut runs, and the errors of a run that cannot be.
+
+use kaleid::core::{Gpu, GpuOptions, Store};
+use kaleid::data::checkpoint::Checkpoint;
+use kaleid::data::rng::Key;
+use kaleid::pipeline::domainbed::hparams::Hparams;
+use kaleid::pipeline::domainbed::{Featurizer, Network, Predictor, Trainer, algorithm};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+#[test]
+fn erm_equals_domainbeds() {
+    let record =
+        Checkpoint::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/erm.safetensors")).unwrap();
+    let golden = |name: &str| record.tensor(name).unwrap().1;
+    let file = |name: &str| match name.strip_prefix("fc.") {
+        Some(name) => format!("classifier.{name}"),
+        None => format!("featurizer.{name}"),
+    };
+    let network = Network { featurizer: Featurizer::Mlp { width: 16, depth: 3, outputs: 16 }, classes: 4 };
+    let mut hparams = Hparams::new(0, 0);
+    hparams.set("lr", json!(0.01)).unwrap();
+    hparams.set("weight_decay", json!(0.001)).unwrap();
+    let mut store = Store::new(&Gpu::open(&GpuOptions::from_env()).unwrap());
+    let init = |name: &str, _: &[usize]| Ok(golden(&format!("ERM.init.{}", file(name))));
+    let erm = || algorithm("ERM").unwrap();
+    let mut trainer = Trainer::new(&mut store, erm(), &network, &hparams, &[8], [3, 6], 0, init).unwrap();
+    let losses = golden("losses");
+    for (step, &loss) in losses.iter().enumerate() {
+        let of = |what: &str| -> Vec<String> {
+            (0..3).map(|env| format!("batch.step{step}.env{env}.{what}")).collect()
+        };
+        let x: Vec<f32> = of("x").iter().flat_map(|name| golden(name)).collect();
+        let y: Vec<u32> = of("y").iter().flat_map(|name| record.u32s(name).unwrap()).collect();
+        trainer.step(step as u32, &x, &y, true).unwrap();
+        let logged = trainer.logged(1).unwrap()["loss"];
+        assert!((logged - loss).abs() < 1e-5 * loss, "step {step}: {logged} for {loss}");
+    }
+    let close = |got: &[f32], want: &[f32], what: &str| {
+        assert_eq!(got.len(), want.len(), "{what}");
+        assert!(got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-5), "{what}: {got:?} for {want:?}");
+    };
+    for name in ["input.weight", "hiddens.0.bias", "output.weight", "fc.weight", "fc.bias"] {
+        close(&store.read(name).unwrap().1, &golden(&format!("ERM.final.{}", file(name))), name);
+    }
+    let mut predictor = Predictor::new(&store, &*erm(), &network, &[8], 5).unwrap();
+    predictor.run(&golden("test.x")).unwrap();
+    close(&predictor.logits().unwrap(), &golden("ERM.predict"), "predict");
+}
+
+/// Three domains, two classes: squares that are brighter above or below, in tints that differ by domain.
+fn toy(root: &Path) {
+    for (d, domain) in ["art", "photo", "sketch"].into_iter().enumerate() {
+        for (class, name) in ["down", "up"].into_iter().enumerate() {
+            for i in 0..10u32 {
+                let key = Key::new(d as u64, i, name);
+                let pixel = |x: u32, y: u32| {
+                    let bright = if (y < 8) == (class == 1) { 150.0 } else { 20.0 };
+                    let noise = 60.0 * key.uniform(y * 16 + x);
+                    image::Rgb([0, 1, 2].map(|c| (bright + noise + if c == d { 40.0 } else { 0.0 }) as u8))
+                };
+                let folder = root.join(domain).join(name);
+                std::fs::create_dir_all(&folder).unwrap();
+                image::RgbImage::from_fn(16, 16, pixel).save(folder.join(format!("{i}.png"))).unwrap();
+            }
+        }
+    }
+}
+
+fn kaleid(root: &Path, out: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kaleid"));
+    command.arg("train").arg("--data").arg(root).arg("--out").arg(out);
+    command.args(["--arch", "resnet18", "--width", "4", "--size", "16", "--stem", "3", "1"]);
+    command.args(["--batch", "4", "--lr", "0.003"]).args(more);
+    command
+}
+
+fn error(output: Output) -> String {
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    text.lines().rfind(|l| l.starts_with("error: ")).unwrap_or_else(|| panic!("{text}")).to_string()
+}
+
+/// The rows of results.jsonl without what a clock or a place says.
+fn results(out: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(out.join("results.jsonl")).unwrap();
+    let row = |line| {
+        let mut row: Value = serde_json::from_str(line).unwrap();
+        row.as_object_mut().unwrap().remove("step_time");
+        row["args"].as_object_mut().unwrap().remove("output_dir");
+        row
+    };
+    text.lines().map(row).collect()
+}
+
+#[test]
+fn a_killed_run_ends_with_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let [root, whole, cut] = ["toy", "whole", "cut"].map(|n| dir.path().join(n));
+    toy(&root);
+    let more = ["--test-domain", "sketch", "--steps", "41", "--checkpoint-freq", "10", "--seed", "3"];
+    let run = |out: &Path| kaleid(&root, out, &more).output().unwrap();
+
+    let mut child = kaleid(&root, &cut, &more).spawn().unwrap();
+    let start = Instant::now();
+    while !cut.join("checkpoint.safetensors").exists() && start.elapsed() < Duration::from_secs(300) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!cut.join("done").exists(), "the run was over before it was killed");
+    for out in [&whole, &cut] {
+        let output = run(out);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(std::fs::read_to_string(out.join("done")).unwrap(), "done");
+    }
+    let model = |out: &Path| std::fs::read(out.join("model.safetensors")).unwrap();
+    assert!(model(&whole) == model(&cut));
+    assert_eq!(results(&whole), results(&cut));
+
+    let rows = results(&whole);
+    assert_eq!(rows.iter().map(|r| r["step"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 10, 20, 30, 40]);
+    let number = |row: &Value, key: &str| row[key].as_f64().unwrap_or_else(|| panic!("no {key} in {row}"));
+    assert!(number(&rows[4], "loss") < 0.5 * number(&rows[0], "loss"), "{rows:?}");
+    assert!(number(&rows[4], "env2_in_acc") > 0.9 && number(&rows[4], "env0_out_acc") > 0.7, "{}", rows[4]);
+    for file in ["out.txt", "err.txt", "train.json"] {
+        assert!(whole.join(file).exists(), "{file}");
+    }
+    // Finished: read, not run again. Another command may not have the folder.
+    assert!(run(&whole).status.success());
+    let other = kaleid(&root, &whole, &["--test-domain", "photo"]).output().unwrap();
+    assert!(
+        error(other).contains("whole: holds another run (checkpoint_freq 10, not 300): choose another --out")
+    );
+}
+
+#[test]
+fn runs_that_cannot_be_are_one_clear_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, out) = (dir.path().join("toy"), dir.path().join("out"));
+    toy(&root);
+    let fails = |more: &[&str]| error(kaleid(&root, &out, more).output().unwrap());
+    let cases: [(&[&str], &str); 5] = [
+        (&["--test-domain", "clipart"], "no domain clipart: there are art, photo, sketch"),
+        (&["--algorithm", "IRMM"], "no algorithm IRMM: there are ERM"),
+        (&["--test-envs", "0", "1", "2"], "all 3 domains are test domains"),
+        (&["--variant", "qd"], "variant qd needs --extra"),
+        (&["--hparams", r#"{"momentum": 1}"#], "no hyper-parameter momentum"),
+    ];
+    for (more, says) in &cases {
+        assert!(fails(more).contains(says), "{more:?}: {}", fails(more));
+    }
+    std::fs::write(root.join("photo/up/5.png"), "no image").unwrap();
+    assert!(fails(&["--test-domain", "sketch"]).contains("5.png: not a readable image"));
+}
