@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Time kernels
 ///
-/// Each case runs for about a second; its median time counts. The roofline column is the share of what the adapter can do at best,
+/// Each case runs for about a second; its best time counts. The roofline column is the share of what the adapter can do at best,
 /// in arithmetic or in memory traffic, whichever is larger.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:

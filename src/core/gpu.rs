@@ -103,6 +103,8 @@ pub struct Caps {
     pub timestamps: bool,
     /// Compiled pipelines can be kept on disk by us.
     pub pipeline_cache: bool,
+    /// Pipelines can be compiled in several threads. Over GL they cannot: a thread waits a second for the context, then panics.
+    pub parallel_compile: bool,
     /// Largest number of invocations in a workgroup.
     pub invocations: usize,
     /// Bytes of workgroup memory.
@@ -126,6 +128,7 @@ impl Caps {
             subgroups: false,
             timestamps: false,
             pipeline_cache: false,
+            parallel_compile: true,
             invocations: limits.max_compute_invocations_per_workgroup as usize,
             workgroup_bytes: limits.max_compute_workgroup_storage_size as usize,
             buffer_bytes: limits.max_buffer_size,
@@ -149,6 +152,7 @@ impl Caps {
             subgroups: features.contains(wgpu::Features::SUBGROUP),
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
             pipeline_cache: features.contains(wgpu::Features::PIPELINE_CACHE),
+            parallel_compile: info.backend != wgpu::Backend::Gl,
             invocations: limits.max_compute_invocations_per_workgroup as usize,
             workgroup_bytes: limits.max_compute_workgroup_storage_size as usize,
             buffer_bytes: limits.max_buffer_size,

@@ -474,7 +474,7 @@ fn split(steps: &[Step], gflops: f64) -> Vec<usize> {
     ends
 }
 
-/// Compiles every pipeline that the live nodes need and that is not there yet, on all cores.
+/// Compiles every pipeline that the live nodes need and that is not there yet, on all cores where the adapter can.
 fn compile_all(gpu: &Gpu, inner: &Inner, layout: &Layout) {
     let mut seen = HashSet::new();
     let kernels: Vec<_> = layout
@@ -490,7 +490,11 @@ fn compile_all(gpu: &Gpu, inner: &Inner, layout: &Layout) {
             gpu.pipeline(kernel, *inputs, *outputs);
         }
     };
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(kernels.len());
-    std::thread::scope(|scope| (0..threads).for_each(|_| _ = scope.spawn(work)));
+    if gpu.caps().parallel_compile {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(kernels.len());
+        std::thread::scope(|scope| (0..threads).for_each(|_| _ = scope.spawn(work)));
+    } else {
+        work();
+    }
     gpu.save_cache();
 }

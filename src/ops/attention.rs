@@ -27,15 +27,20 @@ impl Split {
         Split { rows, columns: width.div_ceil(parts), parts, items: (threads / parts).max(1) }
     }
 
+    /// Do the columns of the threads of an item add up to just the width?
+    fn is_full(&self, width: usize) -> bool {
+        self.columns * self.parts == width
+    }
+
     /// The kernel of `shaders/FILE.wgsl`, which adds up `sums` blocks of scores for each block of rows.
-    fn kernel(&self, file: &'static str, width: usize, sums: usize) -> Kernel {
+    fn kernel(&self, file: &'static str, full: bool, sums: usize) -> Kernel {
         let kernel = Kernel::new(file, "main")
             .int("R_i", self.rows)
             .int("R_d", self.columns)
             .int("PARTS", self.parts)
             .int("THREADS", self.items * self.parts)
             .int("SLOTS", sums * self.rows)
-            .int("FULL", (self.columns * self.parts == width) as usize)
+            .int("FULL", full as usize)
             .part("attention/rows");
         kernel.part(if self.parts == 1 { "attention/whole" } else { "attention/split" })
     }
@@ -77,22 +82,24 @@ impl Graph {
         };
         let sizes = [b, tq, tk, h, hk, width, options.causal as usize];
         let row_shape = [b, h, tq];
-        let call = self.call(split.kernel("attention", width, 1)).input(q).input(k).input(v);
+        let call = self.call(split.kernel("attention", split.is_full(width), 1)).input(q).input(k).input(v);
         let call = call.ints(sizes).float(scale).groups(split.groups(b * h, tq)).flops(2.0 * product);
         let [y, lse] = call.outputs([(q.shape(), DType::F32), (&row_shape, DType::F32)]);
 
         self.vjp(y, move |g, dy| {
-            let split = match g.caps().class {
-                Class::Software => Split::new(32, width, 2, 10),
-                _ => Split::new(64, width, 1, 2),
+            let (split, dkv) = match g.caps().class {
+                Class::Software => (Split::new(32, width, 2, 10), Split::new(32, width, 2, 10)),
+                _ => (Split::new(64, width, 1, 2), Split::new(64, width, 1, if width > 64 { 2 } else { 1 })),
             };
-            let kernel = split.kernel("attention_dq", width, 2);
+            let kernel = split.kernel("attention_dq", split.is_full(width), 2);
             let call = g.call(kernel).input(q).input(k).input(v).input(dy).input(y).input(lse);
             let call = call.ints(sizes).float(scale).groups(split.groups(b * h, tq)).flops(3.0 * product);
             let [dq, delta] = call.outputs([(q.shape(), DType::F32), (&row_shape, DType::F32)]);
-            let kernel = split.kernel("attention_dkv", width, 2);
+            // Without the check whether a column exists, RDNA1's compiler loads two columns so early that it must spill.
+            let full = dkv.is_full(width) && (g.caps().class == Class::Software || dkv.columns == 1);
+            let kernel = dkv.kernel("attention_dkv", full, 2);
             let call = g.call(kernel).input(q).input(k).input(v).input(dy).input(lse).input(delta);
-            let call = call.ints(sizes).float(scale).groups(split.groups(b * hk, tk)).flops(4.0 * product);
+            let call = call.ints(sizes).float(scale).groups(dkv.groups(b * hk, tk)).flops(4.0 * product);
             let [dk, dv] = call.outputs([(k.shape(), DType::F32), (v.shape(), DType::F32)]);
             vec![(q, dq), (k, dk), (v, dv)]
         });
