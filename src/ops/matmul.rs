@@ -42,8 +42,11 @@ impl Tile {
     pub fn choose(class: Class, m: usize, n: usize) -> Self {
         let tile = |wg_m, wg_n, r_i, r_j, k| Tile { wg_m, wg_n, r_i, r_j, k };
         match class {
+            Class::Software if n <= 4 => tile(16, 1, 4, 1, 8),
+            Class::Software if n <= 16 => tile(16, 2, 4, 2, 8),
             Class::Software if n <= 32 => tile(16, 4, 4, 2, 8),
             Class::Software if n <= 64 => tile(16, 4, 4, 4, 8),
+            Class::Software if n <= 96 => tile(8, 8, 4, 3, 8),
             Class::Software => tile(8, 8, 4, 4, 8),
             _ if m <= 64 || n <= 64 => tile(16, 16, 1, 1, 16),
             _ => tile(16, 16, 2, 2, 16),
