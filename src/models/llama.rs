@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 
 /// Tokens of a prompt that one run of the model takes in.
-const CHUNK: usize = 16;
+const CHUNK: usize = 64;
 /// Added to scores that a token must not see: e to this is 0.
 const UNSEEN: f32 = -1e30;
 

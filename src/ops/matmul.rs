@@ -206,6 +206,11 @@ impl Graph {
     /// Records one gemm. K is cut into pieces where the result alone has too few tiles to fill the device.
     pub(crate) fn gemm(&self, call: Gemm) -> Tensor {
         let Gemm { batch, m, n, k, epilogue, .. } = call;
+        let rows_of_k =
+            call.load_a == "gemm/a_rows" && call.load_b == "gemm/b_cols" && call.vec_a && call.vec_b;
+        if m <= 4 && rows_of_k {
+            return self.thin(call);
+        }
         let class = self.caps().class;
         let tile = Tile::choose(class, m, n);
         let groups = tile.groups(m, n) * batch;
@@ -258,6 +263,29 @@ impl Graph {
             .flops(2.0 * call.macs.unwrap_or((batch * m * n) as f64 * k as f64))
             .output(&shape);
         if splits > 1 { self.reshape(self.sum(y, &[0]), &call.c_shape) } else { y }
+    }
+
+    /// Records a product of few rows: `shaders/thin.wgsl`.
+    fn thin(&self, call: Gemm) -> Tensor {
+        let Gemm { batch, m, n, k, a, b, epilogue, .. } = call;
+        let lanes = if self.caps().class == Class::Software { 8 } else { 16 };
+        let kernel = Kernel::new("thin", "main").int("R_i", m).int("LANES", lanes);
+        let kernel = kernel.part("gemm/read_a_vec4").alias("A", "vec4f").part(epilogue.act.part());
+        let kernel = match b.dtype() {
+            DType::F16 => kernel.part("gemm/read_b_f16x4").alias("B", "vec2u"),
+            _ => kernel.part("gemm/read_b_vec4").alias("B", "vec4f"),
+        };
+        let given = [epilogue.bias.is_some() as usize, epilogue.residual.is_some() as usize];
+        self.call(kernel)
+            .input(a)
+            .input(b)
+            .input(epilogue.bias.unwrap_or(a))
+            .input(epilogue.residual.unwrap_or(a))
+            .ints([n, k, call.a_step, call.b_step, batch])
+            .ints(given)
+            .groups(batch * n.div_ceil(64 / lanes))
+            .flops(2.0 * (batch * m * n) as f64 * k as f64)
+            .output(&call.c_shape)
     }
 
     /// The backward of an epilogue around the backward of a bare product, `inner`. The kernel does not keep the activation's

@@ -54,6 +54,30 @@ fn batches_are_multiplied_entry_by_entry_or_share_one_matrix() {
 }
 
 #[test]
+fn few_rows_have_a_kernel_of_their_own() {
+    let options = Matmul { transpose_b: true, ..Default::default() };
+    for (batch, m, n, k) in [(1, 1, 37, 100), (1, 2, 8, 4), (3, 3, 21, 36), (2, 4, 1, 132)] {
+        Case::new("matmul_with", &[&[batch, m, k], &[batch, n, k]])
+            .check(|g, x| g.matmul_with(x[0], x[1], options), |x| matmul(&x[0], &transpose(&x[1])));
+    }
+    for rows in 1..=4 {
+        let shapes: [&[usize]; 4] = [&[rows, 52], &[19, 52], &[19], &[rows, 19]];
+        Case::new("linear_with", &shapes).tolerance(5e-5).check(
+            |g, x| {
+                g.linear_with(x[0], x[1], Epilogue { bias: Some(x[2]), act: Act::Silu, residual: Some(x[3]) })
+            },
+            |x| {
+                let y = matmul(&x[0], &transpose(&x[1]));
+                Arr::from_fn(&y.shape, |at| {
+                    let z = y.at(at) + x[2].data[at[3]];
+                    z / (1.0 + (-z).exp()) + x[3].at(at)
+                })
+            },
+        );
+    }
+}
+
+#[test]
 fn long_inner_sizes_are_cut_and_summed() {
     Case::new("matmul", &[&[4, 4100], &[4100, 5]])
         .check(|g, x| g.matmul(x[0], x[1]), |x| matmul(&x[0], &x[1]));

@@ -99,6 +99,7 @@ fn products(t: &mut Table) {
         let w = r.g.state("w", &[320, 320], DType::F16, Init::Zeros);
         vec![r.g.linear(r.f32(&TOKENS), w, None)]
     });
+    t.forward("linear_one_token", |r| vec![r.g.linear(r.f32(&[1, 576]), r.f32(&[49152, 576]), None)]);
     t.both("conv3x3_320_64", |r| r.g.conv2d(r.f32(&IMAGE), r.f32(&[320, 3, 3, 320]), Conv::same(3)));
     for (name, wrt) in [("conv_320_64_dx", 0), ("conv_320_64_dw", 1)] {
         t.forward(name, move |r| {
@@ -200,6 +201,10 @@ fn rows(t: &mut Table) {
     t.both("scatter_rows", |r| {
         let src = r.f32(&[616, 768]);
         r.g.scatter_rows(src, r.u32(&[616], 4096), 4096)
+    });
+    t.forward("write_rows", |r| {
+        let cache = r.g.state("cache", &[8, 4096, 64], DType::F32, Init::Zeros);
+        vec![r.g.write_rows(cache, r.f32(&[8, 64, 64]), r.u32(&[1], 4032))]
     });
 }
 
