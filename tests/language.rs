@@ -9,6 +9,8 @@ use kaleid::data::tokenizer::Tokenizer;
 use kaleid::models::chat::{ChatModel, Sampling};
 use kaleid::models::clip::{ClipConfig, ClipEmbedder, Preprocess, TextEncoder};
 use kaleid::models::config::Config;
+use kaleid::models::golden::Comparison;
+use kaleid::models::llama::{Llama, argmax};
 use std::path::Path;
 
 fn gpu() -> Gpu {
@@ -157,6 +159,27 @@ fn a_text_encoder_reads_files_with_and_without_the_old_prefix() {
     write("text_encoder/config.json", config.replace("128", "130").as_bytes());
     let wrong = TextEncoder::open(&gpu, &folder, DType::F32).err().unwrap().to_string();
     assert!(wrong.contains("fc1.weight has shape [128, 64], expected [130, 64]"), "{wrong}");
+}
+
+#[test]
+fn a_text_read_in_runs_of_many_tokens_gives_what_single_ones_give() {
+    let config = Config::of(&golden("llama_tiny")).unwrap();
+    let mut llama = Llama::new(&gpu(), &config, Checkpoint::synthetic(), 1000, DType::F32).unwrap();
+    let key = Key::new(0, 0, "tokens");
+    let ids: Vec<u32> = (0..100).map(|i| key.below(i, 512)).collect();
+    let whole = llama.read(&ids, true).unwrap();
+    assert_eq!(whole.len(), 100 * 512);
+    llama.reset();
+    llama.read(&ids[..70], false).unwrap();
+    for i in 70..100 {
+        let one = llama.read(&ids[i..=i], false).unwrap();
+        let error = Comparison::new("logits", &one, &whole[i * 512..][..512], 1e-5);
+        assert!(error.holds(), "token {i}: {error:?}");
+    }
+    // The model was made for 128 positions, so there is room for 28 more.
+    let last = llama.generate(&ids[..1], 100, |logits| Some(argmax(logits))).unwrap();
+    assert_eq!(last.len(), 28);
+    assert!(llama.read(&ids[..1], false).unwrap_err().to_string().contains("room for 128"));
 }
 
 #[test]
