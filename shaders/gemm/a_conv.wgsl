@@ -15,11 +15,12 @@ fn prepare_a(z: u32, m: u32) -> RowsA {
 }
 
 fn load_a(r: RowsA, k: u32, k_end: u32) -> mat4x4f {
-    let tap = k / p.c;
-    let y = r.y + i32(tap / p.kw);
-    let x = r.x + i32(tap % p.kw);
+    let tap = quotient(k, p.c);
+    let ky = quotient(tap, p.kw);
+    let y = r.y + i32(ky);
+    let x = r.x + i32(tap - ky * p.kw);
     let inside = (y >= vec4i()) & (y < vec4i(i32(p.h))) & (x >= vec4i()) & (x < vec4i(i32(p.w))) & vec4<bool>(k < k_end);
-    let at = select(vec4u(), r.start + vec4u(y * i32(p.w) + x) * p.c + k % p.c, inside);
+    let at = select(vec4u(), r.start + vec4u(y * i32(p.w) + x) * p.c + k - tap * p.c, inside);
     return mat4x4f(
         select(vec4f(), read_a(at.x), inside.x), select(vec4f(), read_a(at.y), inside.y),
         select(vec4f(), read_a(at.z), inside.z), select(vec4f(), read_a(at.w), inside.w));

@@ -40,11 +40,12 @@ fn prepare_a(z: u32, m: u32) -> RowsA {
 }
 
 fn load_a(r: RowsA, k: u32, k_end: u32) -> mat4x4f {
-    let tap = k / p.o;
-    let y = r.y - i32(tap / r.taps_x);
-    let x = r.x - i32(tap % r.taps_x);
+    let tap = quotient(k, p.o);
+    let ky = quotient(tap, r.taps_x);
+    let y = r.y - i32(ky);
+    let x = r.x - i32(tap - ky * r.taps_x);
     let inside = (y >= vec4i()) & (y < vec4i(i32(p.oh))) & (x >= vec4i()) & (x < vec4i(i32(p.ow))) & vec4<bool>(k < k_end);
-    let at = select(vec4u(), r.start + vec4u(y * i32(p.ow) + x) * p.o + k % p.o, inside);
+    let at = select(vec4u(), r.start + vec4u(y * i32(p.ow) + x) * p.o + k - tap * p.o, inside);
     return mat4x4f(
         select(vec4f(), read_a(at.x), inside.x), select(vec4f(), read_a(at.y), inside.y),
         select(vec4f(), read_a(at.z), inside.z), select(vec4f(), read_a(at.w), inside.w));

@@ -6,12 +6,13 @@ struct ColsB { n: u32, first: vec2u, taps_x: u32 }
 fn prepare_b(z: u32, n: u32) -> ColsB { return ColsB(n, first_tap(z), max(tap_count(z).y, 1u)); }
 
 fn load_b(r: ColsB, k: u32, k_end: u32) -> mat4x4f {
-    let tap = k / p.o;
-    let ky = r.first.x + tap / r.taps_x * p.stride;
-    let kx = r.first.y + tap % r.taps_x * p.stride;
+    let tap = quotient(k, p.o);
+    let tap_y = quotient(tap, r.taps_x);
+    let ky = r.first.x + tap_y * p.stride;
+    let kx = r.first.y + (tap - tap_y * r.taps_x) * p.stride;
     let ok = r.n < p.n && k < k_end;
     let step = p.kh * p.kw * p.c;
-    let at = select(0u, k % p.o * step + (ky * p.kw + kx) * p.c + r.n, ok);
+    let at = select(0u, (k - tap * p.o) * step + (ky * p.kw + kx) * p.c + r.n, ok);
     let next = select(0u, step, ok);
     return mat4x4f(row_b(at, ok), row_b(at + next, ok), row_b(at + 2u * next, ok), row_b(at + 3u * next, ok));
 }

@@ -84,7 +84,8 @@ impl ResNetConfig {
     }
 }
 
-/// Images x (N, H, W, C) -> features (N, [`ResNetConfig::features`]).
+/// Images x (N, H, W, 3) -> features (N, [`ResNetConfig::features`]). A fourth channel, of zeros, spares a copy of the images:
+/// convolutions read four at a time.
 pub fn features(g: &Graph, w: &Weights, config: &ResNetConfig, x: Tensor, mode: BatchNorm) -> Tensor {
     let stem = Conv::strided(config.stem_stride, config.stem_kernel / 2);
     let mut x = conv_norm(g, w, ["conv1", "bn1"], x, config.width, config.stem_kernel, stem, mode);
@@ -150,7 +151,13 @@ fn conv_norm(
     mode: BatchNorm,
 ) -> Tensor {
     let _scope = g.scope(conv_name);
-    let x = nn::conv2d(g, &w.sub(conv_name), x, out, kernel, conv, false);
+    let x = match (conv_name, x.last()) {
+        ("conv1", 4) => {
+            let weight = w.sub(conv_name).get("weight", &[out, 3, kernel, kernel]);
+            g.conv2d(x, g.pad(weight, &[(0, 0), (0, 0), (0, 0), (0, 1)]), conv)
+        }
+        _ => nn::conv2d(g, &w.sub(conv_name), x, out, kernel, conv, false),
+    };
     let norm = w.sub(norm_name);
     let [weight, bias, mean, var] =
         ["weight", "bias", "running_mean", "running_var"].map(|n| norm.get(n, &[out]));

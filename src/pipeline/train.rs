@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 /// Statistics of ImageNet's channels.
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const STD: [f32; 3] = [0.229, 0.224, 0.225];
+/// Channels of an image on the device: three, and one of zeros (see [`resnet::features`]).
+const CHANNELS: usize = 4;
 /// Images of one prediction; DomainBed's number.
 const EVAL_BATCH: usize = 64;
 /// Least time between two checkpoints.
@@ -187,7 +189,7 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     let start = folder.restore(&mut store)?;
     records.retain(|r| r["step"].as_u64() < Some(start as u64));
     let init = initial_values(config)?;
-    let sample = [config.size, config.size, 3];
+    let sample = [config.size, config.size, CHANNELS];
     let sizes = [training.len(), batch];
     let mut trainer = Trainer::new(&mut store, make, &network, &hparams, &sample, sizes, config.seed, init)?;
     let mut predictor =
@@ -370,16 +372,18 @@ struct Shown<'a> {
 }
 
 impl Shown<'_> {
-    /// `rows` images, normalised, (rows, size, size, 3); `picture` makes one.
+    /// `rows` images, normalised, (rows, size, size, CHANNELS); `picture` makes one.
     fn tensor(&self, rows: usize, picture: impl Fn(usize) -> Rgb + Sync) -> Vec<f32> {
-        let table: Vec<f32> =
-            (0..768).map(|i| (((i / 3) as f32 / 255.0) - MEAN[i % 3]) / STD[i % 3]).collect();
-        let pixels = self.config.size * self.config.size * 3;
-        let mut x = vec![0.0; rows * pixels];
-        x.par_chunks_mut(pixels).enumerate().for_each(|(row, to)| {
+        let normal = |v: usize, c: usize| (v as f32 / 255.0 - MEAN[c]) / STD[c];
+        let table: Vec<[f32; 3]> = (0..256).map(|v| [0, 1, 2].map(|c| normal(v, c))).collect();
+        let length = self.config.size * self.config.size * CHANNELS;
+        let mut x = vec![0.0; rows * length];
+        x.par_chunks_mut(length).enumerate().for_each(|(row, to)| {
             let image = picture(row);
-            for (i, (to, &v)) in to.iter_mut().zip(&image.data).enumerate() {
-                *to = table[usize::from(v) * 3 + i % 3];
+            for (to, from) in to.chunks_exact_mut(CHANNELS).zip(image.data.chunks_exact(3)) {
+                for c in 0..3 {
+                    to[c] = table[usize::from(from[c])][c];
+                }
             }
         });
         x
