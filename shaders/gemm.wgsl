@@ -69,10 +69,11 @@ fn get_b(k4: u32, n4: u32) -> mat4x4f {
     return mat4x4f(b_tile[at], b_tile[at + N4], b_tile[at + 2u * N4], b_tile[at + 3u * N4]);
 }
 
-/// What the accumulators of four columns start with.
+/// What the accumulators of four columns start with. No branch: lavapipe compiles a kernel again at every dispatch where a branch
+/// depends on nothing but parameters.
 fn start(n: u32) -> mat4x4f {
-    if p.bias == 0u { return mat4x4f(); }
-    let v = vec4f(bias[n], bias[n + 1u], bias[n + 2u], bias[n + 3u]);
+    let at = n * p.bias;
+    let v = select(vec4f(), vec4f(bias[at], bias[at + 1u], bias[at + 2u], bias[at + 3u]), p.bias == 1u);
     return mat4x4f(v, v, v, v);
 }
 

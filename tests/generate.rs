@@ -188,6 +188,10 @@ fn what_is_wrong_is_said_in_one_line() {
         &["scheduler \"heun\" is not known; choose one of ddim"],
     );
     expect(at(&["--prompt", "a", "--steps", "2000"]), &["2000 steps: the ddim scheduler takes 1 to 1000"]);
+    expect(
+        at(&["--prompt", "a", "--size", "8192"]),
+        &["8192x8192 in batches of 1: ", "choose a smaller size"],
+    );
     let prompts = temp.path().join("prompts.jsonl");
     let prompts_are = |text: &str| {
         std::fs::write(&prompts, text).unwrap();

@@ -163,12 +163,7 @@ impl Sampler {
         }
         let negative = text.encode(&[&options.negative])?;
 
-        let too_small = || {
-            format!(
-                "{width}x{height} in batches of {batch} does not fit {}; try smaller ones",
-                gpu.caps().adapter
-            )
-        };
+        let what = || format!("{width}x{height} in batches of {batch}");
         let latent = [height, width].map(|s| s / model.vae.scale());
         let latents = |n: usize| [n, latent[0], latent[1], model.vae.latent_channels];
         let unet = {
@@ -182,8 +177,8 @@ impl Sampler {
             let context = g.input("context", &[x.dim(0), tokens, context_width], DType::F32);
             g.output("out", unet::unet(&g, &w, &model.unet, x, time, guidance, context));
             let mut store = Store::new(gpu);
-            store.load(&model.folder.sub("unet").weights()?, &w).with_context(too_small)?;
-            let mut plan = Plan::new(gpu, g, &store).with_context(too_small)?;
+            store.load(&model.folder.sub("unet").weights()?, &w)?;
+            let mut plan = Plan::new(gpu, g, &store).with_context(what)?;
             if distilled {
                 plan.write("guidance", &model.unet.guidance_embedding(options.guidance))?;
             }
@@ -196,8 +191,8 @@ impl Sampler {
             g.output("image", vae::decode(&g, &w, &model.vae, z));
             let mut store = Store::new(gpu);
             let weights = vae::modern_names(model.folder.sub("vae").weights()?);
-            store.load(&weights, &w).with_context(too_small)?;
-            Plan::new(gpu, g, &store).with_context(too_small)?
+            store.load(&weights, &w)?;
+            Plan::new(gpu, g, &store).with_context(what)?
         };
         Ok(Sampler {
             text,
