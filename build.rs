@@ -39,5 +39,5 @@ fn table(name: &str, kind: &str, folder: &str, extension: &str, names: &[String]
     let rows: String = names.iter().map(row).collect();
     let (constant, ty) = (name.to_uppercase(), if kind == "str" { "str" } else { "[u8]" });
     let out = PathBuf::from(std::env::var("OUT_DIR").unwrap()).join(format!("{name}.rs"));
-    std::fs::write(out, format!("pub const {constant}: &[(&str, &{ty})] = &[\n{rows}];\n")).unwrap();
+    std::fs::write(out, format!("const {constant}: &[(&str, &{ty})] = &[\n{rows}];\n")).unwrap();
 }

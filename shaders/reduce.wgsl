@@ -1,5 +1,5 @@
-// Reduces the middle of x (outer, r, inner) in pieces of at most `piece`: y (outer, ceil(r / piece), inner). The combination
-// (sum, max) comes from a part in reduce/.
+// y = the combination (sum or max, a part in reduce/) over the middle of x (outer, r, inner), in pieces of at most `piece`:
+// y (outer, ceil(r / piece), inner).
 // rows: inner is 1; a workgroup a piece, neighbours read neighbours. cols: a thread an element of y, walking down its column.
 
 struct Params { outer: u32, r: u32, inner: u32, piece: u32 }

@@ -85,11 +85,46 @@ impl Graph {
     pub(crate) fn act_backward(&self, act: &'static str, x: Tensor, dy: Tensor) -> Tensor {
         let call = self.call(Kernel::new("unary", "backward").part(act)).input(x).input(dy).ints([x.len()]);
         let dx = call.threads(x.len().div_ceil(4), 64).output(x.shape());
-        if act == "act/relu" {
-            // Its second derivative is zero (and undefined at zero).
-            self.vjp(dx, move |g, v| vec![(dy, g.act_backward(act, x, v))]);
-        }
+        self.vjp(dx, move |g, v| {
+            let mut grads = vec![(dy, g.act_backward(act, x, v))];
+            grads.extend(g.second_derivative(act, x).map(|slope| (x, g.mul(g.mul(v, dy), slope))));
+            grads
+        });
         dx
+    }
+
+    /// act''(x), of differentiable ops; none where it is zero.
+    fn second_derivative(&self, act: &'static str, x: Tensor) -> Option<Tensor> {
+        // s and 1 - 2 s for s = sigmoid(a x), whose derivative is a s (1 - s).
+        let sigmoid = |a: f32| {
+            let s = self.sigmoid(self.scale(x, a));
+            (s, self.add_scalar(self.scale(s, -2.0), 1.0))
+        };
+        let bell = |s| self.sub(s, self.mul(s, s));
+        match act {
+            "act/tanh" => {
+                let y = self.tanh(x);
+                Some(self.scale(self.sub(y, self.mul(y, self.mul(y, y))), -2.0))
+            }
+            "act/sigmoid" => {
+                let (s, tilt) = sigmoid(1.0);
+                Some(self.mul(bell(s), tilt))
+            }
+            "act/silu" | "act/quick_gelu" => {
+                let a = if act == "act/silu" { 1.0 } else { 1.702 };
+                let (s, tilt) = sigmoid(a);
+                let factor = self.add_scalar(self.mul(self.scale(x, a), tilt), 2.0);
+                Some(self.scale(self.mul(bell(s), factor), a))
+            }
+            "act/gelu" => {
+                let square = self.mul(x, x);
+                let density = self.scale(self.exp(self.scale(square, -0.5)), 0.398_942_3);
+                Some(self.mul(density, self.add_scalar(self.scale(square, -1.0), 2.0)))
+            }
+            // Undefined at zero.
+            "act/relu" => None,
+            _ => unreachable!("the backward of {act} is made of other ops"),
+        }
     }
 
     /// y = a gelu(b), where a and b are the halves of the last dimension of x: the GEGLU (Shazeer 2020) of diffusers.

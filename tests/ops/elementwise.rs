@@ -16,6 +16,16 @@ fn normal_integral(x: f64) -> f64 {
 }
 
 #[test]
+fn activations_can_be_differentiated_twice() {
+    let case = |name| Case::new(name, &[&[2, 5]]).range(-3.0, 3.0).tolerance(5e-5);
+    case("silu").check_second(0, |g, x| g.silu(x[0]), |x| x[0].map(|v| v * sigmoid(v)));
+    case("gelu").check_second(0, |g, x| g.gelu(x[0]), |x| x[0].map(|v| v * normal_integral(v)));
+    case("quick_gelu").check_second(0, |g, x| g.quick_gelu(x[0]), |x| x[0].map(|v| v * sigmoid(1.702 * v)));
+    case("sigmoid").check_second(0, |g, x| g.sigmoid(x[0]), |x| x[0].map(sigmoid));
+    case("tanh").check_second(0, |g, x| g.tanh(x[0]), |x| x[0].map(f64::tanh));
+}
+
+#[test]
 fn activations_equal_their_formulas_and_derivatives() {
     let shapes: [&[usize]; 4] = [&[2, 3, 37], &[1], &[5], &[1, 4, 4, 8]];
     for s in shapes {

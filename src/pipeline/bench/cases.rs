@@ -198,6 +198,14 @@ fn rows(t: &mut Table) {
         let table = r.g.state("table", &[49408, 768], DType::F16, Init::Zeros);
         vec![r.g.gather_rows(table, r.u32(&[8, 77], 49408))]
     });
+    t.forward("gather_rows_f16_odd", |r| {
+        let table = r.g.state("table", &[1000, 333], DType::F16, Init::Zeros);
+        vec![r.g.gather_rows(table, r.u32(&[8, 77], 1000))]
+    });
+    t.forward("write_rows", |r| {
+        let cache = r.g.state("cache", &[1, 8, 2048, 64], DType::F32, Init::Zeros);
+        vec![r.g.write_rows(cache, r.f32(&[1, 8, 16, 64]), r.u32(&[1], 2032))]
+    });
     t.both("scatter_rows", |r| {
         let src = r.f32(&[616, 768]);
         r.g.scatter_rows(src, r.u32(&[616], 4096), 4096)
