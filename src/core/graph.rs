@@ -5,7 +5,7 @@
 
 use super::gpu::Caps;
 use super::kernel::Kernel;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -148,6 +148,8 @@ pub struct Graph {
     caps: Caps,
     pub(crate) inner: RefCell<Inner>,
     scopes: RefCell<Vec<String>>,
+    /// A panic is on its way out and has said at which scope.
+    panicked: Cell<bool>,
 }
 
 /// Ends a scope when dropped.
@@ -155,14 +157,24 @@ pub struct ScopeGuard<'g>(&'g Graph);
 
 impl Drop for ScopeGuard<'_> {
     fn drop(&mut self) {
-        self.0.scopes.borrow_mut().pop();
+        let mut scopes = self.0.scopes.borrow_mut();
+        // Shapes that do not fit panic inside an op, which does not know where in the model it is.
+        if std::thread::panicking() && !self.0.panicked.replace(true) {
+            eprintln!("while recording '{}'", scopes.join("."));
+        }
+        scopes.pop();
     }
 }
 
 impl Graph {
     /// An empty graph whose ops choose kernel variants for a device of these abilities.
     pub fn new(caps: &Caps) -> Self {
-        Graph { caps: caps.clone(), inner: RefCell::default(), scopes: RefCell::default() }
+        Graph {
+            caps: caps.clone(),
+            inner: RefCell::default(),
+            scopes: RefCell::default(),
+            panicked: Cell::new(false),
+        }
     }
 
     /// What the device can do.

@@ -1,7 +1,7 @@
 //! From a graph to something that runs: dead code dropped, buffers given to live ranges, pipelines compiled, bind groups made.
 //! A plan is then replayed: a run only encodes the same dispatches again.
 
-use super::gpu::{Gpu, Pipeline, debug_level};
+use super::gpu::{Class, Gpu, Pipeline, debug_level};
 use super::graph::{DType, Graph, Inner, Kind, Tensor};
 use super::profile::{Profile, Row};
 use super::store::Store;
@@ -172,8 +172,6 @@ impl Plan {
                 flops / 1e9
             );
         }
-        compile_all(gpu, &inner, &layout);
-
         let label = |id: usize| {
             let node = inner.nodes.iter().find(|n| n.outputs.contains(&id));
             node.map_or("an output".into(), |n| {
@@ -181,6 +179,7 @@ impl Plan {
             })
         };
         let owner = |slot: usize| layout.slot.iter().find(|(_, s)| **s == slot).map_or(0, |(&id, _)| id);
+        fits(gpu, &memory)?;
         let shared = (0..layout.slots.len())
             .map(|s| gpu.buffer(&label(owner(s)), layout.slots[s]))
             .collect::<Result<Vec<_>>>()
@@ -195,7 +194,8 @@ impl Plan {
             let buffer = match kind {
                 Kind::State(name, init) => store.bind(name, t, *init)?,
                 Kind::Input(name) => {
-                    let buffer = gpu.buffer(name, t.bytes())?;
+                    let buffer =
+                        gpu.buffer(name, t.bytes()).with_context(|| format!("the plan needs {memory}"))?;
                     inputs.insert(name.clone(), (*t, buffer.clone()));
                     buffer
                 }
@@ -218,6 +218,7 @@ impl Plan {
             }
         }
 
+        compile_all(gpu, &inner, &layout);
         let params = gpu.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some("parameters of all steps"),
             size: (layout.live.len().max(1) * PARAM_SLICE) as u64,
@@ -267,7 +268,7 @@ impl Plan {
             .iter()
             .map(|(name, t)| (name.clone(), (*t, buffers[&inner.root(t.id)].clone())))
             .collect();
-        let submits = split(&steps, gpu.caps().class.gflops());
+        let submits = split(steps.iter().map(|s| (s.flops, s.bytes)), gpu.caps().class.gflops());
         Ok(Plan { gpu: gpu.clone(), steps, submits, inputs, outputs, memory, runs: 0, in_flight: vec![] })
     }
 
@@ -458,20 +459,44 @@ impl Step {
 }
 
 /// Ends of the submits: none is estimated to run longer than 100 ms, since Windows resets a GPU that is busy for 2 s.
-fn split(steps: &[Step], gflops: f64) -> Vec<usize> {
-    let (mut ends, mut seconds) = (vec![], 0.0);
-    for (i, step) in steps.iter().enumerate() {
-        let estimate = step.flops / (gflops * 1e9) + step.bytes as f64 / (gflops * 1e9);
+fn split(steps: impl Iterator<Item = (f64, usize)>, gflops: f64) -> Vec<usize> {
+    let (mut ends, mut count, mut seconds) = (vec![], 0, 0.0);
+    for (flops, bytes) in steps {
+        let estimate = (flops + bytes as f64) / (gflops * 1e9);
         if seconds > 0.0 && seconds + estimate > 0.1 {
-            ends.push(i);
+            ends.push(count);
             seconds = 0.0;
         }
         seconds += estimate;
+        count += 1;
     }
-    if !steps.is_empty() {
-        ends.push(steps.len());
+    if count > 0 {
+        ends.push(count);
     }
     ends
+}
+
+/// Refuses a plan that would make a machine swap: a software adapter has the host's memory and takes more than there is. What
+/// other adapters have, no interface tells: they say no when a buffer is made.
+fn fits(gpu: &Gpu, memory: &Memory) -> Result<()> {
+    let total = (memory.input + memory.activation) as u64;
+    let Some(available) = host_memory().filter(|_| gpu.caps().class == Class::Software) else {
+        return Ok(());
+    };
+    if total > available {
+        bail!(
+            "the plan needs {memory}, and this machine has {} MiB left: choose a smaller size or batch, or f16 weights",
+            available >> 20
+        );
+    }
+    Ok(())
+}
+
+/// Bytes of memory that Linux says are available.
+fn host_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? << 10)
 }
 
 /// Compiles every pipeline that the live nodes need and that is not there yet, on all cores where the adapter can.
@@ -497,4 +522,35 @@ fn compile_all(gpu: &Gpu, inner: &Inner, layout: &Layout) {
         work();
     }
     gpu.save_cache();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::GpuOptions;
+
+    #[test]
+    fn submits_end_before_100_ms_and_hold_at_least_one_step() {
+        // At 1 GFLOP/s, so 40, 40, 40, 500 and 10 ms.
+        let steps = [4e7, 4e7, 4e7, 5e8, 1e7].map(|flops| (flops, 0));
+        assert_eq!(split(steps.into_iter(), 1.0), [2, 3, 4, 5]);
+        assert_eq!(split([(0.0, 4); 1000].into_iter(), 1.0), [1000]);
+        assert!(split([].into_iter(), 1.0).is_empty());
+    }
+
+    #[test]
+    fn a_lost_device_is_an_error_that_names_the_step() {
+        let gpu = Gpu::open(&GpuOptions::from_env()).unwrap();
+        let g = Graph::new(gpu.caps());
+        {
+            let _scope = g.scope("tower");
+            g.output("y", g.exp(g.input("x", &[8], DType::F32)));
+        }
+        let mut plan = Plan::new(&gpu, g, &Store::new(&gpu)).unwrap();
+        plan.run().unwrap();
+        gpu.device().destroy();
+        let error = (0..3).find_map(|_| plan.run().err()).expect("a run on a lost device fails");
+        let text = format!("{error:#}");
+        assert!(text.contains("unary_forward") && text.contains("tower"), "{text}");
+    }
 }

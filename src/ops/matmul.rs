@@ -88,6 +88,12 @@ impl Tile {
     }
 }
 
+/// The tile of large matrix products on a class of devices, in words.
+pub fn tiles(class: Class) -> String {
+    let t = Tile::choose(class, 1024, 1024);
+    format!("{} x {} tiles, {} x {} threads of {} x {}", t.m(), t.n(), t.wg_m, t.wg_n, 4 * t.r_i, 4 * t.r_j)
+}
+
 /// One gemm: everything but the loaders' own numbers.
 pub(crate) struct Gemm {
     pub batch: usize,

@@ -95,6 +95,11 @@ fn products(t: &mut Table) {
         let (bias, residual) = (Some(r.f32(&[320])), Some(r.f32(&TOKENS)));
         r.g.linear_with(r.f32(&TOKENS), r.f32(&[320, 320]), Epilogue { bias, act: Act::None, residual })
     });
+    t.forward("linear_odd_f16", |r| {
+        let w = r.g.state("w", &[129, 333], DType::F16, Init::Zeros);
+        let epilogue = Epilogue { residual: Some(r.f32(&[255, 129])), ..Default::default() };
+        vec![r.g.linear_with(r.f32(&[255, 333]), w, epilogue)]
+    });
     t.forward("linear_f16", |r| {
         let w = r.g.state("w", &[320, 320], DType::F16, Init::Zeros);
         vec![r.g.linear(r.f32(&TOKENS), w, None)]
