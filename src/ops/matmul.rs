@@ -43,12 +43,10 @@ impl Tile {
         let tile = |wg_m, wg_n, r_i, r_j, k| Tile { wg_m, wg_n, r_i, r_j, k };
         match class {
             // Thin results, such as the weight gradients of narrow convolutions, and those of few channels. Five blocks beside
-            // each other leave less of 144, 288, 576 columns empty than four, and stay off the cache's powers of two.
+            // each other leave less of 144 or 288 columns empty than four.
             Class::Software if m <= 64 && n <= 32 => tile(8, 4, 2, 2, 8),
             Class::Software if m <= 16 && n <= 64 => tile(1, 8, 4, 2, 8),
-            Class::Software if m <= 16 => tile(2, 8, 2, 5, 16),
-            Class::Software if m <= 32 => tile(2, 8, 4, 5, 8),
-            Class::Software if m <= 64 => tile(4, 8, 4, 5, 8),
+            Class::Software if m <= 64 => tile(m.div_ceil(16).next_power_of_two(), 8, 4, 5, 8),
             Class::Software if n <= 4 => tile(16, 1, 4, 1, 8),
             Class::Software if n <= 16 => tile(8, 1, 4, 4, 8),
             Class::Software if n <= 32 => tile(8, 2, 4, 4, 8),
