@@ -124,7 +124,7 @@ fn dump(dir: &Path) -> Result<()> {
     for class in Class::ALL {
         let sources = bench::sources(class);
         for (name, source) in &sources {
-            kaleid::data::write_atomic(&dir.join(format!("{name}.{class}.wgsl")), source.as_bytes())?;
+            kaleid::data::write_atomic(dir.join(format!("{name}.{class}.wgsl")), source.as_bytes())?;
         }
         println!("{class}: {} kernels", sources.len());
     }
