@@ -1,4 +1,4 @@
-//! Collects `shaders/**/*.wgsl` and `tests/golden/**` into tables (name, contents), so that the binary needs no files beside it.
+//! Collects `shaders/**/*.wgsl`, `tests/golden/**` and `weights/demo/**` into tables (name, contents), so that the binary needs no files beside it.
 use std::path::{Path, PathBuf};
 
 fn main() {
@@ -6,6 +6,7 @@ fn main() {
     shaders.iter_mut().for_each(|f| f.truncate(f.len() - ".wgsl".len()));
     table("shaders", "str", "shaders", ".wgsl", &shaders);
     table("goldens", "bytes", "tests/golden", "", &files("tests/golden"));
+    table("demo", "bytes", "weights/demo", "", &files("weights/demo"));
 }
 
 /// Paths of all files below `folder`, relative to it.

@@ -1,7 +1,7 @@
 """Trains the demo's small models on emoji64 with torch, diffusers and transformers, and writes them where they lie now.
 
     pip install torch diffusers transformers safetensors pillow tokenizers
-    python train.py tokenizer|vae|unet|clip|judge|export EMOJI64 WORK
+    python train.py tokenizer|vae|unet|judge|clip|look|data|export EMOJI64 WORK
 
 Stages run in this order; each reads what those before it left in WORK. EMOJI64 is the unpacked data set. The held-out
 domain (openmoji) and the concepts whose hash is a multiple of five are never read, except by `judge`, which judges only.
@@ -353,6 +353,94 @@ def train_judge(root, work, steps=1500, batch=64):
     print("real unseen concepts: class", (cls.argmax(1) == c).float().mean().item(), "style",
           (style.argmax(1) == d).float().mean().item())
     torch.save(judge.state_dict(), work / "judge.pt")
+
+
+def train_look(root, work, each=6, steps=12, guidance=4):
+    """What the judge says of generated images, a grid of them, and some beside the training image nearest in pixels."""
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel
+    rng = random.Random(6)
+    tokenize = tokenizer(work)
+    vae, unet = AutoencoderKL.from_pretrained(work / "vae"), UNet2DConditionModel.from_pretrained(work / "unet")
+    text, scheduler = CLIPTextModel.from_pretrained(work / "text_encoder"), DDIMScheduler.from_pretrained(work / "scheduler")
+    judge = Judge()
+    judge.load_state_dict(torch.load(work / "judge.pt"))
+    judge.eval()
+    domain = torch.arange(6).repeat_interleave(7 * each)
+    label = torch.arange(7).repeat_interleave(each).repeat(6)
+    names = [rng.choice(GRAMMAR["classes"][c]["concepts"]) if rng.random() < 0.65 else "" for c in label.tolist()]
+    texts = [caption(rng, d, c, n) for d, c, n in zip(domain.tolist(), label.tolist(), names)]
+    scheduler.set_timesteps(steps)
+    made = []
+    with torch.no_grad():
+        for k in range(0, len(texts), 84):
+            ids = tokenize([""] * len(texts[k:k + 84]) + texts[k:k + 84])
+            context = text(ids).last_hidden_state
+            x = torch.randn(len(ids) // 2, 4, 16, 16, generator=torch.Generator().manual_seed(k))
+            for t in scheduler.timesteps:
+                without, with_text = unet(torch.cat([x, x]), t, context).sample.chunk(2)
+                x = scheduler.step(without + guidance * (with_text - without), t, x).prev_sample
+            made.append(vae.decode(x / vae.config.scaling_factor).sample.clamp(-1, 1))
+        made = torch.cat(made)
+        cls, style = (h.argmax(1) for h in judge(made))
+    print(f"{steps} steps, guidance {guidance}: class {(cls == label).float().mean():.3f}"
+          f" style {(style == domain).float().mean():.3f}")
+    for i, name in enumerate(DOMAINS):
+        mine = domain == i
+        print(name, f"class {(cls == label)[mine].float().mean():.2f} style {(style == domain)[mine].float().mean():.2f}")
+    for i, name in enumerate(CLASSES):
+        print(name, f"class {(cls == label)[label == i].float().mean():.2f}")
+    grid = made.view(6, 7, each, 3, 64, 64)[:, :, :3].permute(1, 0, 2, 3, 4, 5).flatten(0, 2)
+    show(grid, work / "samples.png", 18)
+    real, *_ = read_images(root, DOMAINS, lambda stem: not unseen(stem))
+    real = signed(real)
+    few = made[:: max(1, len(made) // 48)]
+    nearest = torch.cat([torch.cdist(f[None].flatten(1), real.flatten(1)).argmin(1) for f in few])
+    show(torch.stack([few, real[nearest]], 1).flatten(0, 1), work / "nearest.png", 16)
+
+
+def train_data(root, work, per_class=14):
+    """The demo's data set: `per_class` seen images of every class of the originals, and all of openmoji, as lossless WebP."""
+    import hashlib, shutil
+    out = HERE / "demo/data"
+    shutil.rmtree(out, ignore_errors=True)
+    for domain in ["clipart", "noto", "twemoji", "openmoji"]:
+        for cls in CLASSES:
+            paths = sorted((root / domain / cls).iterdir())
+            if domain != "openmoji":
+                key = lambda p: hashlib.md5(f"{domain}/{p.stem}".encode()).hexdigest()
+                paths = sorted((p for p in paths if not unseen(p.stem)), key=key)[:per_class]
+            (out / domain / cls).mkdir(parents=True)
+            for path in paths:
+                image = Image.open(path).convert("RGB")
+                image.save(out / domain / cls / f"{path.stem}.webp", lossless=True, quality=100, method=6)
+    shutil.copy(root / "LICENSES.md", out)
+
+
+def train_export(root, work):
+    """Everything as f16 in its Hugging Face layout, where the program takes it from."""
+    import shutil
+    from safetensors.torch import load_file, save_file
+    def folder(name, to):
+        to.mkdir(parents=True, exist_ok=True)
+        for path in sorted((work / name).iterdir()):
+            if path.suffix == ".safetensors":
+                tensors = {k: v.half().contiguous() for k, v in load_file(path).items() if v.is_floating_point()}
+                save_file(tensors, to / path.name, metadata={"format": "pt"})
+            else:
+                shutil.copy(path, to / path.name)
+    demo = HERE / "demo"
+    for name in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"]:
+        folder(name, demo / "stable-diffusion" / name)
+    (demo / "stable-diffusion/model_index.json").write_text(json.dumps({
+        "_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
+        "feature_extractor": [None, None], "safety_checker": [None, None], "requires_safety_checker": False}, indent=2))
+    folder("clip", demo / "clip")
+    folder("tokenizer", demo / "clip")
+    (demo / "clip/preprocessor_config.json").write_text(json.dumps({
+        "size": 64, "crop_size": 64, "resample": 3, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}, indent=2))
 
 
 if __name__ == "__main__":

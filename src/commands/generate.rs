@@ -2,8 +2,8 @@
 
 use anyhow::{Result, bail};
 use kaleid::core::{Gpu, GpuOptions};
-use kaleid::data::folder::Folder;
 use kaleid::diffusion::sampler::Options;
+use kaleid::pipeline::demo;
 use kaleid::pipeline::generate::{self, Job};
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 #[derive(clap::Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["prompts", "prompt"])))]
 pub struct Args {
-    /// Stable Diffusion folder in diffusers' layout
+    /// Stable Diffusion folder in diffusers' layout; `builtin` is the demo's small one
     #[arg(long)]
     model: PathBuf,
     /// File with a prompt a line: {"prompt": .., "file_name": .., "seed": ..}
@@ -76,7 +76,7 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
         negative: args.negative,
     };
     let gpu = Gpu::open(gpu)?;
-    let folder = Folder::from(args.model.as_path());
+    let folder = demo::folder(&args.model, "stable-diffusion");
     let summary = generate::run(&gpu, &folder, &jobs, &args.out, &options, args.seed)?;
     let kept = if summary.kept > 0 { format!(", {} were there", summary.kept) } else { String::new() };
     println!("{} images painted{kept}: {}", summary.painted, args.out.display());

@@ -1,13 +1,20 @@
 //! `kaleid report`
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use kaleid::core::GpuOptions;
+use std::path::PathBuf;
 
 /// Write report.html of a run
 #[derive(clap::Args)]
-pub struct Args {}
+#[command(after_help = "Example:
+  kaleid report runs/demo")]
+pub struct Args {
+    /// The --out folder of a `kaleid run`, finished or not
+    dir: PathBuf,
+}
 
 /// Runs the command.
-pub fn run(_args: Args, _gpu: &GpuOptions) -> Result<()> {
-    bail!("`kaleid report` is not built yet")
+pub fn run(args: Args, _gpu: &GpuOptions) -> Result<()> {
+    println!("{}", kaleid::pipeline::report::run(&args.dir)?.display());
+    Ok(())
 }

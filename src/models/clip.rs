@@ -209,11 +209,11 @@ fn normalize(g: &Graph, x: Tensor) -> Tensor {
     g.div(x, g.sqrt(g.sum(g.mul(x, x), &[1])))
 }
 
-/// Embedding of images (B, projection), length 1, from what [`vision_model`] returns.
-fn image_embeds(g: &Graph, w: &Weights, config: &ClipConfig, hidden: Tensor) -> Tensor {
+/// Embedding of images (B, projection) from what [`vision_model`] returns.
+fn image_features(g: &Graph, w: &Weights, config: &ClipConfig, hidden: Tensor) -> Tensor {
     let class = g.reshape(g.slice(hidden, 1, 0, 1), &[hidden.dim(0), hidden.last()]);
     let y = nn::layer_norm(g, &w.sub("vision_model.post_layernorm"), class, config.vision.tower.eps);
-    normalize(g, nn::linear(g, &w.sub("visual_projection"), y, config.projection, false))
+    nn::linear(g, &w.sub("visual_projection"), y, config.projection, false)
 }
 
 /// Embedding of texts (B, projection), length 1, from what [`text_model`] returns. `end` (B, 1, T) is 1 at the token that
@@ -448,18 +448,32 @@ impl ClipEmbedder {
         self.config.projection
     }
 
-    /// Embeddings of images.
+    /// Embeddings of images, length 1.
     ///
     /// # Errors
     /// A checkpoint that lacks a tensor; a device that fails.
     pub fn images(&mut self, images: &[Rgb]) -> Result<Vec<Vec<f32>>> {
+        self.images_as("embeds", images)
+    }
+
+    /// Embeddings of images as the projection leaves them, of any length.
+    ///
+    /// # Errors
+    /// As [`ClipEmbedder::images`].
+    pub fn image_features(&mut self, images: &[Rgb]) -> Result<Vec<Vec<f32>>> {
+        self.images_as("features", images)
+    }
+
+    fn images_as(&mut self, output: &str, images: &[Rgb]) -> Result<Vec<Vec<f32>>> {
         let size = self.config.vision.image_size;
         if self.images.is_none() {
             let g = Graph::new(self.store.gpu().caps());
             let w = Weights::new(&g, self.dtype);
             let pixels = g.input("pixels", &[BATCH, size, size, 3], DType::F32);
             let hidden = vision_model(&g, &w.sub("vision_model"), &self.config.vision, pixels);
-            g.output("embeds", image_embeds(&g, &w, &self.config, hidden));
+            let features = image_features(&g, &w, &self.config, hidden);
+            g.output("features", features);
+            g.output("embeds", normalize(&g, features));
             self.store.load(&self.checkpoint, &w)?;
             self.images = Some(Plan::new(self.store.gpu(), g, &self.store)?);
         }
@@ -472,7 +486,7 @@ impl ClipEmbedder {
             pixels.resize(BATCH * size * size * 3, 0.0);
             plan.write("pixels", &pixels)?;
             plan.run()?;
-            let embeds = plan.read("embeds")?;
+            let embeds = plan.read(output)?;
             out.extend(embeds.chunks_exact(self.config.projection).take(images.len()).map(<[f32]>::to_vec));
         }
         Ok(out)
@@ -550,7 +564,7 @@ pub fn golden(golden: &Golden) -> Result<Vec<Comparison>> {
     let images =
         vision_model(&g, &w.sub("vision_model"), &config.vision, g.input("pixels", &image_shape, DType::F32));
     g.output("vision_last_hidden_state", images);
-    let images = image_embeds(&g, &w, &config, images);
+    let images = normalize(&g, image_features(&g, &w, &config, images));
     g.output("image_embeds", images);
 
     let tokens = g.input("tokens", &[batch, length, config.text.hidden_size()], DType::F32);

@@ -2,7 +2,12 @@
 
 pub mod bench;
 pub mod domainbed;
+pub mod demo;
 pub mod generate;
 pub mod progress;
+pub mod prompts;
+pub mod report;
+pub mod run;
+pub mod score;
 pub mod train;
 pub mod verify;

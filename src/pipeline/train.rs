@@ -17,6 +17,7 @@ use crate::data::write_atomic;
 use crate::models::resnet::{self, BatchNorm, ResNetConfig};
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,8 @@ const EVAL_BATCH: usize = 64;
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(15);
 
 /// Which generated images join the training.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Variant {
     /// None: the original domains.
     #[default]
@@ -47,7 +49,8 @@ pub enum Variant {
 }
 
 impl Variant {
-    fn name(self) -> &'static str {
+    /// `o`, `q`, `d` or `qd`.
+    pub fn name(self) -> &'static str {
         ["o", "q", "d", "qd"][self as usize]
     }
 }

@@ -1,0 +1,365 @@
+//! `kaleid run`: every stage of the paper, from a data set to a report, in one folder.
+//!
+//!     run.toml        the configuration, with everything that was left to defaults
+//!     data/           the demo's data set (your own stays where it is)
+//!     domains.json    prompts.jsonl
+//!     images/         DOMAIN/CLASS/00000.png, metadata.jsonl
+//!     diversity.json  diversity.svg
+//!     train/ALGORITHM-VARIANT-SEED/
+//!     stages.json     adapter and seconds
+//!     report.html
+//!
+//! Each stage goes on where it was cut, to the bytes of an uncut run; times are all that differs.
+
+use super::demo::{self, BUILTIN};
+use super::prompts::{self, Grammar, Llm};
+use super::train::{self, Variant};
+use super::{generate, report, score};
+use crate::core::Gpu;
+use crate::data::write_atomic;
+use crate::diffusion::sampler::Options;
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// What to run: the TOML file. What it leaves out is as the paper has it, or where that is silent as `../spec` decides.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// ROOT/DOMAIN/CLASS/image; `builtin` is the demo's.
+    pub data: PathBuf,
+    /// The domain that is only tested on.
+    pub test_domain: String,
+    /// Decides every draw.
+    #[serde(default)]
+    pub seed: u64,
+    /// Keep a fifth of the concepts (file names) from training, and test on them apart.
+    #[serde(default)]
+    pub hold_out_concepts: bool,
+    /// New domains, and a prompt for every image.
+    #[serde(default)]
+    pub prompts: Prompts,
+    /// How images are painted.
+    pub images: Images,
+    /// How diversity is measured.
+    pub score: Score,
+    /// What is trained.
+    #[serde(default)]
+    pub train: Train,
+}
+
+/// `[prompts]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Prompts {
+    /// As `kaleid prompts --llm` takes it.
+    pub llm: String,
+    /// Name of the model, where `llm` is a URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Number of new domains.
+    pub new: usize,
+    /// Their names, when they are given by hand.
+    pub domains: Vec<String>,
+    /// Generated images of a domain, as a share of its originals.
+    pub share: f64,
+    /// Whether images in the test domain's style may be painted and trained on.
+    pub include_test_style: bool,
+}
+
+impl Default for Prompts {
+    fn default() -> Self {
+        Prompts {
+            llm: "template".into(),
+            model: None,
+            new: 2,
+            domains: vec![],
+            share: 0.5,
+            include_test_style: false,
+        }
+    }
+}
+
+/// `[images]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Images {
+    /// Stable Diffusion folder in diffusers' layout; `builtin` is the demo's.
+    pub model: PathBuf,
+    /// Steps of the scheduler.
+    #[serde(default = "fifty")]
+    pub steps: usize,
+    /// Classifier-free guidance.
+    #[serde(default = "two")]
+    pub guidance: f32,
+    /// Its name; the model's own by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<String>,
+    /// Height and width; what the model was trained on by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<[usize; 2]>,
+    /// Images painted at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<usize>,
+    /// What the images should not show.
+    #[serde(default)]
+    pub negative: String,
+}
+
+fn fifty() -> usize {
+    50
+}
+
+fn two() -> f32 {
+    2.0
+}
+
+/// `[score]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Score {
+    /// Folder of a `CLIPModel`; `builtin` is the demo's.
+    pub clip: PathBuf,
+    /// See [`score::Config`].
+    #[serde(default)]
+    pub trace: bool,
+    /// See [`score::Config`].
+    #[serde(default)]
+    pub unnormalised: bool,
+}
+
+/// `[train]`: the flags of `kaleid train`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs)]
+pub struct Train {
+    /// DomainBed's names.
+    pub algorithms: Vec<String>,
+    /// Which images are trained on: o, q, d, qd.
+    pub variants: Vec<Variant>,
+    /// Trainings of each algorithm and variant.
+    pub seeds: u64,
+    pub arch: String,
+    pub width: usize,
+    pub stem: [usize; 2],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+    pub size: usize,
+    pub steps: usize,
+    pub checkpoint_freq: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_batch: Option<usize>,
+    pub plain_validation: bool,
+    pub skip_train_accuracy: bool,
+    pub holdout_fraction: f64,
+    pub hparams: Map<String, Value>,
+}
+
+impl Default for Train {
+    fn default() -> Self {
+        let train = train::Config::new("", "");
+        Train {
+            algorithms: vec![train.algorithm],
+            variants: vec![Variant::O, Variant::Qd],
+            seeds: 3,
+            arch: train.arch,
+            width: train.width,
+            stem: train.stem,
+            weights: None,
+            size: train.size,
+            steps: train.steps,
+            checkpoint_freq: train.checkpoint_freq,
+            total_batch: None,
+            plain_validation: false,
+            skip_train_accuracy: false,
+            holdout_fraction: train.holdout_fraction,
+            hparams: Map::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads a TOML text; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// A text that is no TOML, an unknown key, a value that cannot be; with its line.
+    pub fn parse(text: &str, name: &str) -> Result<Config> {
+        let config: Config = toml::from_str(text).map_err(|e| {
+            let line = e.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
+            anyhow::anyhow!("{name}, line {line}: {}", e.message())
+        })?;
+        let train = &config.train;
+        if train.algorithms.is_empty() || train.variants.is_empty() || train.seeds == 0 {
+            bail!("{name}: [train] needs at least one of algorithms, of variants and of seeds");
+        }
+        Ok(config)
+    }
+
+    /// The same with few images and short trainings: to see that everything works.
+    pub fn quick(mut self) -> Config {
+        self.prompts.share *= 0.1;
+        self.images.steps = self.images.steps.min(6);
+        self.train.seeds = 1;
+        self.train.steps = self.train.steps.min(12);
+        self
+    }
+}
+
+/// adapter, version and seconds of the stages: stages.json.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Stages {
+    /// Name of the adapter.
+    pub adapter: String,
+    /// Version of Kaleid.
+    pub version: String,
+    /// Seconds of each stage, summed over cuts that ended a stage.
+    pub seconds: BTreeMap<String, f64>,
+}
+
+/// Runs every stage that is not done in `out`; the path of the report.
+///
+/// # Errors
+/// Those of the stages; a folder that holds another run; Ctrl-C.
+pub fn run(gpu: &Gpu, config: &Config, out: &Path) -> Result<PathBuf> {
+    claim(config, out)?;
+    let demo = config.data == Path::new(BUILTIN);
+    let data = if demo { out.join("data") } else { config.data.clone() };
+    let images = out.join("images");
+    let mut clock = Clock::open(out, gpu)?;
+
+    if demo {
+        demo::unpack_data(&data)?;
+        clock.stage("data")?;
+    }
+
+    let grammar = if demo { Grammar::demo() } else { Grammar::general() }?;
+    let named = prompts::run(&prompts_config(config, &data, out)?, &grammar)?;
+    clock.stage("prompts")?;
+
+    let Images { model, steps, guidance, scheduler, size, batch, negative } = config.images.clone();
+    let jobs = generate::read_jobs(&out.join("prompts.jsonl"))?;
+    let options = Options { size, batch, steps, guidance, scheduler, negative };
+    generate::run(gpu, &demo::folder(&model, "stable-diffusion"), &jobs, &images, &options, config.seed)?;
+    clock.stage("images")?;
+
+    // Written last of all that scoring writes, from images that do not change: with it, scoring is done.
+    if !out.join("diversity.json").exists() {
+        let settings = score::Config {
+            data: data.clone(),
+            generated: images.clone(),
+            hold_out: vec![config.test_domain.clone()],
+            names: named.names,
+            trace: config.score.trace,
+            unnormalised: config.score.unnormalised,
+            seed: config.seed,
+        };
+        score::run(gpu, &demo::folder(&config.score.clip, "clip"), &settings, out)?;
+    }
+    clock.stage("score")?;
+
+    let jobs = trainings(config, &data, &images, out);
+    for (i, job) in jobs.iter().enumerate() {
+        let name = job.out.file_name().unwrap_or_default().to_string_lossy();
+        eprintln!("training {} of {}: {name}", i + 1, jobs.len());
+        train::run(gpu, job)?;
+        clock.stage("training")?;
+    }
+    report::run(out)
+}
+
+/// Makes `out` the folder of this configuration, or sees that it is.
+fn claim(config: &Config, out: &Path) -> Result<()> {
+    let file = out.join("run.toml");
+    let text = toml::to_string(config).context("run.toml")?;
+    match std::fs::read_to_string(&file) {
+        Ok(held) if held == text => Ok(()),
+        Ok(held) => {
+            let other = text.lines().find(|line| !held.lines().any(|l| l == *line)).unwrap_or("fewer settings");
+            bail!("{}: holds a run with other settings (here: {other}): choose another --out", out.display())
+        }
+        Err(_) => write_atomic(&file, text.as_bytes()),
+    }
+}
+
+fn prompts_config(config: &Config, data: &Path, out: &Path) -> Result<prompts::Config> {
+    let Prompts { llm, model, new, domains, share, include_test_style } = config.prompts.clone();
+    Ok(prompts::Config {
+        data: data.to_path_buf(),
+        out: out.to_path_buf(),
+        hold_out: vec![config.test_domain.clone()],
+        new,
+        domains,
+        share,
+        include_test_style,
+        seed: config.seed,
+        llm: Llm::parse(&llm, model.as_deref())?,
+    })
+}
+
+/// Every training, those of one seed together, so that a cut run has something to compare.
+fn trainings(config: &Config, data: &Path, images: &Path, out: &Path) -> Vec<train::Config> {
+    let t = &config.train;
+    let mut jobs = vec![];
+    for seed in 0..t.seeds {
+        for algorithm in &t.algorithms {
+            for &variant in &t.variants {
+                let name = format!("{algorithm}-{}-{seed}", variant.name());
+                jobs.push(train::Config {
+                    extra: (variant != Variant::O).then(|| images.to_path_buf()),
+                    variant,
+                    test_domains: vec![config.test_domain.clone()],
+                    hold_out_concepts: config.hold_out_concepts,
+                    algorithm: algorithm.clone(),
+                    arch: t.arch.clone(),
+                    width: t.width,
+                    stem: t.stem,
+                    weights: t.weights.clone(),
+                    size: t.size,
+                    steps: t.steps,
+                    checkpoint_freq: t.checkpoint_freq,
+                    val_augment: !t.plain_validation,
+                    train_accuracy: !t.skip_train_accuracy,
+                    total_batch: t.total_batch,
+                    hparams: t.hparams.clone(),
+                    hparams_seed: 0,
+                    trial_seed: seed,
+                    seed: config.seed + seed,
+                    holdout_fraction: t.holdout_fraction,
+                    ..train::Config::new(data, out.join("train").join(name))
+                });
+            }
+        }
+    }
+    jobs
+}
+
+/// Seconds of the stages, kept in stages.json.
+struct Clock {
+    file: PathBuf,
+    stages: Stages,
+    since: Instant,
+}
+
+impl Clock {
+    fn open(out: &Path, gpu: &Gpu) -> Result<Clock> {
+        let file = out.join("stages.json");
+        // Times are for show: a file that is no such file is begun again.
+        let held = std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let stages = Stages {
+            adapter: gpu.caps().adapter.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            ..held.unwrap_or_default()
+        };
+        Ok(Clock { file, stages, since: Instant::now() })
+    }
+
+    /// The time since the last call was this stage's.
+    fn stage(&mut self, name: &str) -> Result<()> {
+        *self.stages.seconds.entry(name.into()).or_default() += self.since.elapsed().as_secs_f64();
+        self.since = Instant::now();
+        write_atomic(&self.file, (serde_json::to_string_pretty(&self.stages)? + "\n").as_bytes())
+    }
+}
