@@ -4,5 +4,6 @@ pub mod bench;
 pub mod domainbed;
 pub mod generate;
 pub mod progress;
+pub mod prompts;
 pub mod train;
 pub mod verify;
