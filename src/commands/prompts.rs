@@ -1,8 +1,8 @@
 //! `kaleid prompts`
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use kaleid::core::GpuOptions;
-use kaleid::pipeline::prompts::{self, Config, Grammar, Llm, Server};
+use kaleid::pipeline::prompts::{self, Config, Grammar, Llm};
 use std::path::PathBuf;
 
 /// Name new domains and write a prompt for each image to come
@@ -55,7 +55,7 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
         share: args.share,
         include_test_style: args.include_test_style,
         seed: args.seed,
-        llm: writer(&args.llm, args.model, gpu).context("--llm")?,
+        llm: Llm::parse(&args.llm, args.model, gpu).context("--llm")?,
         ..Config::new(args.data, args.out)
     };
     let summary = prompts::run(&config, &Grammar::general())?;
@@ -67,32 +67,4 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     }
     println!("{} prompts: {}", summary.prompts, config.out.join("prompts.jsonl").display());
     Ok(())
-}
-
-/// What --llm says. Errors do not repeat it: a URL may hold a secret.
-fn writer(llm: &str, model: Option<String>, gpu: &GpuOptions) -> Result<Llm> {
-    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
-    let is_url = llm.starts_with("http://") || llm.starts_with("https://");
-    if model.is_some() && !is_url {
-        bail!("--model goes with a URL; for OpenAI it is openai:MODEL");
-    }
-    Ok(match llm.split_once(':') {
-        None if llm == "template" => Llm::Template,
-        Some(("openai", model)) if !model.is_empty() => {
-            let (base, key) = (set("OPENAI_BASE_URL"), set("OPENAI_API_KEY"));
-            if base.is_none() && key.is_none() {
-                bail!("set OPENAI_API_KEY to your key");
-            }
-            let base = base.as_deref().unwrap_or("https://api.openai.com/v1");
-            Llm::Server(Server::new(base, model, key.as_deref()).context("OPENAI_BASE_URL, OPENAI_API_KEY")?)
-        }
-        Some(("local", folder)) if !folder.is_empty() => {
-            Llm::Local { folder: folder.into(), gpu: gpu.clone() }
-        }
-        Some(_) if is_url => {
-            let key = set("KALEID_LLM_KEY").or_else(|| set("OPENAI_API_KEY"));
-            Llm::Server(Server::new(llm, model.as_deref().unwrap_or("default"), key.as_deref())?)
-        }
-        _ => bail!("must be template, openai:MODEL, a URL such as http://localhost:8080/v1, or local:DIR"),
-    })
 }

@@ -1,10 +1,10 @@
 //! `kaleid run`
 
 use anyhow::{Context, Result};
-use kaleid::core::{Gpu, GpuOptions};
+use kaleid::core::GpuOptions;
+use kaleid::pipeline::demo;
 use kaleid::pipeline::report::{findings, table};
 use kaleid::pipeline::run::{Config, run as run_all};
-use kaleid::pipeline::demo;
 use std::path::PathBuf;
 
 /// Everything, from a data set to a report; without a configuration, the built-in demo
@@ -53,7 +53,7 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     if args.quick {
         config = config.quick();
     }
-    let report = run_all(&Gpu::open(gpu)?, &config, &args.out)?;
+    let report = run_all(gpu, &config, &args.out)?;
     let rows = table(&args.out, &config)?;
     println!("accuracy on {}, mean and standard error of {} seeds:", config.test_domain, config.train.seeds);
     for row in &rows {

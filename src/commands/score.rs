@@ -61,13 +61,7 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     for (s, score) in &found.points {
         println!("{:3.0} %   {score:.6}", 100.0 * s);
     }
-    match found.optimum {
-        Some(best) => {
-            let kind = if best.interior { "a maximum inside the range" } else { "the better end of the range" };
-            println!("optimum {:.1} %, {kind}", 100.0 * best.s);
-        }
-        None => println!("fewer than four amounts have enough images: no cubic, no optimum"),
-    }
+    println!("optimum {}", found.optimum);
     println!(
         "CLIP agrees with the prompt: class {:.0} %, style {:.0} %",
         100.0 * found.class_agreement,

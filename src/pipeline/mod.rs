@@ -1,8 +1,8 @@
 //! The stages the paper describes: prompts, images, diversity, training, report.
 
 pub mod bench;
-pub mod domainbed;
 pub mod demo;
+pub mod domainbed;
 pub mod generate;
 pub mod progress;
 pub mod prompts;

@@ -8,9 +8,9 @@ use crate::data::write_atomic;
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use minijinja::{Environment, context};
+use minijinja::Environment;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -128,22 +128,23 @@ pub fn run(dir: &Path) -> Result<PathBuf> {
     }
     let settings = read(&settings_file)?;
     let config = Config::parse(&settings, &settings_file.display().to_string())?;
-    let data = if config.data == Path::new(super::demo::BUILTIN) { dir.join("data") } else { config.data.clone() };
-    let json = |name: &str| -> Result<Option<String>> {
+    let data =
+        if config.data == Path::new(super::demo::BUILTIN) { dir.join("data") } else { config.data.clone() };
+    let text = |name: &str| -> Result<Option<String>> {
         let file = dir.join(name);
         if file.exists() { read(&file).map(Some) } else { Ok(None) }
     };
     let parsed = |name: &str| format!("{}: not what a run writes", dir.join(name).display());
-    let stages: Stages = match json("stages.json")? {
-        Some(text) => serde_json::from_str(&text).with_context(|| parsed("stages.json"))?,
+    let stages: Stages = match text("stages.json")? {
+        Some(json) => serde_json::from_str(&json).with_context(|| parsed("stages.json"))?,
         None => Stages::default(),
     };
-    let diversity: Option<Diversity> = match json("diversity.json")? {
-        Some(text) => Some(serde_json::from_str(&text).with_context(|| parsed("diversity.json"))?),
+    let diversity: Option<Diversity> = match text("diversity.json")? {
+        Some(json) => Some(serde_json::from_str(&json).with_context(|| parsed("diversity.json"))?),
         None => None,
     };
     let mut jobs: Vec<Job> = vec![];
-    for line in json("images/metadata.jsonl")?.unwrap_or_default().lines() {
+    for line in text("images/metadata.jsonl")?.unwrap_or_default().lines() {
         jobs.push(serde_json::from_str(line).with_context(|| parsed("images/metadata.jsonl"))?);
     }
 
@@ -179,10 +180,7 @@ pub fn run(dir: &Path) -> Result<PathBuf> {
         })
         .collect();
     let percent = |share: f64| format!("{:.0} %", 100.0 * share);
-    let optimum = diversity.as_ref().and_then(|d| d.optimum).map(|o| {
-        let kind = if o.interior { "a maximum inside the range" } else { "the better end of the range" };
-        format!("{:.1} %, {kind}", 100.0 * o.s)
-    });
+    let optimum = diversity.as_ref().map(|d| d.optimum.to_string());
     let per_domain: BTreeMap<&String, [String; 4]> = diversity
         .iter()
         .flat_map(|d| &d.domains)
@@ -201,18 +199,20 @@ pub fn run(dir: &Path) -> Result<PathBuf> {
 
     let mut env = Environment::new();
     env.add_template("report.html", include_str!("report.html")).context("report.html")?;
-    let html = env.get_template("report.html").context("report.html")?.render(context! {
-        title => dir.file_name().unwrap_or_default().to_string_lossy(),
-        test_domain => config.test_domain,
-        adapter => stages.adapter, version => stages.version, seconds, settings,
-        images => jobs.len(), domains, grid, nearest, cells, optimum, per_domain,
-        curve => json("diversity.svg")?,
-        form => diversity.as_ref().map(|d| &d.form),
-        clip => diversity.as_ref().map(|d| format!("{}, {} numbers an image", d.clip, d.width)),
-        class_agreement => diversity.as_ref().map(|d| percent(d.class_agreement)),
-        style_agreement => diversity.as_ref().map(|d| percent(d.style_agreement)),
-        findings => findings(&rows),
+    let shown = json!({
+        "title": dir.file_name().unwrap_or_default().to_string_lossy(),
+        "test_domain": config.test_domain, "adapter": stages.adapter, "version": stages.version,
+        "seconds": seconds, "settings": settings, "images": jobs.len(), "domains": domains, "grid": grid,
+        "nearest": nearest, "cells": cells, "optimum": optimum, "per_domain": per_domain,
+        "curve": text("diversity.svg")?,
+        "form": diversity.as_ref().map(|d| &d.form),
+        "clip": diversity.as_ref().map(|d| format!("{}, {} numbers an image", d.clip, d.width)),
+        "class_agreement": diversity.as_ref().map(|d| percent(d.class_agreement)),
+        "style_agreement": diversity.as_ref().map(|d| percent(d.style_agreement)),
+        "findings": findings(&rows),
     });
+    let template = env.get_template("report.html").context("report.html")?;
+    let html = template.render(minijinja::value::Serde(&shown));
     let path = dir.join("report.html");
     write_atomic(&path, html.context("report.html")?.as_bytes())?;
     Ok(path)
@@ -222,7 +222,9 @@ pub fn run(dir: &Path) -> Result<PathBuf> {
 pub fn findings(rows: &[Row]) -> Vec<String> {
     let mut lines = vec![];
     for row in rows.iter().filter(|r| r.variant != "o") {
-        let Some(o) = rows.iter().find(|o| o.variant == "o" && o.algorithm == row.algorithm) else { continue };
+        let Some(o) = rows.iter().find(|o| o.variant == "o" && o.algorithm == row.algorithm) else {
+            continue;
+        };
         let points = 100.0 * (row.all.mean - o.all.mean);
         let error = 100.0 * row.all.standard_error.hypot(o.all.standard_error);
         let verdict = match (points / error).abs() {

@@ -15,7 +15,7 @@ use super::demo::{self, BUILTIN};
 use super::prompts::{self, Grammar, Llm};
 use super::train::{self, Variant};
 use super::{generate, report, score};
-use crate::core::Gpu;
+use crate::core::{Gpu, GpuOptions};
 use crate::data::write_atomic;
 use crate::diffusion::sampler::Options;
 use anyhow::{Context, Result, bail};
@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// What to run: the TOML file. What it leaves out is as the paper has it, or where that is silent as `../spec` decides.
+/// What to run: the TOML file. What it leaves out is as the paper and DomainBed have it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -223,7 +223,8 @@ pub struct Stages {
 ///
 /// # Errors
 /// Those of the stages; a folder that holds another run; Ctrl-C.
-pub fn run(gpu: &Gpu, config: &Config, out: &Path) -> Result<PathBuf> {
+pub fn run(adapter: &GpuOptions, config: &Config, out: &Path) -> Result<PathBuf> {
+    let gpu = &Gpu::open(adapter)?;
     claim(config, out)?;
     let demo = config.data == Path::new(BUILTIN);
     let data = if demo { out.join("data") } else { config.data.clone() };
@@ -235,8 +236,8 @@ pub fn run(gpu: &Gpu, config: &Config, out: &Path) -> Result<PathBuf> {
         clock.stage("data")?;
     }
 
-    let grammar = if demo { Grammar::demo() } else { Grammar::general() }?;
-    let named = prompts::run(&prompts_config(config, &data, out)?, &grammar)?;
+    let grammar = if demo { Grammar::demo() } else { Grammar::general() };
+    prompts::run(&prompts_config(config, adapter, &data, out)?, &grammar)?;
     clock.stage("prompts")?;
 
     let Images { model, steps, guidance, scheduler, size, batch, negative } = config.images.clone();
@@ -247,11 +248,13 @@ pub fn run(gpu: &Gpu, config: &Config, out: &Path) -> Result<PathBuf> {
 
     // Written last of all that scoring writes, from images that do not change: with it, scoring is done.
     if !out.join("diversity.json").exists() {
+        let folders = jobs.iter().filter_map(|job| job.domain.clone());
+        let names = folders.map(|f| (f.clone(), grammar.domain(&f).name)).collect();
         let settings = score::Config {
             data: data.clone(),
             generated: images.clone(),
             hold_out: vec![config.test_domain.clone()],
-            names: named.names,
+            names,
             trace: config.score.trace,
             unnormalised: config.score.unnormalised,
             seed: config.seed,
@@ -277,14 +280,15 @@ fn claim(config: &Config, out: &Path) -> Result<()> {
     match std::fs::read_to_string(&file) {
         Ok(held) if held == text => Ok(()),
         Ok(held) => {
-            let other = text.lines().find(|line| !held.lines().any(|l| l == *line)).unwrap_or("fewer settings");
+            let other =
+                text.lines().find(|line| !held.lines().any(|l| l == *line)).unwrap_or("fewer settings");
             bail!("{}: holds a run with other settings (here: {other}): choose another --out", out.display())
         }
         Err(_) => write_atomic(&file, text.as_bytes()),
     }
 }
 
-fn prompts_config(config: &Config, data: &Path, out: &Path) -> Result<prompts::Config> {
+fn prompts_config(config: &Config, adapter: &GpuOptions, data: &Path, out: &Path) -> Result<prompts::Config> {
     let Prompts { llm, model, new, domains, share, include_test_style } = config.prompts.clone();
     Ok(prompts::Config {
         data: data.to_path_buf(),
@@ -295,7 +299,7 @@ fn prompts_config(config: &Config, data: &Path, out: &Path) -> Result<prompts::C
         share,
         include_test_style,
         seed: config.seed,
-        llm: Llm::parse(&llm, model.as_deref())?,
+        llm: Llm::parse(&llm, model, adapter).context("[prompts] llm")?,
     })
 }
 

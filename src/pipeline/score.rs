@@ -1,5 +1,6 @@
 //! How much diversity generated images add, as "Language-guided diffusion for domain generalization" measures it: embed
 //! everything with CLIP, and for s = 10 % .. 100 % join s x |D| generated images to each original domain D of |D| images.
+//! (Where fewer images were generated, ten amounts up to those there are.)
 //!
 //!     Score(s) = mean over original domains of the variance of the embeddings inside the domain
 //!
@@ -56,12 +57,12 @@ pub struct Diversity {
     pub width: usize,
     /// Score(0): the originals alone.
     pub originals: f64,
-    /// (s, Score(s)) for every s that there are enough images for.
+    /// (s, Score(s)) for ten amounts up to 100 %, or to the images there are.
     pub points: Vec<(f64, f64)>,
-    /// Score(s) ~ c0 + c1 s + c2 s^2 + c3 s^3; absent with less than four points.
-    pub cubic: Option<[f64; 4]>,
+    /// Score(s) ~ c0 + c1 s + c2 s^2 + c3 s^3.
+    pub cubic: [f64; 4],
     /// Where the cubic is largest.
-    pub optimum: Option<Optimum>,
+    pub optimum: Optimum,
     /// Each domain.
     pub domains: BTreeMap<String, DomainDiversity>,
     /// Share of generated images whose likeliest class (style) by CLIP is the one that their prompt named.
@@ -81,6 +82,13 @@ pub struct Optimum {
     pub score: f64,
     /// Whether it is a maximum inside the range; else the better end.
     pub interior: bool,
+}
+
+impl std::fmt::Display for Optimum {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let kind = if self.interior { "a maximum inside the range" } else { "the better end of the range" };
+        write!(f, "{:.1} %, {kind}", 100.0 * self.s)
+    }
 }
 
 /// One domain.
@@ -195,19 +203,15 @@ pub fn run(gpu: &Gpu, clip: &Folder, config: &Config, out: &Path) -> Result<Dive
     let pairs: Vec<(Vec<&[f32]>, Vec<&[f32]>)> = originals
         .iter()
         .zip(&of_originals)
-        .map(|(domain, embedded)| {
-            let own = generated.iter().position(|g| g.name == domain.name);
-            let own = own.map_or(vec![], |i| of_generated[i].rows(config.unnormalised));
-            (embedded.rows(config.unnormalised), own)
+        .filter_map(|(domain, embedded)| {
+            let own = generated.iter().position(|g| g.name == domain.name)?;
+            Some((embedded.rows(config.unnormalised), of_generated[own].rows(config.unnormalised)))
         })
         .collect();
-    let points = (1..=STEPS)
-        .map(|i| i as f64 / STEPS as f64)
-        .filter(|s| pairs.iter().all(|(own, more)| amount(*s, own.len()) <= more.len()))
-        .map(|s| (s, score(&pairs, s, config)))
-        .collect::<Vec<_>>();
+    let most = pairs.iter().map(|(own, more)| more.len() as f64 / own.len() as f64).fold(1.0, f64::min);
+    let points: Vec<(f64, f64)> =
+        (1..=STEPS).map(|i| most * i as f64 / STEPS as f64).map(|s| (s, score(&pairs, s, config))).collect();
     let cubic = fit_cubic(&points);
-    let range = points.first().zip(points.last()).map(|(a, b)| [a.0, b.0]);
     let images = generated.iter().map(|d| d.items.len()).sum::<usize>() as f64;
     let [class_agreement, style_agreement] =
         [0, 1].map(|k| agreement.iter().map(|a| a[k]).sum::<usize>() as f64 / images);
@@ -222,7 +226,7 @@ pub fn run(gpu: &Gpu, clip: &Folder, config: &Config, out: &Path) -> Result<Dive
         clip: clip.name(""),
         width: clip_model.width(),
         originals: mean(&pairs.iter().map(|(own, _)| variance(own)).collect::<Vec<_>>()),
-        optimum: cubic.zip(range).map(|(c, range)| optimum(c, range)),
+        optimum: optimum(cubic, [most / STEPS as f64, most]),
         points,
         cubic,
         domains,
@@ -284,31 +288,28 @@ fn score(pairs: &[(Vec<&[f32]>, Vec<&[f32]>)], s: f64, config: &Config) -> f64 {
     mean(&(0..ORDERS).map(mean_of).collect::<Vec<_>>())
 }
 
-/// Least squares: coefficients of 1, s, s^2, s^3.
-fn fit_cubic(points: &[(f64, f64)]) -> Option<[f64; 4]> {
-    if points.len() < 4 {
-        return None;
-    }
-    // Normal equations, by elimination with pivots.
+/// Least squares through at least four points: coefficients of 1, s, s^2, s^3.
+fn fit_cubic(points: &[(f64, f64)]) -> [f64; 4] {
+    // Normal equations, by elimination: they are positive definite, so that no pivot is zero. s is scaled to 1 at most.
+    let scale = points.iter().fold(0.0, |most: f64, (s, _)| most.max(*s));
     let mut m = [[0.0; 5]; 4];
     for (row, equation) in m.iter_mut().enumerate() {
         for (column, cell) in equation.iter_mut().enumerate() {
             let term = |(s, y): &(f64, f64)| {
+                let s = s / scale;
                 s.powi(row as i32) * if column == 4 { *y } else { s.powi(column as i32) }
             };
             *cell = points.iter().map(term).sum();
         }
     }
     for column in 0..4 {
-        let pivot = (column..4).max_by(|&a, &b| m[a][column].abs().total_cmp(&m[b][column].abs()))?;
-        m.swap(column, pivot);
         let own = m[column];
         for (_, equation) in m.iter_mut().enumerate().filter(|(row, _)| *row != column) {
             let factor = equation[column] / own[column];
             equation.iter_mut().zip(own).for_each(|(cell, own)| *cell -= factor * own);
         }
     }
-    Some([0, 1, 2, 3].map(|i| m[i][4] / m[i][i])).filter(|c| c.iter().all(|v| v.is_finite()))
+    [0, 1, 2, 3].map(|i| m[i][4] / m[i][i] / scale.powi(i as i32))
 }
 
 fn cubic_at(c: [f64; 4], s: f64) -> f64 {
@@ -321,15 +322,15 @@ fn optimum(c: [f64; 4], range: [f64; 2]) -> Optimum {
     // Roots of c1 + 2 c2 s + 3 c3 s^2; at a maximum the slope falls.
     let (a, b) = (3.0 * c[3], 2.0 * c[2]);
     let root = (b * b - 4.0 * a * c[1]).sqrt();
-    let roots = if a == 0.0 { vec![-c[1] / b] } else { vec![(-b - root) / (2.0 * a), (-b + root) / (2.0 * a)] };
+    let roots =
+        if a == 0.0 { vec![-c[1] / b] } else { vec![(-b - root) / (2.0 * a), (-b + root) / (2.0 * a)] };
     let inside = |s: &f64| *s > range[0] && *s < range[1] && b + 2.0 * a * s < 0.0;
     let ends = range.map(|s| at(s, false));
-    roots
-        .into_iter()
-        .filter(inside)
-        .map(|s| at(s, true))
-        .next()
-        .unwrap_or(if ends[1].score > ends[0].score { ends[1] } else { ends[0] })
+    roots.into_iter().filter(inside).map(|s| at(s, true)).next().unwrap_or(if ends[1].score > ends[0].score {
+        ends[1]
+    } else {
+        ends[0]
+    })
 }
 
 /// Of every generated domain, how many images CLIP finds the right class, and the right style, in.
@@ -383,7 +384,8 @@ fn nearest(
     };
     let mut rows = vec![];
     for (domain, embedded) in generated.iter().zip(of_generated) {
-        let order = Key::new(config.seed, 0, &format!("nearest {}", domain.name)).permutation(domain.items.len());
+        let order =
+            Key::new(config.seed, 0, &format!("nearest {}", domain.name)).permutation(domain.items.len());
         for &i in order.iter().take(NEAREST_PER_DOMAIN) {
             let all = originals.iter().zip(of_originals).flat_map(|(d, e)| d.items.iter().zip(&e.unit));
             let closest = all
@@ -408,13 +410,9 @@ fn chart(d: &Diversity) -> Result<String> {
     let drawn = || -> Result<(), Box<dyn std::error::Error>> {
         let area = SVGBackend::with_string(&mut svg, (640, 400)).into_drawing_area();
         area.fill(&WHITE)?;
-        let curve: Vec<(f64, f64)> = match (d.cubic, d.points.first(), d.points.last()) {
-            (Some(c), Some(from), Some(to)) => (0..=100)
-                .map(|i| from.0 + (to.0 - from.0) * f64::from(i) / 100.0)
-                .map(|s| (100.0 * s, cubic_at(c, s)))
-                .collect(),
-            _ => vec![],
-        };
+        let [from, to] = [d.points[0].0, d.points[STEPS - 1].0];
+        let along = (0..=100).map(|i| from + (to - from) * f64::from(i) / 100.0);
+        let curve: Vec<(f64, f64)> = along.map(|s| (100.0 * s, cubic_at(d.cubic, s))).collect();
         let points: Vec<(f64, f64)> = d.points.iter().map(|(s, y)| (100.0 * s, *y)).collect();
         let all = || points.iter().chain(&curve).map(|p| p.1).chain([d.originals]);
         let (low, high) = (all().fold(f64::MAX, f64::min), all().fold(f64::MIN, f64::max));
@@ -423,7 +421,7 @@ fn chart(d: &Diversity) -> Result<String> {
             .margin(12)
             .x_label_area_size(40)
             .y_label_area_size(80)
-            .build_cartesian_2d(0.0..105.0, low - margin..high + margin)?;
+            .build_cartesian_2d(0.0..105.0 * to, low - margin..high + margin)?;
         chart
             .configure_mesh()
             .x_desc("generated images, % of the originals")
@@ -435,14 +433,14 @@ fn chart(d: &Diversity) -> Result<String> {
         chart.draw_series(LineSeries::new(curve, blue.stroke_width(2)))?;
         chart.draw_series(points.iter().map(|&p| Circle::new(p, 4, blue.filled())))?;
         chart.draw_series([Circle::new((0.0, d.originals), 4, BLACK.stroke_width(1))])?;
-        if let Some(best) = d.optimum {
-            let at = 100.0 * best.s;
-            let red = RGBColor(190, 50, 40);
-            chart.draw_series(LineSeries::new([(at, low - margin), (at, best.score)], red.stroke_width(1)))?;
-            let place = (if at > 70.0 { at - 22.0 } else { at + 1.0 }, low);
-            let text = format!("optimum {at:.1} %");
-            chart.draw_series([Text::new(text, place, ("sans-serif", 14).into_font().color(&red))])?;
-        }
+        let (best, red) = (100.0 * d.optimum.s, RGBColor(190, 50, 40));
+        chart.draw_series(LineSeries::new(
+            [(best, low - margin), (best, d.optimum.score)],
+            red.stroke_width(1),
+        ))?;
+        let place = (if d.optimum.s > 0.7 * to { best - 22.0 * to } else { best + to }, low);
+        let font = ("sans-serif", 14).into_font().color(&red);
+        chart.draw_series([Text::new(format!("optimum {best:.1} %"), place, font)])?;
         area.present()?;
         Ok(())
     };
@@ -459,14 +457,13 @@ mod tests {
     fn a_cubic_is_found_again_with_its_maximum() {
         let c = [0.2, 1.0, -0.5, -0.3];
         let points: Vec<_> = (1..=10).map(|i| f64::from(i) / 10.0).map(|s| (s, cubic_at(c, s))).collect();
-        let fit = fit_cubic(&points).unwrap();
+        let fit = fit_cubic(&points);
         assert!(fit.iter().zip(c).all(|(a, b)| (a - b).abs() < 1e-9), "{fit:?}");
         let best = optimum(fit, [0.1, 1.0]);
         // Slope 1 - s - 0.9 s^2 is zero at 0.6359.
         assert!(best.interior && (best.s - 0.635_9).abs() < 1e-4, "{best:?}");
         let rising = optimum([0.0, 1.0, 0.0, 0.0], [0.1, 1.0]);
         assert_eq!((rising.s, rising.interior), (1.0, false));
-        assert!(fit_cubic(&points[..3]).is_none());
     }
 
     #[test]

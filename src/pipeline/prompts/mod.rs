@@ -18,7 +18,7 @@ use crate::core::GpuOptions;
 use crate::data::dataset::Dataset;
 use crate::data::rng::Key;
 use crate::data::write_atomic;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::json;
@@ -44,6 +44,44 @@ pub enum Llm {
         /// The adapter.
         gpu: GpuOptions,
     },
+}
+
+impl Llm {
+    /// From `template`, `openai:MODEL`, a URL, whose model is `model`, or `local:DIR`. Keys come from the environment. Errors
+    /// do not repeat `llm`: a URL may hold a secret.
+    ///
+    /// # Errors
+    /// A text that is none of these; a key that is not set.
+    pub fn parse(llm: &str, model: Option<String>, gpu: &GpuOptions) -> Result<Llm> {
+        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
+        let is_url = llm.starts_with("http://") || llm.starts_with("https://");
+        if model.is_some() && !is_url {
+            bail!("a model's name goes with a URL; for OpenAI it is openai:MODEL");
+        }
+        Ok(match llm.split_once(':') {
+            None if llm == "template" => Llm::Template,
+            Some(("openai", model)) if !model.is_empty() => {
+                let (base, key) = (set("OPENAI_BASE_URL"), set("OPENAI_API_KEY"));
+                if base.is_none() && key.is_none() {
+                    bail!("set OPENAI_API_KEY to your key");
+                }
+                let base = base.as_deref().unwrap_or("https://api.openai.com/v1");
+                Llm::Server(
+                    Server::new(base, model, key.as_deref()).context("OPENAI_BASE_URL, OPENAI_API_KEY")?,
+                )
+            }
+            Some(("local", folder)) if !folder.is_empty() => {
+                Llm::Local { folder: folder.into(), gpu: gpu.clone() }
+            }
+            Some(_) if is_url => {
+                let key = set("KALEID_LLM_KEY").or_else(|| set("OPENAI_API_KEY"));
+                Llm::Server(Server::new(llm, model.as_deref().unwrap_or("default"), key.as_deref())?)
+            }
+            _ => {
+                bail!("must be template, openai:MODEL, a URL such as http://localhost:8080/v1, or local:DIR")
+            }
+        })
+    }
 }
 
 /// What to write prompts for.
