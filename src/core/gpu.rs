@@ -1,6 +1,7 @@
 //! The adapter: choosing one, what it can do, its pipelines and buffers, and its errors as one-line results.
 
 use super::kernel::Kernel;
+use super::profile::Profile;
 use anyhow::{Context, Result, anyhow, bail};
 use std::collections::HashMap;
 use std::fmt;
@@ -40,6 +41,9 @@ pub struct GpuOptions {
     /// Graphics interface to use
     #[arg(long, global = true, env = "KALEID_BACKEND", value_name = "BACKEND")]
     pub backend: Option<Backend>,
+    /// Time every dispatch, and print at the end where the time went, by kernel and by part of the model
+    #[arg(long, global = true)]
+    pub profile: bool,
 }
 
 impl GpuOptions {
@@ -49,6 +53,7 @@ impl GpuOptions {
         GpuOptions {
             adapter: std::env::var("KALEID_ADAPTER").ok(),
             backend: backend.and_then(|b| clap::ValueEnum::from_str(&b, true).ok()),
+            profile: false,
         }
     }
 }
@@ -187,6 +192,17 @@ struct Inner {
     cache: Option<(wgpu::PipelineCache, PathBuf)>,
     /// First error that no call returned: a validation error, memory, a lost device.
     error: Arc<Mutex<Option<String>>>,
+    /// Of all runs of all plans, where it was asked for. Printed when the device is closed.
+    profile: Option<Mutex<Profile>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let profile = self.profile.take().map(|p| p.into_inner().unwrap_or_else(PoisonError::into_inner));
+        if let Some(profile) = profile.filter(|p| p.total().calls > 0) {
+            eprint!("{profile}");
+        }
+    }
 }
 
 impl Gpu {
@@ -223,10 +239,10 @@ impl Gpu {
                 names.join("; ")
             );
         };
-        Self::from_adapter(adapters.swap_remove(chosen))
+        Self::from_adapter(adapters.swap_remove(chosen), options.profile || debug_level() >= 2)
     }
 
-    fn from_adapter(adapter: wgpu::Adapter) -> Result<Self> {
+    fn from_adapter(adapter: wgpu::Adapter, profiling: bool) -> Result<Self> {
         let caps = Caps::of(&adapter);
         let wanted =
             wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::PIPELINE_CACHE | wgpu::Features::SHADER_F16;
@@ -262,7 +278,8 @@ impl Gpu {
             }
         });
         let cache = caps.pipeline_cache.then(|| open_cache(&adapter, &device)).flatten();
-        Ok(Gpu(Arc::new(Inner { caps, device, queue, pipelines: Mutex::default(), cache, error })))
+        let profile = profiling.then(Mutex::default);
+        Ok(Gpu(Arc::new(Inner { caps, device, queue, pipelines: Mutex::default(), cache, error, profile })))
     }
 
     /// Every adapter of this machine, in the order that `--adapter INDEX` counts.
@@ -281,6 +298,16 @@ impl Gpu {
 
     pub(crate) fn queue(&self) -> &wgpu::Queue {
         &self.0.queue
+    }
+
+    pub(crate) fn is_profiling(&self) -> bool {
+        self.0.profile.is_some()
+    }
+
+    pub(crate) fn add_profile(&self, more: &Profile) {
+        if let Some(profile) = &self.0.profile {
+            profile.lock().unwrap_or_else(PoisonError::into_inner).merge(more);
+        }
     }
 
     /// The first error that the device reported since the last call.
@@ -431,7 +458,7 @@ impl Gpu {
     }
 }
 
-/// `DEBUG=1`: plan summaries; `2`: time per kernel; `3`: every WGSL source.
+/// `DEBUG=1`: plan summaries; `2`: `--profile` as well; `3`: every WGSL source as well.
 pub fn debug_level() -> u32 {
     static LEVEL: OnceLock<u32> = OnceLock::new();
     *LEVEL.get_or_init(|| std::env::var("DEBUG").ok().and_then(|v| v.parse().ok()).unwrap_or(0))

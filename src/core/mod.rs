@@ -14,6 +14,6 @@ pub use gpu::{Backend, Caps, Class, Gpu, GpuOptions};
 pub(crate) use graph::Call;
 pub use graph::{DType, Graph, Init, Tensor};
 pub use kernel::Kernel;
-pub use plan::Plan;
+pub use plan::{Memory, Plan};
 pub use profile::Profile;
 pub use store::{Store, Weights};

@@ -317,6 +317,11 @@ impl Plan {
     /// # Errors
     /// A lost device or another device error, naming the run and the step it was noticed at.
     pub fn run(&mut self) -> Result<()> {
+        if self.gpu.is_profiling() && !self.steps.is_empty() {
+            let profile = self.profile()?;
+            self.gpu.add_profile(&profile);
+            return Ok(());
+        }
         self.runs += 1;
         let mut start = 0;
         for &end in &self.submits {
@@ -383,18 +388,17 @@ impl Plan {
         if self.steps.is_empty() {
             bail!("nothing to profile: the plan has no dispatch");
         }
+        self.runs += 1;
         let seconds = match self.gpu.caps().timestamps {
             true => self.timestamps()?,
             false => self.submit_and_wait()?,
         };
-        let rows = self.steps.iter().zip(seconds).map(|(s, seconds)| Row {
-            kernel: s.kernel.clone(),
-            scope: s.scope.to_string(),
-            seconds,
-            flops: s.flops,
-            bytes: s.bytes,
-        });
-        Ok(Profile { rows: rows.collect() })
+        let mut profile = Profile::default();
+        for (s, seconds) in self.steps.iter().zip(seconds) {
+            profile.add(&s.kernel, &s.scope, Row { calls: 1, seconds, flops: s.flops, bytes: s.bytes });
+        }
+        self.gpu.check(|| self.place(0))?;
+        Ok(profile)
     }
 
     fn submit_and_wait(&self) -> Result<Vec<f64>> {

@@ -215,16 +215,6 @@ impl Sampler {
         self.batch
     }
 
-    /// The UNet's plan, for profiles.
-    pub fn unet(&mut self) -> &mut Plan {
-        &mut self.unet
-    }
-
-    /// The autoencoder's plan, for profiles.
-    pub fn vae(&mut self) -> &mut Plan {
-        &mut self.vae
-    }
-
     /// Paints at most [`Sampler::batch`] images: RGB, one byte a channel, row by row. `after_step` may stop the work with an
     /// error.
     ///

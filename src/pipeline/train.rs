@@ -197,7 +197,7 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     let mut trainer = Trainer::new(&mut store, make, &network, &hparams, &sample, sizes, config.seed, init)?;
     let mut predictor =
         Predictor::new(&store, &*algorithm(&config.algorithm)?, &network, &sample, EVAL_BATCH)?;
-    let memory = trainer.plan().memory();
+    let memory = trainer.memory();
     let memory = memory.state + memory.input + memory.activation;
     let shown = Shown { config, envs: &envs, images: &images, augmented: hparams.bool("data_augmentation") };
 

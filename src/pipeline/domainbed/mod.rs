@@ -9,7 +9,7 @@
 pub mod erm;
 pub mod hparams;
 
-use crate::core::{DType, Gpu, Graph, Init, Plan, Store, Tensor, Weights};
+use crate::core::{DType, Gpu, Graph, Init, Memory, Plan, Store, Tensor, Weights};
 use crate::data::rng::Key;
 use crate::models::resnet::{self, BatchNorm, ResNetConfig};
 use crate::nn;
@@ -239,9 +239,9 @@ impl Trainer {
         Ok(out)
     }
 
-    /// The plan, for profiles.
-    pub fn plan(&mut self) -> &mut Plan {
-        &mut self.plan
+    /// Device memory that a step takes.
+    pub fn memory(&self) -> Memory {
+        self.plan.memory()
     }
 }
 
