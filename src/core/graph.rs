@@ -254,13 +254,13 @@ impl Graph {
     }
 
     /// Starts the record of one kernel call.
-    pub(crate) fn call(&self, kernel: Kernel) -> Call<'_> {
+    pub fn call(&self, kernel: Kernel) -> Call<'_> {
         Call { graph: self, kernel, inputs: vec![], params: vec![], grid: [1, 1, 1], flops: 0.0 }
     }
 
     /// Says how the gradient of `y` flows back: the closure gets dL/dy and returns pairs (input, dL/dinput), recording what it
     /// needs. It is run when a `backward` reaches `y`, once for each. All inputs may be given; dead code is dropped later.
-    pub(crate) fn vjp(&self, y: Tensor, f: impl Fn(&Graph, Tensor) -> Vec<(Tensor, Tensor)> + 'static) {
+    pub fn vjp(&self, y: Tensor, f: impl Fn(&Graph, Tensor) -> Vec<(Tensor, Tensor)> + 'static) {
         self.inner.borrow_mut().vjps.insert(y.id, (y, Rc::new(f)));
     }
 
@@ -373,7 +373,7 @@ impl Graph {
 
 /// One kernel call being recorded: inputs in binding order, parameters in the order of the shader's `struct Params`, a grid of
 /// workgroups, then the outputs.
-pub(crate) struct Call<'g> {
+pub struct Call<'g> {
     graph: &'g Graph,
     kernel: Kernel,
     inputs: Vec<Tensor>,
@@ -383,6 +383,7 @@ pub(crate) struct Call<'g> {
 }
 
 impl Call<'_> {
+    /// The next binding.
     pub fn input(mut self, x: Tensor) -> Self {
         self.inputs.push(x);
         self
@@ -412,6 +413,7 @@ impl Call<'_> {
         self.grid(n.div_ceil(y), y, 1)
     }
 
+    /// Workgroups in each dimension.
     pub fn grid(mut self, x: usize, y: usize, z: usize) -> Self {
         assert!(x.max(y).max(z) <= 65_535, "grid {x} x {y} x {z} of {}", self.kernel.name());
         self.grid = [x as u32, y as u32, z as u32];

@@ -14,10 +14,12 @@ include!(concat!(env!("OUT_DIR"), "/shaders.rs"));
 /// What names a pipeline: two equal kernels share one. Shapes are not part of it, they are parameter data of a step.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Kernel {
-    /// File below `shaders/`, without extension.
+    /// File below `shaders/`, without extension; of a kernel from elsewhere, its name.
     pub file: &'static str,
     /// Entry point in that file.
     pub entry: &'static str,
+    /// WGSL that is not below `shaders/`.
+    text: Option<&'static str>,
     parts: Vec<&'static str>,
     aliases: Vec<(&'static str, &'static str)>,
     consts: Vec<(&'static str, u32)>,
@@ -26,7 +28,12 @@ pub struct Kernel {
 impl Kernel {
     /// The kernel `fn entry` of `shaders/FILE.wgsl`.
     pub fn new(file: &'static str, entry: &'static str) -> Self {
-        Kernel { file, entry, parts: vec![], aliases: vec![], consts: vec![] }
+        Kernel { file, entry, text: None, parts: vec![], aliases: vec![], consts: vec![] }
+    }
+
+    /// The kernel `fn entry` of a WGSL text, for ops outside this crate; `name` stands for it in profiles.
+    pub fn from_wgsl(name: &'static str, entry: &'static str, text: &'static str) -> Self {
+        Kernel { text: Some(text), ..Kernel::new(name, entry) }
     }
 
     /// Appends `shaders/PART.wgsl`.
@@ -68,10 +75,11 @@ impl Kernel {
         for (name, value) in &self.consts {
             let _ = writeln!(out, "const {name}: u32 = {value}u;");
         }
-        let files = ["common", self.file].into_iter().chain(self.parts.iter().copied());
-        for file in files {
+        let own = self.text.unwrap_or_else(|| shader(self.file));
+        let parts = self.parts.iter().map(|part| (*part, shader(part)));
+        for (file, text) in [("common", shader("common")), (self.file, own)].into_iter().chain(parts) {
             let _ = writeln!(out, "\n// ---- {file}.wgsl");
-            out.push_str(&self.unroll(shader(file)));
+            out.push_str(&self.unroll(text));
         }
         out
     }

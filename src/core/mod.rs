@@ -11,8 +11,7 @@ pub mod profile;
 pub mod store;
 
 pub use gpu::{Backend, Caps, Class, Gpu, GpuOptions};
-pub(crate) use graph::Call;
-pub use graph::{DType, Graph, Init, Tensor};
+pub use graph::{Call, DType, Graph, Init, Tensor};
 pub use kernel::Kernel;
 pub use plan::{Memory, Plan};
 pub use profile::Profile;
