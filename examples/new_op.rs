@@ -28,14 +28,16 @@ fn backward(@builtin(global_invocation_id) id: vec3u) {
 
 /// log(1 + exp(x)), element by element.
 fn softplus(g: &Graph, x: Tensor) -> Tensor {
-    let call = |g: &Graph, entry, inputs: &[Tensor]| {
-        let call =
-            g.call(Kernel::from_wgsl("softplus", entry, SOFTPLUS)).ints([x.len()]).threads(x.len(), 64);
-        inputs.iter().fold(call, |call, &t| call.input(t)).output(x.shape())
-    };
     let y = call(g, "forward", &[x]);
     g.vjp(y, move |g, dy| vec![(x, call(g, "backward", &[x, dy]))]);
     y
+}
+
+/// A fresh tensor like the first input.
+fn call(g: &Graph, entry: &'static str, inputs: &[Tensor]) -> Tensor {
+    let n = inputs[0].len();
+    let call = g.call(Kernel::from_wgsl("softplus", entry, SOFTPLUS)).ints([n]).threads(n, 64);
+    inputs.iter().fold(call, |call, &t| call.input(t)).output(inputs[0].shape())
 }
 
 fn main() -> anyhow::Result<()> {
