@@ -30,14 +30,14 @@ impl Tower {
         let tower = Tower {
             hidden: config.usize("hidden_size", hidden)?,
             intermediate: config.usize("intermediate_size", intermediate)?,
-            layers: config.usize("num_hidden_layers", 12)?,
+            layers: config.count("num_hidden_layers", 12, 256)?,
             heads: config.usize("num_attention_heads", heads)?,
             act: match config.str("hidden_act", "quick_gelu")?.as_str() {
                 "quick_gelu" => Act::QuickGelu,
                 "gelu" => Act::Gelu,
                 other => return Err(config.unsupported("hidden_act", other)),
             },
-            eps: config.f32("layer_norm_eps", 1e-5)?,
+            eps: config.positive("layer_norm_eps", 1e-5)?,
         };
         if tower.hidden % tower.heads != 0 {
             let (heads, hidden) = (tower.heads, tower.hidden);
