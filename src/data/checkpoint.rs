@@ -222,7 +222,10 @@ impl Checkpoint {
         // One such number makes every output worthless: better said here, by name, than seen in a black image.
         if let Some(i) = values.iter().position(|v| !v.is_finite()) {
             let (file, at) = (&self.shards[entry.shard].name, range.start + i);
-            bail!("{file}: {name} holds {} at place {at}: the file is damaged, or its training diverged", values[i]);
+            bail!(
+                "{file}: {name} holds {} at place {at}: the file is damaged, or its training diverged",
+                values[i]
+            );
         }
         Ok(values)
     }
@@ -242,7 +245,10 @@ impl Checkpoint {
             let range = header + 8 + info.data_offsets.0..header + 8 + info.data_offsets.1;
             let entry = Entry { shard, dtype: info.dtype, shape: info.shape.clone(), range };
             if let Some(other) = self.entries.get(&tensor) {
-                bail!("{name}: {tensor} is in {} as well: which one is meant?", self.shards[other.shard].name);
+                bail!(
+                    "{name}: {tensor} is in {} as well: which one is meant?",
+                    self.shards[other.shard].name
+                );
             }
             self.entries.insert(tensor, entry);
         }

@@ -51,7 +51,8 @@ impl Rgb {
     pub fn open(path: impl AsRef<Path>) -> Result<Rgb> {
         let path = path.as_ref();
         let bytes = std::fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
-        Rgb::decode(&bytes).with_context(|| format!("{}: not a readable image; replace or delete it", path.display()))
+        Rgb::decode(&bytes)
+            .with_context(|| format!("{}: not a readable image; replace or delete it", path.display()))
     }
 
     /// An image from the bytes of a file.
@@ -195,6 +196,10 @@ mod tests {
         let path = folder.path().join("x.png");
         std::fs::write(&path, "plain text").unwrap();
         let error = format!("{:#}", Rgb::open(&path).unwrap_err());
-        assert!(error.contains("x.png: not a readable image; replace or delete it: unknown format") && !error.contains('\n'), "{error}");
+        assert!(
+            error.contains("x.png: not a readable image; replace or delete it: unknown format")
+                && !error.contains('\n'),
+            "{error}"
+        );
     }
 }

@@ -64,7 +64,10 @@ impl Tokenizer {
         // What stays of an empty text; the tokenizer itself would count below zero.
         let special = self.encode("")?.len();
         if max_length <= special || length > 1 << 20 {
-            bail!("{}: texts of {max_length} tokens, {special} of them special, leave none for words", self.name);
+            bail!(
+                "{}: texts of {max_length} tokens, {special} of them special, leave none for words",
+                self.name
+            );
         }
         let truncation = TruncationParams { max_length, ..Default::default() };
         self.inner.with_truncation(Some(truncation)).map_err(|e| anyhow!("{}: {e}", self.name))?;

@@ -530,9 +530,8 @@ impl<'a> Folder<'a> {
         // DomainBed's file for errors, which stays empty, and is never replaced as the others are: it carries the lock.
         let log = path.join("err.txt");
         let lock = File::options().create(true).append(true).open(&log);
-        let lock = lock.with_context(|| {
-            format!("{}: cannot write (is the disk full or read-only?)", log.display())
-        })?;
+        let lock = lock
+            .with_context(|| format!("{}: cannot write (is the disk full or read-only?)", log.display()))?;
         // Where a file system has no locks, there is none to respect.
         if let Err(TryLockError::WouldBlock) = lock.try_lock() {
             bail!(
