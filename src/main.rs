@@ -9,6 +9,10 @@ use kaleid::core::GpuOptions;
 /// a domain never seen. Every kernel is WGSL; runs on any Vulkan, Metal or DX12 GPU.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
+#[command(after_help = "Examples:
+  kaleid run                                        the built-in demo, into runs/demo
+  kaleid generate --model DIR --prompt \"a dog\" --out images
+  kaleid train --data PACS --test-domain sketch --out runs/sketch")]
 struct Cli {
     #[command(flatten)]
     gpu: GpuOptions,

@@ -80,6 +80,9 @@ fn folders() {
     assert!(error(Checkpoint::open(folder)).contains("x-3.safetensors: cannot open"));
     list(r#"{"one": "../x-1.safetensors"}"#);
     assert!(error(Checkpoint::open(folder)).contains("not the name of a file in this folder"));
+    write(folder, "x-2.safetensors", &[("one", &[1]), ("second", &[2])]);
+    list(r#"{"one": "x-1.safetensors", "second": "x-2.safetensors"}"#);
+    assert!(error(Checkpoint::open(folder)).contains("x-2.safetensors: one is in "));
     list("3");
     assert!(error(Checkpoint::open(folder)).contains("no weight_map"));
     write(folder, "model.fp16.safetensors", &[("half", &[1])]);
@@ -92,6 +95,12 @@ fn broken_files_say_what_and_where() {
     let of = |bytes: Vec<u8>| Checkpoint::from_bytes("w.safetensors", bytes);
     let whole = r#"{"a.weight":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}"#;
     assert!(of(file(whole, 16)).is_ok());
+    // The same tensor again, as `name` and at other bytes.
+    let two = |name: &str, offsets: &str| {
+        let again = whole.replace("a.weight", name).replace("[0,16]", offsets);
+        format!("{},{}", &whole[..whole.len() - 1], &again[1..])
+    };
+    assert!(of(file(&two("b", "[16,32]"), 32)).is_ok());
     for broken in [
         Vec::new(),
         vec![1, 2, 3],
@@ -106,6 +115,18 @@ fn broken_files_say_what_and_where() {
         file(&whole.replace("[0,16]", "[16,0]"), 16),
         file(&whole.replace("[2,2]", "[4294967296,4294967296]"), 16),
         file(&whole.replace("F32", "F99"), 16),
+        file(&whole.replace("[0,16]", "[0,-16]"), 16),
+        file(&whole.replace("[0,16]", "[16,32]"), 32),
+        file(&whole.replace("[0,16]", "[0,18446744073709551615]"), 16),
+        file("[]", 0),
+        file(&two("b", "[8,24]"), 24),
+        file(&two("b", "[0,16]"), 16),
+        file(&two("b", "[20,36]"), 36),
+        file(&two("b", "[16,32]"), 24),
+        file(&two("a.weight", "[0,16]"), 16),
+        file(&two("a.weight", "[16,32]"), 32),
+        [&(1u64 << 40).to_le_bytes()[..], &[b' '; 100]].concat(),
+        [&(-8i64).to_le_bytes()[..], &[b' '; 100]].concat(),
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n".to_vec(),
     ] {
         let text = error(of(broken));
@@ -137,4 +158,44 @@ fn every_float_type_is_read() {
     let checkpoint = Checkpoint::from_bytes("w", bytes).unwrap();
     let read = |name| checkpoint.f32(name, &[1]).unwrap()[0];
     assert_eq!([read("b"), read("h"), read("d")], [-3.0, 0.25, 1.5]);
+}
+
+#[test]
+fn numbers_that_are_not_finite_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    for (bad, says) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
+        let path = dir.path().join("w.safetensors");
+        let tensors = BTreeMap::from([("a".to_string(), TensorData::f32(&[3], &[1.0, bad, 0.0]))]);
+        save(&path, &tensors, &BTreeMap::new()).unwrap();
+        let text = error(Checkpoint::open(&path).unwrap().f32("a", &[3]));
+        assert!(text.contains(&format!("w.safetensors: a holds {says} at place 1")), "{text}");
+    }
+}
+
+#[test]
+fn damage_is_an_error_or_other_numbers_but_never_a_panic() {
+    let header = r#"{"__metadata__":{"k":"v"},"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},
+        "b":{"dtype":"I64","shape":[2],"data_offsets":[16,32]},"c":{"dtype":"F16","shape":[1,3],"data_offsets":[32,38]}}"#;
+    let whole = file(header, 38);
+    let key = kaleid::data::rng::Key::new(1, 0, "damage");
+    for i in 0..20_000 {
+        let mut bytes = whole.clone();
+        for j in 0..1 + key.below(4 * i, 3) {
+            let at = key.below(4 * (i + 20_000) + j, (8 + header.len()) as u32) as usize;
+            // Digits most of the time: other damage is mostly no JSON.
+            bytes[at] = match key.below(4 * (i + 40_000) + j, 4) {
+                0 => key.below(4 * (i + 60_000) + j, 256) as u8,
+                n => b'0' + (n as u8 * 7 + at as u8) % 10,
+            };
+        }
+        if i % 8 == 0 {
+            bytes.truncate(key.below(4 * i + 3, bytes.len() as u32) as usize);
+        }
+        let Ok(checkpoint) = Checkpoint::from_bytes("damaged", bytes) else { continue };
+        let names: Vec<String> = checkpoint.names().map(str::to_string).collect();
+        for name in names {
+            let _ =
+                (checkpoint.tensor(&name), checkpoint.u32s(&name), checkpoint.rows_f32(&name, &[1], &[2, 2]));
+        }
+    }
 }

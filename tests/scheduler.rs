@@ -62,3 +62,36 @@ fn what_is_not_supported_is_named() {
     let scheduler = Scheduler::new(&config, Some("lcm")).unwrap();
     assert!(scheduler.start(51).err().unwrap().to_string().contains("takes 1 to 50"));
 }
+
+#[test]
+fn no_number_of_steps_panics() {
+    let names =
+        ["ddim", "pndm", "euler", "euler-karras", "euler-a", "dpmpp-2m", "dpmpp-2m-karras", "lcm", "ddpm"];
+    for (name, spacing) in names.iter().flat_map(|n| ["leading", "linspace", "trailing"].map(|s| (*n, s))) {
+        for train in [1, 2, 7, 20] {
+            let text = format!(
+                r#"{{"num_train_timesteps": {train}, "timestep_spacing": "{spacing}", "skip_prk_steps": true, "steps_offset": 1}}"#
+            );
+            let config = Config::parse("scheduler_config.json", &text).unwrap();
+            let scheduler = Scheduler::new(&config, Some(name)).unwrap();
+            assert!(scheduler.start(0).is_err() && scheduler.start(train + 1).is_err());
+            for steps in 1..=train {
+                let mut run = scheduler.start(steps).unwrap();
+                let mut x = [0.5, -1.0];
+                for i in 0..run.timesteps.len() {
+                    let noise: &[f32] = if run.draws_noise(i) { &[0.1, 0.2] } else { &[] };
+                    run.step(i, &[0.3, 0.1], &mut x, noise);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_trajectory_that_is_not_finite_does_not_hold() {
+    let records: serde_json::Value = serde_json::from_str(include_str!("golden/schedulers.json")).unwrap();
+    let (name, record) = records.as_object().unwrap().iter().next().unwrap();
+    let mut record = record.clone();
+    record["trajectory"][0][0] = serde_json::json!(1e300);
+    assert!(replay(name, &record).unwrap() > 1.0);
+}

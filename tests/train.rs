@@ -1,8 +1,10 @@
-//! Training: ERM against a recording of DomainBed's, cut runs, and the errors of a run that cannot be.
+//! Training: ERM against a recording of DomainBed's, and cut runs. (Errors: tests/errors.rs.)
 
+mod common;
+
+use common::toy;
 use kaleid::core::{Gpu, GpuOptions, Store};
 use kaleid::data::checkpoint::Checkpoint;
-use kaleid::data::rng::Key;
 use kaleid::pipeline::domainbed::hparams::Hparams;
 use kaleid::pipeline::domainbed::{Featurizer, Network, Predictor, Trainer, algorithm};
 use serde_json::{Value, json};
@@ -48,25 +50,6 @@ fn erm_equals_domainbeds() {
     let mut predictor = Predictor::new(&store, &*erm(), &network, &[8], 5).unwrap();
     predictor.run(&golden("test.x")).unwrap();
     close(&predictor.logits().unwrap(), &golden("ERM.predict"), "predict");
-}
-
-/// Three domains, two classes: squares that are brighter above or below, in tints that differ by domain.
-fn toy(root: &Path) {
-    for (d, domain) in ["art", "photo", "sketch"].into_iter().enumerate() {
-        for (class, name) in ["down", "up"].into_iter().enumerate() {
-            for i in 0..10u32 {
-                let key = Key::new(d as u64, i, name);
-                let pixel = |x: u32, y: u32| {
-                    let bright = if (y < 8) == (class == 1) { 150.0 } else { 20.0 };
-                    let noise = 60.0 * key.uniform(y * 16 + x);
-                    image::Rgb([0, 1, 2].map(|c| (bright + noise + if c == d { 40.0 } else { 0.0 }) as u8))
-                };
-                let folder = root.join(domain).join(name);
-                std::fs::create_dir_all(&folder).unwrap();
-                image::RgbImage::from_fn(16, 16, pixel).save(folder.join(format!("{i}.png"))).unwrap();
-            }
-        }
-    }
 }
 
 fn kaleid(root: &Path, out: &Path, more: &[&str]) -> Command {
@@ -134,24 +117,4 @@ fn a_killed_run_ends_with_the_same_bytes() {
     assert!(
         error(other).contains("whole: holds another run (checkpoint_freq 10, not 300): choose another --out")
     );
-}
-
-#[test]
-fn runs_that_cannot_be_are_one_clear_line() {
-    let dir = tempfile::tempdir().unwrap();
-    let (root, out) = (dir.path().join("toy"), dir.path().join("out"));
-    toy(&root);
-    let fails = |more: &[&str]| error(kaleid(&root, &out, more).output().unwrap());
-    let cases: [(&[&str], &str); 5] = [
-        (&["--test-domain", "clipart"], "no domain clipart: there are art, photo, sketch"),
-        (&["--algorithm", "IRMM"], "no algorithm IRMM: there are ERM"),
-        (&["--test-envs", "0", "1", "2"], "all 3 domains are test domains"),
-        (&["--variant", "qd"], "variant qd needs --extra"),
-        (&["--hparams", r#"{"momentum": 1}"#], "no hyper-parameter momentum"),
-    ];
-    for (more, says) in &cases {
-        assert!(fails(more).contains(says), "{more:?}: {}", fails(more));
-    }
-    std::fs::write(root.join("photo/up/5.png"), "no image").unwrap();
-    assert!(fails(&["--test-domain", "sketch"]).contains("5.png: not a readable image"));
 }

@@ -5,7 +5,10 @@ use kaleid::pipeline::verify::{Outcome, Row, verify};
 use std::path::Path;
 
 fn run(folder: Option<&Path>) -> anyhow::Result<Vec<Row>> {
-    verify(&Gpu::open(&GpuOptions::from_env())?, folder, |row| println!("{row}"))
+    verify(&Gpu::open(&GpuOptions::from_env())?, folder, |row| {
+        println!("{row}");
+        Ok(())
+    })
 }
 
 #[test]

@@ -49,28 +49,25 @@ pub fn run(args: Args, options: &GpuOptions) -> Result<()> {
     let gpu = Gpu::open(options)?;
     let roofline = Roofline::measure(&gpu)?;
     if !args.json {
-        println!("{}: at best {:.1} GFLOP/s, {:.1} GB/s", gpu.caps().adapter, roofline.gflops, roofline.gbs);
-        println!("{:>10} {:>9} {:>8} {:>8} {:>8}  case", "ms", "GFLOP/s", "GB/s", "roofline", "speed-up");
+        say!("{}: at best {:.1} GFLOP/s, {:.1} GB/s", gpu.caps().adapter, roofline.gflops, roofline.gbs)?;
+        say!("{:>10} {:>9} {:>8} {:>8} {:>8}  case", "ms", "GFLOP/s", "GB/s", "roofline", "speed-up")?;
     }
     for case in cases {
         let m = case.measure(&gpu)?;
         let ms = m.seconds * 1e3;
         let speedup = before.get(&case.name).map(|old| old / ms);
         if args.json {
-            println!("{}", json(&case.name, &m, &roofline, speedup, &gpu.caps().adapter));
+            say!("{}", json(&case.name, &m, &roofline, speedup, &gpu.caps().adapter))?;
             continue;
         }
         let speedup = speedup.map_or(String::new(), |s| format!("{s:.2}x"));
         let share = 100.0 * roofline.share(&m);
-        print!("{ms:>10.3} {:>9.2} {:>8.2} {share:>7.1}% {speedup:>8}  {}", m.gflops(), m.gbs(), case.name);
-        println!(
-            "{}",
-            if case.name == "replay" {
-                format!(", {:.2} us of host time a dispatch", host_us(&m))
-            } else {
-                String::new()
-            }
-        );
+        let more = match case.name == "replay" {
+            true => format!(", {:.2} us of host time a dispatch", host_us(&m)),
+            false => String::new(),
+        };
+        let (gflops, gbs, name) = (m.gflops(), m.gbs(), &case.name);
+        say!("{ms:>10.3} {gflops:>9.2} {gbs:>8.2} {share:>7.1}% {speedup:>8}  {name}{more}")?;
     }
     Ok(())
 }
@@ -126,7 +123,7 @@ fn dump(dir: &Path) -> Result<()> {
         for (name, source) in &sources {
             kaleid::data::write_atomic(dir.join(format!("{name}.{class}.wgsl")), source.as_bytes())?;
         }
-        println!("{class}: {} kernels", sources.len());
+        say!("{class}: {} kernels", sources.len())?;
     }
     Ok(())
 }

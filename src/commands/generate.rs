@@ -8,6 +8,8 @@ use kaleid::pipeline::generate::{self, Job};
 use std::path::PathBuf;
 
 /// Paint images from prompts
+///
+/// Example: kaleid generate --model stable-diffusion-v1-5 --prompt "a pencil sketch of a dog" --out images
 #[derive(clap::Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["prompts", "prompt"])))]
 pub struct Args {
@@ -79,6 +81,5 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     let folder = demo::folder(&args.model, "stable-diffusion");
     let summary = generate::run(&gpu, &folder, &jobs, &args.out, &options, args.seed)?;
     let kept = if summary.kept > 0 { format!(", {} were there", summary.kept) } else { String::new() };
-    println!("{} images painted{kept}: {}", summary.painted, args.out.display());
-    Ok(())
+    say!("{} images painted{kept}: {}", summary.painted, args.out.display())
 }

@@ -22,14 +22,14 @@ pub fn run(args: Args, options: &GpuOptions) -> Result<()> {
     if args.json {
         let rows: Vec<_> =
             all.iter().enumerate().map(|(i, caps)| json(i, caps, caps.adapter == chosen)).collect();
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        say!("{}", serde_json::to_string_pretty(&rows)?)?;
         return Ok(());
     }
     for (i, caps) in all.iter().enumerate() {
-        println!("{i}: {}{}", caps.adapter, if caps.adapter == chosen { "  <- used" } else { "" });
-        println!("   class      {} (matrix products: {})", caps.class, tiles(caps.class));
-        println!("   abilities  {}", abilities(caps).join(", "));
-        println!("   limits     {}", limits(caps));
+        say!("{i}: {}{}", caps.adapter, if caps.adapter == chosen { "  <- used" } else { "" })?;
+        say!("   class      {} (matrix products: {})", caps.class, tiles(caps.class))?;
+        say!("   abilities  {}", abilities(caps).join(", "))?;
+        say!("   limits     {}", limits(caps))?;
     }
     Ok(())
 }

@@ -1,5 +1,18 @@
 //! One file a subcommand: its flags, and what it prints. The work is in the library.
 
+use anyhow::{Context, Result};
+use std::io::Write;
+
+/// `println!` that returns an error where it would panic: the reader of a pipe may leave, and the disk below may be full.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::commands::print_line(format_args!($($text)*)) };
+}
+
+/// Prints one line.
+pub fn print_line(line: std::fmt::Arguments) -> Result<()> {
+    writeln!(std::io::stdout(), "{line}").context("cannot write to standard output")
+}
+
 pub mod bench;
 pub mod generate;
 pub mod info;

@@ -60,11 +60,10 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     };
     let summary = prompts::run(&config, &Grammar::general())?;
     if !summary.new_domains.is_empty() {
-        println!("new domains: {}", summary.new_domains.join(", "));
+        say!("new domains: {}", summary.new_domains.join(", "))?;
     }
     if summary.fallbacks > 0 {
-        println!("{} prompts are the template's, since the model's replies would not do", summary.fallbacks);
+        say!("{} prompts are the template's, since the model's replies would not do", summary.fallbacks)?;
     }
-    println!("{} prompts: {}", summary.prompts, config.out.join("prompts.jsonl").display());
-    Ok(())
+    say!("{} prompts: {}", summary.prompts, config.out.join("prompts.jsonl").display())
 }

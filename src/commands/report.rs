@@ -15,6 +15,5 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args, _gpu: &GpuOptions) -> Result<()> {
-    println!("{}", kaleid::pipeline::report::run(&args.dir)?.display());
-    Ok(())
+    say!("{}", kaleid::pipeline::report::run(&args.dir)?.display())
 }

@@ -55,14 +55,13 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     }
     let report = run_all(gpu, &config, &args.out)?;
     let rows = table(&args.out, &config)?;
-    println!("accuracy on {}, mean and standard error of {} seeds:", config.test_domain, config.train.seeds);
+    say!("accuracy on {}, mean and standard error of {} seeds:", config.test_domain, config.train.seeds)?;
     for row in &rows {
         let unseen = row.unseen.map_or(String::new(), |m| format!(", concepts never trained on {m}"));
-        println!("  {:8} {:3} {}{unseen}", row.algorithm, row.variant, row.all);
+        say!("  {:8} {:3} {}{unseen}", row.algorithm, row.variant, row.all)?;
     }
     for line in findings(&rows) {
-        println!("{line}");
+        say!("{line}")?;
     }
-    println!("{}", report.display());
-    Ok(())
+    say!("{}", report.display())
 }

@@ -53,20 +53,16 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     };
     let found = score::run(&Gpu::open(gpu)?, &demo::folder(&args.clip, "clip"), &config, &args.out)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&found)?);
+        say!("{}", serde_json::to_string_pretty(&found)?)?;
         return Ok(());
     }
-    println!("s       Score(s): {}", found.form);
-    println!("  0 %   {:.6}", found.originals);
+    say!("s       Score(s): {}", found.form)?;
+    say!("  0 %   {:.6}", found.originals)?;
     for (s, score) in &found.points {
-        println!("{:3.0} %   {score:.6}", 100.0 * s);
+        say!("{:3.0} %   {score:.6}", 100.0 * s)?;
     }
-    println!("optimum {}", found.optimum);
-    println!(
-        "CLIP agrees with the prompt: class {:.0} %, style {:.0} %",
-        100.0 * found.class_agreement,
-        100.0 * found.style_agreement
-    );
-    println!("{}", args.out.join("diversity.svg").display());
-    Ok(())
+    say!("optimum {}", found.optimum)?;
+    let [class, style] = [found.class_agreement, found.style_agreement].map(|share| 100.0 * share);
+    say!("CLIP agrees with the prompt: class {class:.0} %, style {style:.0} %")?;
+    say!("{}", args.out.join("diversity.svg").display())
 }

@@ -136,11 +136,10 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     }
     let outcome = train(&Gpu::open(gpu)?, &config)?;
     if outcome.accuracy.is_finite() {
-        println!("accuracy on {}: {:.1} %", config.test_domains.join(", "), 100.0 * outcome.accuracy);
+        say!("accuracy on {}: {:.1} %", config.test_domains.join(", "), 100.0 * outcome.accuracy)?;
     }
     if let Some(unseen) = outcome.unseen_accuracy {
-        println!("accuracy on concepts never trained on: {:.1} %", 100.0 * unseen);
+        say!("accuracy on concepts never trained on: {:.1} %", 100.0 * unseen)?;
     }
-    println!("{}", config.out.display());
-    Ok(())
+    say!("{}", config.out.display())
 }

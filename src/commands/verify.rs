@@ -6,6 +6,8 @@ use kaleid::pipeline::verify::{Outcome, verify};
 use std::path::PathBuf;
 
 /// Run the models against reference tensors
+///
+/// Example: kaleid verify goldens --json
 #[derive(clap::Args)]
 pub struct Args {
     /// Folder of goldens; without it, the small ones inside this program
@@ -19,16 +21,15 @@ pub struct Args {
 pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     let gpu = Gpu::open(gpu)?;
     if !args.json {
-        println!("{}", gpu.caps().adapter);
+        say!("{}", gpu.caps().adapter)?;
     }
-    let rows = verify(&gpu, args.golden_dir.as_deref(), |row| {
-        if !args.json {
-            println!("{row}");
-        }
+    let rows = verify(&gpu, args.golden_dir.as_deref(), |row| match args.json {
+        true => Ok(()),
+        false => say!("{row}"),
     })?;
     if args.json {
         let rows: Vec<_> = rows.iter().map(|row| row.json()).collect();
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        say!("{}", serde_json::to_string_pretty(&rows)?)?;
     }
     let wrong = rows.iter().filter(|r| matches!(r.outcome, Outcome::Fail(_))).count();
     if wrong > 0 {

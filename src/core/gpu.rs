@@ -321,10 +321,9 @@ impl Gpu {
         }
     }
 
-    /// A buffer that kernels can use. A few bytes longer than asked: kernels may read (and ignore) the rest of a vector.
-    pub(crate) fn buffer(&self, label: &str, bytes: usize) -> Result<wgpu::Buffer> {
-        let size = (bytes as u64 + 16).next_multiple_of(16);
-        let caps = self.caps();
+    /// Refuses a buffer of more bytes than the adapter's limits allow.
+    pub(crate) fn allows(&self, label: &str, bytes: usize) -> Result<()> {
+        let (size, caps) = ((bytes as u64).saturating_add(32), self.caps());
         let limit = caps.buffer_bytes.min(caps.binding_bytes);
         if size > limit {
             bail!(
@@ -334,6 +333,13 @@ impl Gpu {
                 limit >> 20
             );
         }
+        Ok(())
+    }
+
+    /// A buffer that kernels can use. A few bytes longer than asked: kernels may read (and ignore) the rest of a vector.
+    pub(crate) fn buffer(&self, label: &str, bytes: usize) -> Result<wgpu::Buffer> {
+        self.allows(label, bytes)?;
+        let (size, caps) = ((bytes as u64 + 16).next_multiple_of(16), self.caps());
         let scope = self.device().push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let buffer = self.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),

@@ -24,8 +24,8 @@ impl DType {
     /// Bytes of `n` elements, rounded up to whole 32-bit words.
     pub fn bytes(self, n: usize) -> usize {
         match self {
-            DType::F32 | DType::U32 => n * 4,
-            DType::F16 => n.div_ceil(2) * 4,
+            DType::F32 | DType::U32 => n.saturating_mul(4),
+            DType::F16 => n.div_ceil(2).saturating_mul(4),
         }
     }
 }
@@ -70,10 +70,10 @@ impl Tensor {
         self.rank
     }
 
-    /// Number of elements.
+    /// Number of elements. More than there can be stay more than there can be, and no plan takes them.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
-        self.shape().iter().product()
+        self.shape().iter().fold(1, |n, &d| n.saturating_mul(d))
     }
 
     /// Element type.
@@ -141,6 +141,9 @@ pub(crate) struct Inner {
     states: HashMap<String, Tensor>,
     /// Versions of a state that an update in place has overwritten.
     stale: HashMap<usize, &'static str>,
+    /// The first call that no device can run: its sizes are more than a kernel can count. How large an image is a user says,
+    /// so that this is for the plan to refuse, not a reason to panic.
+    pub too_large: Option<String>,
 }
 
 /// A recorded computation. Methods named after torch's functions live in `ops/`.
@@ -391,7 +394,10 @@ impl Call<'_> {
 
     /// Whole numbers of `struct Params`.
     pub fn ints<const N: usize>(mut self, values: [usize; N]) -> Self {
-        self.params.extend(values.map(|v| u32::try_from(v).expect("a size above 2^32")));
+        if let Some(large) = values.iter().find(|&&v| v > u32::MAX as usize) {
+            self.too_large(format!("a size of {large}"));
+        }
+        self.params.extend(values.map(|v| v as u32));
         self
     }
 
@@ -415,9 +421,16 @@ impl Call<'_> {
 
     /// Workgroups in each dimension.
     pub fn grid(mut self, x: usize, y: usize, z: usize) -> Self {
-        assert!(x.max(y).max(z) <= 65_535, "grid {x} x {y} x {z} of {}", self.kernel.name());
+        if x.max(y).max(z) > 65_535 {
+            self.too_large(format!("{x} x {y} x {z} workgroups"));
+        }
         self.grid = [x as u32, y as u32, z as u32];
         self
+    }
+
+    fn too_large(&self, what: String) {
+        let place = || format!("{} of '{}' would take {what}", self.kernel.name(), self.graph.scope_name());
+        self.graph.inner.borrow_mut().too_large.get_or_insert_with(place);
     }
 
     /// Floating point operations of this call, for benches, profiles and the split into submits.

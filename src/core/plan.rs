@@ -134,13 +134,15 @@ impl Layout {
     }
 
     fn memory(&self, inner: &Inner) -> Memory {
-        let mut memory = Memory { activation: self.slots.iter().sum(), ..Default::default() };
+        let add = |to: &mut usize, bytes| *to = to.saturating_add(bytes);
+        let mut memory = Memory::default();
+        self.slots.iter().for_each(|&bytes| add(&mut memory.activation, bytes));
         for &id in &self.used {
             let (t, kind) = &inner.tensors[id];
             match kind {
-                Kind::State(..) => memory.state += t.bytes(),
-                Kind::Input(_) | Kind::Constant(_) => memory.input += t.bytes(),
-                Kind::Made => memory.unshared += t.bytes(),
+                Kind::State(..) => add(&mut memory.state, t.bytes()),
+                Kind::Input(_) | Kind::Constant(_) => add(&mut memory.input, t.bytes()),
+                Kind::Made => add(&mut memory.unshared, t.bytes()),
                 Kind::Alias(_) => unreachable!("roots are no aliases"),
             }
         }
@@ -152,6 +154,34 @@ impl Layout {
 pub fn memory(graph: &Graph) -> Memory {
     let inner = graph.inner.borrow();
     Layout::new(&inner).memory(&inner)
+}
+
+/// Refuses a graph that the adapter cannot hold: before its weights are read, or made up.
+///
+/// # Errors
+/// A tensor that the adapter's limits do not allow; more memory than there is.
+pub fn check(gpu: &Gpu, graph: &Graph) -> Result<()> {
+    let inner = graph.inner.borrow();
+    countable(gpu, &inner)?;
+    let layout = Layout::new(&inner);
+    let memory = layout.memory(&inner);
+    let tensors = layout.used.iter().map(|id| &inner.tensors[*id]);
+    let kept = tensors.filter_map(|(t, kind)| match kind {
+        Kind::State(name, _) | Kind::Input(name) => Some((name.as_str(), t.bytes())),
+        _ => None,
+    });
+    for (name, bytes) in kept.chain(layout.slots.iter().map(|&bytes| ("an intermediate result", bytes))) {
+        gpu.allows(name, bytes).with_context(|| format!("the plan needs {memory}"))?;
+    }
+    fits(gpu, &memory, memory.state.saturating_add(memory.input).saturating_add(memory.activation))
+}
+
+/// Refuses sizes that kernels cannot count.
+fn countable(gpu: &Gpu, inner: &Inner) -> Result<()> {
+    match &inner.too_large {
+        Some(call) => bail!("{call}, more than {} can: choose a smaller size or batch", gpu.caps().adapter),
+        None => Ok(()),
+    }
 }
 
 impl Plan {
@@ -179,7 +209,8 @@ impl Plan {
             })
         };
         let owner = |slot: usize| layout.slot.iter().find(|(_, s)| **s == slot).map_or(0, |(&id, _)| id);
-        fits(gpu, &memory)?;
+        countable(gpu, &inner)?;
+        fits(gpu, &memory, memory.input.saturating_add(memory.activation))?;
         let shared = (0..layout.slots.len())
             .map(|s| gpu.buffer(&label(owner(s)), layout.slots[s]))
             .collect::<Result<Vec<_>>>()
@@ -481,13 +512,12 @@ fn split(steps: impl Iterator<Item = (f64, usize)>, gflops: f64) -> Vec<usize> {
 }
 
 /// Refuses a plan that would make a machine swap: a software adapter has the host's memory and takes more than there is. What
-/// other adapters have, no interface tells: they say no when a buffer is made.
-fn fits(gpu: &Gpu, memory: &Memory) -> Result<()> {
-    let total = (memory.input + memory.activation) as u64;
+/// other adapters have, no interface tells: they say no when a buffer is made. `more`: bytes of the plan that are not taken yet.
+fn fits(gpu: &Gpu, memory: &Memory, more: usize) -> Result<()> {
     let Some(available) = host_memory().filter(|_| gpu.caps().class == Class::Software) else {
         return Ok(());
     };
-    if total > available {
+    if more as u64 > available {
         bail!(
             "the plan needs {memory}, and this machine has {} MiB left: choose a smaller size or batch, or f16 weights",
             available >> 20

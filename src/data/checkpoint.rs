@@ -4,9 +4,10 @@ use super::write_atomic;
 use anyhow::{Context, Result, anyhow, bail};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::{Value, json};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -126,7 +127,7 @@ impl Checkpoint {
     /// may be stored as a matrix, and a matrix as a 1x1 convolution).
     ///
     /// # Errors
-    /// No such tensor, another shape, elements that are not floating point.
+    /// No such tensor, another shape, elements that are not floating point, numbers that are not finite.
     pub fn f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         if self.synthetic {
             return Ok(synthetic(name, shape));
@@ -208,7 +209,7 @@ impl Checkpoint {
     fn convert(&self, name: &str, entry: &Entry, range: Range<usize>) -> Result<Vec<f32>> {
         let bytes = self.bytes(entry);
         let part = |size: usize| &bytes[range.start * size..range.end * size];
-        Ok(match entry.dtype {
+        let values: Vec<f32> = match entry.dtype {
             Dtype::F32 => elements(part(4)).map(f32::from_le_bytes).collect(),
             Dtype::F16 => elements(part(2)).map(|b| f16::from_le_bytes(b).to_f32()).collect(),
             Dtype::BF16 => elements(part(2)).map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
@@ -217,7 +218,16 @@ impl Checkpoint {
                 let file = &self.shards[entry.shard].name;
                 bail!("{file}: {name} holds {other:?}, expected F32, F16, BF16 or F64")
             }
-        })
+        };
+        // One such number makes every output worthless: better said here, by name, than seen in a black image.
+        if let Some(i) = values.iter().position(|v| !v.is_finite()) {
+            let (file, at) = (&self.shards[entry.shard].name, range.start + i);
+            bail!(
+                "{file}: {name} holds {} at place {at}: the file is damaged, or its training diverged",
+                values[i]
+            );
+        }
+        Ok(values)
     }
 
     /// Adds every tensor of a safetensors file.
@@ -226,10 +236,20 @@ impl Checkpoint {
         let (header, metadata) = SafeTensors::read_metadata(slice).map_err(|e| {
             anyhow!("{name}: not a whole safetensors file ({} bytes): {e}; download it again", slice.len())
         })?;
+        // The parser keeps the last of two entries of one name.
+        if let Ok(Names(Some(twice))) = serde_json::from_slice(&slice[8..8 + header]) {
+            bail!("{name}: not a whole safetensors file: its header lists {twice} twice; download it again");
+        }
         let shard = self.shards.len();
         for (tensor, info) in metadata.tensors() {
             let range = header + 8 + info.data_offsets.0..header + 8 + info.data_offsets.1;
             let entry = Entry { shard, dtype: info.dtype, shape: info.shape.clone(), range };
+            if let Some(other) = self.entries.get(&tensor) {
+                bail!(
+                    "{name}: {tensor} is in {} as well: which one is meant?",
+                    self.shards[other.shard].name
+                );
+            }
             self.entries.insert(tensor, entry);
         }
         self.shards.push(Shard { name, bytes });
@@ -266,6 +286,31 @@ impl Checkpoint {
             Some(name) => bail!("{at}: {name} is in none of the files it lists"),
             None => Ok(()),
         }
+    }
+}
+
+/// The first name that a JSON object holds twice.
+struct Names(Option<String>);
+
+impl<'de> serde::Deserialize<'de> for Names {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Names, D::Error> {
+        struct Keys;
+        impl<'de> Visitor<'de> for Keys {
+            type Value = Names;
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
+                let (mut seen, mut twice) = (HashSet::new(), None);
+                while let Some((name, _)) = map.next_entry::<String, IgnoredAny>()? {
+                    if let Some(name) = seen.replace(name) {
+                        twice.get_or_insert(name);
+                    }
+                }
+                Ok(Names(twice))
+            }
+        }
+        deserializer.deserialize_map(Keys)
     }
 }
 

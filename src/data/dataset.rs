@@ -129,7 +129,10 @@ fn domain(path: &Path, first: &str, classes: &[String]) -> Result<Vec<Item>> {
     for (label, class) in classes.iter().enumerate() {
         let found = images(&path.join(class), label)?;
         if found.is_empty() {
-            bail!("{}: no images in this class folder", path.join(class).display());
+            bail!(
+                "{}: no images in this class folder: add some, or delete it in every domain",
+                path.join(class).display()
+            );
         }
         items.extend(found);
     }

@@ -51,7 +51,8 @@ impl Rgb {
     pub fn open(path: impl AsRef<Path>) -> Result<Rgb> {
         let path = path.as_ref();
         let bytes = std::fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
-        Rgb::decode(&bytes).with_context(|| format!("{}: not a readable image", path.display()))
+        Rgb::decode(&bytes)
+            .with_context(|| format!("{}: not a readable image; replace or delete it", path.display()))
     }
 
     /// An image from the bytes of a file.
@@ -61,8 +62,9 @@ impl Rgb {
     pub fn decode(bytes: &[u8]) -> Result<Rgb> {
         let image = match image::load_from_memory(bytes) {
             Ok(image) => image,
+            Err(_) if bytes.is_empty() => bail!("the file is empty"),
             Err(image::ImageError::Unsupported(_)) => bail!("unknown format"),
-            Err(e) => bail!("{e}"),
+            Err(e) => bail!("{}", e.to_string().replace('\n', " ")),
         };
         let (width, height) = (image.width() as usize, image.height() as usize);
         if !image.color().has_alpha() {
@@ -194,6 +196,10 @@ mod tests {
         let path = folder.path().join("x.png");
         std::fs::write(&path, "plain text").unwrap();
         let error = format!("{:#}", Rgb::open(&path).unwrap_err());
-        assert!(error.contains("x.png: not a readable image") && !error.contains('\n'), "{error}");
+        assert!(
+            error.contains("x.png: not a readable image; replace or delete it: unknown format")
+                && !error.contains('\n'),
+            "{error}"
+        );
     }
 }

@@ -16,8 +16,7 @@ use std::path::Path;
 pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     let path = path.as_ref();
     if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)
-            .with_context(|| format!("{}: cannot make the folder", parent.display()))?;
+        make_folder(parent)?;
     }
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{}.tmp", std::process::id()));
@@ -27,6 +26,28 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
         let _ = std::fs::remove_file(&temp);
     }
     written.with_context(|| format!("{}: cannot write (is the disk full or read-only?)", path.display()))
+}
+
+/// Makes a folder and those above it, where they are missing.
+///
+/// # Errors
+/// A place where no folder can be.
+pub fn make_folder(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    let made = std::fs::create_dir_all(path);
+    made.with_context(|| format!("{}: cannot make the folder; choose another place", path.display()))
+}
+
+/// Makes a folder and sees that files can be written into it, before long work depends on it.
+///
+/// # Errors
+/// A place where no folder can be, or no file in it.
+pub fn writable_folder(path: impl AsRef<Path>) -> Result<()> {
+    let probe = path.as_ref().join("probe");
+    let probe = probe.with_extension(format!("{}.tmp", std::process::id()));
+    write_atomic(&probe, b"0")?;
+    let _ = std::fs::remove_file(probe);
+    Ok(())
 }
 
 /// [N, C, H, W] as files and torch have it -> [N, H, W, C] as the device has it.

@@ -57,10 +57,18 @@ impl Tokenizer {
     /// the special ones at both ends stay, filled up with the padding token to exactly `length`.
     ///
     /// # Errors
-    /// A tokenizer without a padding token.
+    /// A tokenizer without a padding token; a length that leaves no room for a text.
     pub fn pad_to(&mut self, length: usize) -> Result<()> {
         let Some(pad) = self.pad else { bail!("{}: no padding token", self.name) };
         let max_length = length.min(self.max_length.unwrap_or(length));
+        // What stays of an empty text; the tokenizer itself would count below zero.
+        let special = self.encode("")?.len();
+        if max_length <= special || length > 1 << 20 {
+            bail!(
+                "{}: texts of {max_length} tokens, {special} of them special, leave none for words",
+                self.name
+            );
+        }
         let truncation = TruncationParams { max_length, ..Default::default() };
         self.inner.with_truncation(Some(truncation)).map_err(|e| anyhow!("{}: {e}", self.name))?;
         self.inner.with_padding(Some(PaddingParams {

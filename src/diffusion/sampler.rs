@@ -4,7 +4,7 @@
 //! latents, which are read and written once a step.
 
 use super::scheduler::Scheduler;
-use crate::core::{Class, DType, Gpu, Graph, Plan, Store, Weights};
+use crate::core::{Class, DType, Gpu, Graph, Plan, Store, Weights, plan};
 use crate::data::folder::Folder;
 use crate::data::nchw_to_nhwc;
 use crate::data::rng::Mt19937;
@@ -176,6 +176,7 @@ impl Sampler {
             let guidance = guidance.map(|width| g.input("guidance", &[1, width], DType::F32));
             let context = g.input("context", &[x.dim(0), tokens, context_width], DType::F32);
             g.output("out", unet::unet(&g, &w, &model.unet, x, time, guidance, context));
+            plan::check(gpu, &g).with_context(what)?;
             let mut store = Store::new(gpu);
             store.load(&model.folder.sub("unet").weights()?, &w)?;
             let mut plan = Plan::new(gpu, g, &store).with_context(what)?;
@@ -189,6 +190,7 @@ impl Sampler {
             let w = Weights::new(&g, dtype);
             let z = g.input("latents", &latents(vae_batch), DType::F32);
             g.output("image", vae::decode(&g, &w, &model.vae, z));
+            plan::check(gpu, &g).with_context(what)?;
             let mut store = Store::new(gpu);
             let weights = vae::modern_names(model.folder.sub("vae").weights()?);
             store.load(&weights, &w)?;
@@ -259,18 +261,18 @@ impl Sampler {
                 out.iter_mut().zip(with).for_each(|(out, with)| *out += scale * (with - *out));
             }
             out.truncate(each * n);
-            if let Some(bad) = out.chunks(each).position(|image| image.iter().any(|v| !v.is_finite())) {
-                bail!("step {}: the model's output for {:?} overflows", i + 1, requests[bad].prompt);
-            }
+            let place = format!("step {} of {}", i + 1, run.timesteps.len());
+            finite(&out, each, requests, || format!("{place}: the UNet's output"))?;
             let noise = if run.draws_noise(i) { draw() } else { vec![] };
             run.step(i, &out, &mut x, &noise);
+            finite(&x, each, requests, || format!("{place}: the latent"))?;
             after_step()?;
         }
-        self.decode(&x, each)
+        self.decode(&x, each, requests)
     }
 
     /// Pixels of latents.
-    fn decode(&mut self, latents: &[f32], each: usize) -> Result<Vec<Vec<u8>>> {
+    fn decode(&mut self, latents: &[f32], each: usize, requests: &[Request]) -> Result<Vec<Vec<u8>>> {
         let VaeConfig { scaling_factor, shift_factor, .. } = self.vae_config;
         let byte = |v: &f32| ((v * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
         let mut images = Vec::with_capacity(latents.len() / each);
@@ -281,9 +283,24 @@ impl Sampler {
             self.vae.run()?;
             let pixels = self.vae.read("image")?;
             let [height, width] = self.size;
-            let painted = pixels.chunks(3 * height * width).take(part.len() / each);
+            let (size, n) = (3 * height * width, part.len() / each);
+            let first = images.len();
+            finite(&pixels[..n * size], size, &requests[first..], || "the autoencoder's output".into())?;
+            let painted = pixels.chunks(size).take(n);
             images.extend(painted.map(|image| image.iter().map(byte).collect::<Vec<u8>>()));
         }
         Ok(images)
+    }
+}
+
+/// Refuses numbers that would become a black image: `each` of `values` belong to one of `requests`.
+fn finite(values: &[f32], each: usize, requests: &[Request], what: impl Fn() -> String) -> Result<()> {
+    match values.chunks(each).position(|image| image.iter().any(|v| !v.is_finite())) {
+        Some(bad) => bail!(
+            "{} for {:?} is not finite; try another scheduler, more steps or less guidance, or f32 weights",
+            what(),
+            requests[bad].prompt
+        ),
+        None => Ok(()),
     }
 }

@@ -6,6 +6,7 @@
 //! sigma = sqrt((1 - abar) / abar) is its ratio of noise to signal.
 
 use crate::models::config::Config;
+use crate::models::golden::Comparison;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
@@ -127,7 +128,7 @@ impl Scheduler {
             _ => {}
         }
 
-        let steps = config.usize("num_train_timesteps", 1000)?;
+        let steps = config.count("num_train_timesteps", 1000, 100_000)?;
         if config.get("original_inference_steps").and_then(Value::as_u64).is_some_and(|n| n > steps as u64) {
             bail!("{}: original_inference_steps is more than num_train_timesteps = {steps}", config.name());
         }
@@ -180,7 +181,7 @@ impl Scheduler {
             final_alpha_cumprod: if to_one { 1.0 } else { alphas_cumprod[0] },
             alphas_cumprod,
             steps_offset: config.u32("steps_offset", 0)? as usize,
-            clip_sample: clips.then(|| config.f64("clip_sample_range", 1.0)).transpose()?,
+            clip_sample: clips.then(|| config.positive("clip_sample_range", 1.0)).transpose()?.map(f64::from),
             original_inference_steps: config.usize("original_inference_steps", 50.min(steps))?,
             timestep_scaling: config.f64("timestep_scaling", 10.0)?,
         })
@@ -263,7 +264,9 @@ impl Scheduler {
 
     /// abar(t), and past the last step abar of the clean image.
     fn alpha_cumprod(&self, t: i64) -> f64 {
-        usize::try_from(t).map_or(self.final_alpha_cumprod, |t| self.alphas_cumprod[t])
+        // PNDM looks back by one stride, which leads out of the table where there are as many steps as timesteps.
+        let last = self.alphas_cumprod.len() - 1;
+        usize::try_from(t).map_or(self.final_alpha_cumprod, |t| self.alphas_cumprod[t.min(last)])
     }
 
     /// What the model's `output` says of a latent `x` at noise level `abar`: (x0, eps).
@@ -497,11 +500,7 @@ pub fn replay(name: &str, record: &Value) -> Result<f64> {
     let steps = record["steps"].as_u64().with_context(|| missing("steps"))? as usize;
     let mut run = scheduler.start(steps)?;
 
-    let worst = |got: &[f32], want: &[f32]| {
-        let largest = want.iter().fold(1e-6, |m: f32, v| m.max(v.abs()));
-        let error = got.iter().zip(want).fold(0.0, |m: f32, (a, b)| m.max((a - b).abs()));
-        if got.len() == want.len() { f64::from(error / largest) } else { f64::INFINITY }
-    };
+    let worst = |got: &[f32], want: &[f32]| Comparison::new(name, got, want, 0.0).error;
     let start = [record["init_noise_sigma"].as_f64().with_context(|| missing("init_noise_sigma"))? as f32];
     let mut error = worst(&run.timesteps, &floats(&record["timesteps"], "timesteps")?);
     error = error.max(worst(&[run.init_noise_sigma], &start));
@@ -518,6 +517,9 @@ pub fn replay(name: &str, record: &Value) -> Result<f64> {
         let output: Vec<f32> = x.iter().map(|v| 0.3 * v * scale + bias).collect();
         let fresh =
             if run.draws_noise(i) { noise.next().with_context(|| missing("noise"))? } else { &vec![] };
+        if run.draws_noise(i) && fresh.len() != x.len() {
+            bail!(missing("noise"));
+        }
         run.step(i, &output, &mut x, fresh);
         error = error.max(worst(&x, want));
     }

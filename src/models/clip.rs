@@ -30,14 +30,14 @@ impl Tower {
         let tower = Tower {
             hidden: config.usize("hidden_size", hidden)?,
             intermediate: config.usize("intermediate_size", intermediate)?,
-            layers: config.usize("num_hidden_layers", 12)?,
+            layers: config.count("num_hidden_layers", 12, 256)?,
             heads: config.usize("num_attention_heads", heads)?,
             act: match config.str("hidden_act", "quick_gelu")?.as_str() {
                 "quick_gelu" => Act::QuickGelu,
                 "gelu" => Act::Gelu,
                 other => return Err(config.unsupported("hidden_act", other)),
             },
-            eps: config.f32("layer_norm_eps", 1e-5)?,
+            eps: config.positive("layer_norm_eps", 1e-5)?,
         };
         if tower.hidden % tower.heads != 0 {
             let (heads, hidden) = (tower.heads, tower.hidden);
@@ -325,18 +325,19 @@ impl Preprocess {
         if (config.f64("rescale_factor", 1.0 / 255.0)? - 1.0 / 255.0).abs() > 1e-9 {
             return Err(config.unsupported("rescale_factor", config.f64("rescale_factor", None)?));
         }
+        const MOST: usize = 8192;
         // A number, {"shortest_edge": n}, or a square given by both of its sides.
         let side = |key: &str| match config.get(key) {
             Some(Value::Object(_)) => {
                 let size = config.sub(key)?;
                 let square = size.get("height").is_some() && size.get("height") == size.get("width");
                 match (size.get("shortest_edge"), square) {
-                    (Some(_), _) => size.usize("shortest_edge", None),
-                    (None, true) if key == "crop_size" => size.usize("height", None),
+                    (Some(_), _) => size.count("shortest_edge", None, MOST),
+                    (None, true) if key == "crop_size" => size.count("height", None, MOST),
                     _ => Err(config.unsupported(key, config.get(key).cloned())),
                 }
             }
-            _ => config.usize(key, 224),
+            _ => config.count(key, 224, MOST),
         };
         let three = |key: &str, default: [f64; 3]| {
             let values = config.get(key).cloned().unwrap_or(json!(default));

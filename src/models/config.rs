@@ -63,6 +63,13 @@ impl Config {
         self.read(key, default, "a whole number from 1", size)
     }
 
+    /// How often something is repeated, at most `most`: a model of a billion layers would fill the memory before it is found
+    /// that its weights are not there.
+    pub fn count(&self, key: &str, default: impl Into<Option<usize>>, most: usize) -> Result<usize> {
+        let what = format!("a whole number from 1 to {most}");
+        self.read(key, default, &what, |v| size(v).filter(|&n| n <= most))
+    }
+
     /// A token id or another whole number that may be 0.
     pub fn u32(&self, key: &str, default: impl Into<Option<u32>>) -> Result<u32> {
         self.read(key, default, "a whole number from 0", |v| v.as_u64().and_then(|n| n.try_into().ok()))
@@ -76,6 +83,13 @@ impl Config {
     /// A finite number.
     pub fn f32(&self, key: &str, default: impl Into<Option<f32>>) -> Result<f32> {
         self.read(key, default, "a number", |v| v.as_f64().map(|f| f as f32).filter(|f| f.is_finite()))
+    }
+
+    /// A finite number above 0: an epsilon, a factor that is divided by.
+    pub fn positive(&self, key: &str, default: impl Into<Option<f32>>) -> Result<f32> {
+        self.read(key, default, "a number above 0", |v| {
+            v.as_f64().map(|f| f as f32).filter(|f| f.is_finite() && *f > 0.0)
+        })
     }
 
     /// true or false.

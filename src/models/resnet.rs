@@ -61,7 +61,8 @@ impl ResNetConfig {
     /// Values of the wrong kind.
     pub fn from_config(config: &Config) -> Result<Self> {
         let layers = config.usizes("layers", &[])?;
-        let Ok(layers) = layers.as_slice().try_into() else {
+        let fits = layers.iter().all(|&n| n <= 256);
+        let Some(layers) = layers.as_slice().try_into().ok().filter(|_| fits) else {
             return Err(config.unsupported("layers", layers));
         };
         Ok(ResNetConfig {
@@ -208,6 +209,9 @@ pub fn golden(golden: &Golden) -> Result<Vec<Comparison>> {
     let (shape, images) = golden.image("images")?;
     let (labels_shape, labels) = golden.ids::<1>("labels")?;
     let ([steps], losses) = golden.tensor::<1>("losses")?;
+    if let Some(label) = labels.iter().find(|&&l| l as usize >= classes) {
+        bail!("{}: labels holds {label}, but num_classes = {classes}", golden.tensors.name());
+    }
     let live = golden.tensors.contains("running_mean");
     let mode = if live { BatchNorm::Live } else { BatchNorm::Frozen };
 

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 /// The eps of the norm in front of a transformer; the blocks inside have layer norms with torch's default.
 const TRANSFORMER_EPS: f32 = 1e-6;
 const LAYER_NORM_EPS: f32 = 1e-5;
+/// Most levels, and most blocks of a kind in one.
+const MOST: usize = 16;
 
 /// What a level of the UNet, or its middle, is made of.
 #[derive(Clone, Debug)]
@@ -94,6 +96,9 @@ impl UnetConfig {
 
         let channels = c.usizes("block_out_channels", &[320, 640, 1280, 1280])?;
         let n = channels.len();
+        if n > MOST {
+            bail!("{}: block_out_channels has {n} levels, more than {MOST}", c.name());
+        }
         let cross = "CrossAttnDownBlock2D";
         let down = c.strs("down_block_types", &[cross, cross, cross, "DownBlock2D"])?;
         let cross = "CrossAttnUpBlock2D";
@@ -115,12 +120,12 @@ impl UnetConfig {
         };
         let down = attends("down_block_types", "DownBlock2D", &down)?;
         let up = attends("up_block_types", "UpBlock2D", &up)?;
-        let layers = per_level(c, "layers_per_block", n, 2)?;
+        let layers = per_level(c, "layers_per_block", n, 2, MOST)?;
         // Misnamed in diffusers: it counts heads.
-        let heads = per_level(c, "attention_head_dim", n, 8)?;
-        let depth = per_level(c, "transformer_layers_per_block", n, 1)?;
+        let heads = per_level(c, "attention_head_dim", n, 8, 1 << 16)?;
+        let depth = per_level(c, "transformer_layers_per_block", n, 1, MOST)?;
         c.only("reverse_transformer_layers_per_block", &[Value::Null])?;
-        let contexts = per_level(c, "cross_attention_dim", n, 1280)?;
+        let contexts = per_level(c, "cross_attention_dim", n, 1280, 1 << 16)?;
         if contexts.iter().any(|d| *d != contexts[0]) {
             return Err(c.unsupported("cross_attention_dim", json!(contexts)));
         }
@@ -174,7 +179,7 @@ impl UnetConfig {
             levels,
             mid,
             groups,
-            eps: c.f32("norm_eps", 1e-5)?,
+            eps: c.positive("norm_eps", 1e-5)?,
             act: activation(c)?,
             linear_projection: c.bool("use_linear_projection", false)?,
             downsample_padding: padding,
@@ -404,17 +409,20 @@ fn attention(g: &Graph, w: &Weights, x: Tensor, context: Tensor, heads: usize, r
     nn::linear_with(g, &w.sub("to_out.0"), y, c, true, add)
 }
 
-/// One number for all levels, or a list.
-fn per_level(c: &Config, key: &str, levels: usize, default: usize) -> Result<Vec<usize>> {
+/// One number for all levels, or a list; at most `most` each.
+fn per_level(c: &Config, key: &str, levels: usize, default: usize, most: usize) -> Result<Vec<usize>> {
     match c.get(key) {
         Some(Value::Array(_)) => {
             let list = c.usizes(key, &[])?;
             if list.len() != levels {
                 bail!("{}: {key} = {} must have {levels} entries", c.name(), json!(list));
             }
+            if list.iter().any(|&n| n > most) {
+                bail!("{}: {key} = {} must be at most {most} each", c.name(), json!(list));
+            }
             Ok(list)
         }
-        _ => Ok(vec![c.usize(key, default)?; levels]),
+        _ => Ok(vec![c.count(key, default, most)?; levels]),
     }
 }
 

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 /// The eps of every norm.
 const EPS: f32 = 1e-6;
+/// Most levels, and most blocks in one.
+const MOST: usize = 16;
 
 /// An autoencoder as its config.json describes it.
 #[derive(Clone, Debug)]
@@ -42,6 +44,9 @@ impl VaeConfig {
         c.only("latents_mean", &[Value::Null])?;
         c.only("latents_std", &[Value::Null])?;
         let channels = c.usizes("block_out_channels", &[64])?;
+        if channels.len() > MOST {
+            bail!("{}: block_out_channels has {} levels, more than {MOST}", c.name(), channels.len());
+        }
         for (key, block) in
             [("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")]
         {
@@ -63,10 +68,10 @@ impl VaeConfig {
         Ok(VaeConfig {
             in_channels,
             latent_channels: c.usize("latent_channels", 4)?,
-            scaling_factor: c.f32("scaling_factor", 0.18215)?,
+            scaling_factor: c.positive("scaling_factor", 0.18215)?,
             shift_factor: c.f32("shift_factor", 0.0)?,
             channels,
-            layers: c.usize("layers_per_block", 1)?,
+            layers: c.count("layers_per_block", 1, MOST)?,
             groups,
             act: activation(c)?,
             mid_attention: c.bool("mid_block_add_attention", true)?,

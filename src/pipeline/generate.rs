@@ -2,16 +2,16 @@
 
 use crate::core::Gpu;
 use crate::data::folder::Folder;
-use crate::data::write_atomic;
+use crate::data::{writable_folder, write_atomic};
 use crate::diffusion::sampler::{Model, Options, Request, Sampler};
 use crate::pipeline::progress::{self, Progress};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::io::BufReader;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 /// One image to paint: a line of `prompts.jsonl`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -34,15 +34,23 @@ pub struct Job {
 /// # Errors
 /// A file that cannot be read, a line that is no such row; file and line are named.
 pub fn read_jobs(path: &Path) -> Result<Vec<Job>> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("{}: cannot read the prompts", path.display()))?;
-    let mut jobs: Vec<Job> = Vec::new();
-    for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+    let bytes =
+        std::fs::read(path).with_context(|| format!("{}: cannot read the prompts", path.display()))?;
+    let (mut jobs, mut seen) = (Vec::<Job>::new(), HashSet::new());
+    for (i, line) in bytes.split(|&b| b == b'\n').enumerate() {
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
         let place = || format!("{}, line {}", path.display(), i + 1);
-        let mut job: Job = serde_json::from_str(line).with_context(place)?;
+        let mut job: Job = serde_json::from_slice(line).map_err(|e| {
+            // The parser counts lines within the line.
+            let what = e.to_string().replace(" at line 1 column", " at column");
+            anyhow!("{}: {what}; a line is {{\"prompt\": .., \"file_name\": .., \"seed\": ..}}", place())
+        })?;
         if job.file_name.is_empty() {
             job.file_name = format!("{:05}.png", jobs.len());
         }
+        check_job(&job, &mut seen).with_context(place)?;
         jobs.push(job);
     }
     if jobs.is_empty() {
@@ -74,7 +82,8 @@ pub fn run(
     seed: u64,
 ) -> Result<Summary> {
     let model = Model::open(folder)?;
-    check_names(jobs)?;
+    let mut seen = HashSet::new();
+    jobs.iter().try_for_each(|job| check_job(job, &mut seen))?;
     let made = jobs
         .iter()
         .enumerate()
@@ -87,6 +96,11 @@ pub fn run(
     if !left.is_empty() {
         // A plan for as many images as the whole run has, so that a run that goes on uses the same kernels.
         let mut sampler = Sampler::new(gpu, &model, options, jobs.len())?;
+        let folders: BTreeSet<PathBuf> = left
+            .iter()
+            .map(|&i| out.join(&jobs[i].file_name).parent().map_or(PathBuf::new(), Path::to_path_buf))
+            .collect();
+        folders.iter().try_for_each(writable_folder)?;
         let steps = model.scheduler(options.scheduler.as_deref())?.start(options.steps)?.timesteps.len();
         let progress = Progress::new("images", (jobs.len() * steps) as u64, "image steps");
         progress.skip((summary.kept * steps) as u64);
@@ -113,21 +127,20 @@ pub fn run(
     Ok(summary)
 }
 
-/// File names must be different, end in .png, and stay below the output folder.
-fn check_names(jobs: &[Job]) -> Result<()> {
-    let mut seen = HashSet::new();
-    for Job { file_name, prompt, .. } in jobs {
-        let path = Path::new(file_name);
-        let below = path.components().all(|c| matches!(c, Component::Normal(_)));
-        if !below || path.extension().is_none_or(|e| e != "png") {
-            bail!("file_name {file_name:?} must be the name of a .png file below the output folder");
-        }
-        if !seen.insert(file_name) {
-            bail!("file_name {file_name:?} is there twice");
-        }
-        if prompt.contains('\0') {
-            bail!("the prompt of {file_name} contains a zero byte");
-        }
+/// File names must be different from all in `seen`, end in .png, and stay below the output folder.
+fn check_job(job: &Job, seen: &mut HashSet<PathBuf>) -> Result<()> {
+    let Job { file_name, prompt, .. } = job;
+    let path = PathBuf::from(file_name);
+    let below = path.components().all(|c| matches!(c, Component::Normal(_)));
+    if !below || path.extension().is_none_or(|e| e != "png") || file_name.contains('\0') {
+        bail!("file_name {file_name:?} must be the name of a .png file below the output folder");
+    }
+    if prompt.contains('\0') {
+        bail!("the prompt of {file_name} contains a zero byte");
+    }
+    // Paths are compared by their parts: a//b.png is a/b.png.
+    if !seen.insert(path) {
+        bail!("file_name {file_name:?} is there twice");
     }
     Ok(())
 }

@@ -22,6 +22,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -224,8 +225,9 @@ pub struct Stages {
 /// # Errors
 /// Those of the stages; a folder that holds another run; Ctrl-C.
 pub fn run(adapter: &GpuOptions, config: &Config, out: &Path) -> Result<PathBuf> {
+    let _lock = claim(config, out)?;
+    remove_leftovers(out);
     let gpu = &Gpu::open(adapter)?;
-    claim(config, out)?;
     let demo = config.data == Path::new(BUILTIN);
     let data = if demo { out.join("data") } else { config.data.clone() };
     let images = out.join("images");
@@ -273,18 +275,38 @@ pub fn run(adapter: &GpuOptions, config: &Config, out: &Path) -> Result<PathBuf>
     report::run(out)
 }
 
-/// Makes `out` the folder of this configuration, or sees that it is.
-fn claim(config: &Config, out: &Path) -> Result<()> {
+/// Makes `out` the folder of this configuration, or sees that it is. The file is held until the run ends: it is the lock that
+/// keeps a second process out.
+fn claim(config: &Config, out: &Path) -> Result<File> {
     let file = out.join("run.toml");
     let text = toml::to_string(config).context("run.toml")?;
-    match std::fs::read_to_string(&file) {
-        Ok(held) if held == text => Ok(()),
-        Ok(held) => {
-            let other =
-                text.lines().find(|line| !held.lines().any(|l| l == *line)).unwrap_or("fewer settings");
-            bail!("{}: holds a run with other settings (here: {other}): choose another --out", out.display())
+    if !file.exists() {
+        write_atomic(&file, text.as_bytes())?;
+    }
+    let held = std::fs::read_to_string(&file).with_context(|| format!("{}: cannot read", file.display()))?;
+    if held != text {
+        let other = text.lines().find(|line| !held.lines().any(|l| l == *line)).unwrap_or("fewer settings");
+        bail!("{}: holds a run with other settings (here: {other}): choose another --out", out.display());
+    }
+    let lock = File::open(&file).with_context(|| format!("{}: cannot read", file.display()))?;
+    // Where a file system has no locks, there is none to respect.
+    if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+        bail!(
+            "{}: another process is running in this folder: wait for it, or choose another --out",
+            out.display()
+        );
+    }
+    Ok(lock)
+}
+
+/// Removes what processes that were killed while they wrote a file left behind.
+fn remove_leftovers(folder: &Path) {
+    for path in std::fs::read_dir(folder).into_iter().flatten().filter_map(|e| Some(e.ok()?.path())) {
+        if path.is_dir() {
+            remove_leftovers(&path);
+        } else if path.extension().is_some_and(|e| e == "tmp") {
+            let _ = std::fs::remove_file(path);
         }
-        Err(_) => write_atomic(&file, text.as_bytes()),
     }
 }
 

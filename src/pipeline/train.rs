@@ -13,13 +13,15 @@ use crate::data::checkpoint::Checkpoint;
 use crate::data::dataset::{Dataset, Item, fnv1a, load, split};
 use crate::data::image::{Filter, Rgb};
 use crate::data::rng::Key;
-use crate::data::write_atomic;
+use crate::data::{make_folder, write_atomic};
 use crate::models::resnet::{self, BatchNorm, ResNetConfig};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -160,6 +162,7 @@ struct Env {
 /// Data, weights or flags that do not fit, each in one line; a folder that holds another run; Ctrl-C.
 pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     let out = &config.out;
+    check_flags(config)?;
     let make = algorithm(&config.algorithm)?;
     let dataset = Dataset::open(&config.data)?;
     let envs = environments(config, &dataset)?;
@@ -173,14 +176,22 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     // Random weights need statistics of the batch; pretrained ones keep theirs, as DomainBed's papers do.
     let mode = if config.weights.is_some() { BatchNorm::Frozen } else { BatchNorm::Live };
     let network = Network { featurizer: Featurizer::ResNet(resnet, mode), classes: dataset.classes.len() };
-    check_sizes(config, &envs, &training, batch)?;
+    if training.len() * batch < 2 && mode == BatchNorm::Live {
+        bail!("a batch of one sample has no variance: batch normalisation needs more");
+    }
+    let init = initial_values(config)?;
 
     let args = arguments(config, &dataset);
     let described = describe(&args, &hparams, &envs, config);
     let folder = Folder::open(out, &described)?;
     let mut records = folder.records()?;
+    let due = |step: usize| {
+        step + 1 == config.steps
+            || (config.checkpoint_freq > 0 && step.is_multiple_of(config.checkpoint_freq))
+    };
     if out.join("done").exists() {
-        return outcome(records).with_context(|| format!("{}: no results beside done", out.display()));
+        folder.check_records(&records, (0..config.steps).filter(|&s| due(s)))?;
+        return outcome(records);
     }
 
     let total: usize = envs.iter().map(|e| e.items.len()).sum();
@@ -189,23 +200,31 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     progress.finish();
 
     let mut store = Store::new(gpu);
-    let start = folder.restore(&mut store)?;
-    records.retain(|r| r["step"].as_u64() < Some(start as u64));
-    let init = initial_values(config)?;
+    let start = folder.restore(&mut store, config.steps)?;
+    let restored = store.names();
+    records.retain(|r| r.get("step").and_then(Value::as_u64).is_some_and(|s| s < start as u64));
+    folder.check_records(&records, (0..start).filter(|&s| due(s)))?;
     let sample = [config.size, config.size, CHANNELS];
     let sizes = [training.len(), batch];
-    let mut trainer = Trainer::new(&mut store, make, &network, &hparams, &sample, sizes, config.seed, init)?;
-    let mut predictor =
-        Predictor::new(&store, &*algorithm(&config.algorithm)?, &network, &sample, EVAL_BATCH)?;
+    let plans = Trainer::new(&mut store, make, &network, &hparams, &sample, sizes, config.seed, init)
+        .and_then(|trainer| {
+            let make = algorithm(&config.algorithm)?;
+            Ok((trainer, Predictor::new(&store, &*make, &network, &sample, EVAL_BATCH)?))
+        });
+    let (mut trainer, mut predictor) = match start {
+        0 => plans?,
+        _ => plans.with_context(|| folder.cannot_go_on())?,
+    };
+    if start > 0
+        && let Some(name) = store.names().iter().find(|n| restored.binary_search(n).is_err())
+    {
+        bail!("{}: it lacks {name}", folder.cannot_go_on());
+    }
     let memory = trainer.memory();
     let memory = memory.state + memory.input + memory.activation;
     let shown = Shown { config, envs: &envs, images: &images, augmented: hparams.bool("data_augmentation") };
 
     let steps_per_epoch = envs.iter().map(|e| e.parts[0].len()).min().unwrap_or(1) as f64 / batch as f64;
-    let due = |step: usize| {
-        step + 1 == config.steps
-            || (config.checkpoint_freq > 0 && step.is_multiple_of(config.checkpoint_freq))
-    };
     let first = records.last().and_then(|r| r["step"].as_u64()).map_or(0, |s| s as usize + 1);
     let progress = Progress::new("train", config.steps as u64, "steps");
     progress.skip(start as u64);
@@ -221,7 +240,8 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
         if recording {
             let count = step + 1 - since;
             let mut record = Map::new();
-            for (name, value) in trainer.logged(count)? {
+            let logged = trainer.logged(count).with_context(|| format!("steps {since} to {step}"))?;
+            for (name, value) in logged {
                 record.insert(name.into(), short(value));
             }
             record.insert("step_time".into(), json!(clock.elapsed().as_secs_f64() / count as f64));
@@ -230,7 +250,8 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
             record.insert("mem_gb".into(), json!(memory as f64 / f64::from(1 << 30)));
             record.insert("hparams".into(), Value::Object(hparams.0.clone()));
             record.insert("args".into(), Value::Object(args.clone()));
-            shown.evaluate(&mut predictor, step, &mut record)?;
+            let evaluated = shown.evaluate(&mut predictor, step, &mut record);
+            evaluated.with_context(|| format!("after step {step}"))?;
             progress.say(&summary(&record));
             records.push(record);
             folder.write_records(&records, &described)?;
@@ -338,19 +359,25 @@ fn hyper_parameters(config: &Config, envs: &[Env], training: usize) -> Result<(H
     Ok((hparams, batch))
 }
 
-fn check_sizes(config: &Config, envs: &[Env], training: &[usize], batch: usize) -> Result<()> {
-    let positive = [config.width, config.size, config.steps, config.stem[0], config.stem[1]];
-    if positive.contains(&0) || config.width % 4 != 0 {
-        bail!("width (a multiple of 4), size, steps and the stem must be at least 1");
+/// Numbers that are wrong whatever the data are.
+fn check_flags(config: &Config) -> Result<()> {
+    let [kernel, stride] = config.stem;
+    for (flag, n, most) in [
+        ("--width", config.width, 2048),
+        ("--size", config.size, 8192),
+        ("--steps", config.steps, 1_000_000_000),
+        ("--stem: kernel", kernel, 64),
+        ("--stem: stride", stride, 64),
+    ] {
+        if !(1..=most).contains(&n) {
+            bail!("{flag} {n}: it must be from 1 to {most}");
+        }
+    }
+    if config.width % 4 != 0 {
+        bail!("--width {}: it must be a multiple of 4", config.width);
     }
     if !(0.0..1.0).contains(&config.holdout_fraction) {
         bail!("--holdout-fraction {}: it must be from 0 to below 1", config.holdout_fraction);
-    }
-    if training.len() * batch < 2 && config.weights.is_none() {
-        bail!("a batch of one sample has no variance: batch normalisation needs more");
-    }
-    if envs.iter().any(|e| e.test && e.parts[0].is_empty()) {
-        bail!("a test domain has no images");
     }
     Ok(())
 }
@@ -491,64 +518,128 @@ impl Shown<'_> {
 }
 
 /// The folder of a run.
-struct Folder<'a>(&'a Path);
+struct Folder<'a> {
+    path: &'a Path,
+    /// Held until the run ends: two processes would write over each other's checkpoints.
+    _lock: File,
+}
 
 const CHECKPOINT: &str = "checkpoint.safetensors";
 
 impl<'a> Folder<'a> {
     /// Claims the folder for the run that `described` tells of.
     fn open(path: &'a Path, described: &Value) -> Result<Self> {
+        make_folder(path)?;
+        // DomainBed's file for errors, which stays empty, and is never replaced as the others are: it carries the lock.
+        let log = path.join("err.txt");
+        let lock = File::options().create(true).append(true).open(&log);
+        let lock = lock
+            .with_context(|| format!("{}: cannot write (is the disk full or read-only?)", log.display()))?;
+        // Where a file system has no locks, there is none to respect.
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            bail!(
+                "{}: another process is training in this folder: wait for it, or choose another --out",
+                path.display()
+            );
+        }
+
         let file = path.join("train.json");
         let text = serde_json::to_string_pretty(described)? + "\n";
-        match std::fs::read_to_string(&file) {
-            Ok(held) if held == text => {}
-            Ok(held) => {
-                let held: Value = serde_json::from_str(&held).unwrap_or_default();
+        let held = match std::fs::read(&file) {
+            Ok(held) => Some(held),
+            Err(e) if e.kind() == ErrorKind::NotFound => None,
+            Err(e) => return Err(e).with_context(|| format!("{}: cannot read", file.display())),
+        };
+        let worth = ["results.jsonl", CHECKPOINT, "model.safetensors", "done"];
+        match held {
+            Some(held) if held == text.as_bytes() => {}
+            // A command that failed before its first checkpoint leaves nothing to lose.
+            _ if !worth.iter().any(|f| path.join(f).exists()) => write_atomic(&file, text.as_bytes())?,
+            Some(held) => {
+                let held: Value = serde_json::from_slice(&held).unwrap_or_default();
                 bail!(
                     "{}: holds another run ({}): choose another --out, or delete it",
                     path.display(),
                     difference(&held, described)
                 );
             }
-            Err(_) if path.join("results.jsonl").exists() || path.join("done").exists() => {
-                bail!("{}: holds results of something else: choose another --out", path.display());
-            }
-            Err(_) => {
-                write_atomic(&file, text.as_bytes())?;
-                write_atomic(path.join("err.txt"), b"")?;
-            }
+            None => bail!("{}: holds results of something else: choose another --out", path.display()),
         }
-        Ok(Folder(path))
+        Ok(Folder { path, _lock: lock })
     }
 
     /// The rows of results.jsonl.
     fn records(&self) -> Result<Vec<Map<String, Value>>> {
-        let file = self.0.join("results.jsonl");
-        let Ok(text) = std::fs::read_to_string(&file) else { return Ok(vec![]) };
-        let row = |(i, line): (usize, &str)| {
-            serde_json::from_str(line)
-                .with_context(|| format!("{}: line {} is no result", file.display(), i + 1))
+        let file = self.path.join("results.jsonl");
+        let bytes = match std::fs::read(&file) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(vec![]),
+            Err(e) => return Err(e).with_context(|| format!("{}: cannot read", file.display())),
         };
-        text.lines().enumerate().map(row).collect()
+        let lines = bytes.split(|&b| b == b'\n').enumerate().filter(|(_, line)| !line.is_empty());
+        let row = |(i, line): (usize, &[u8])| {
+            serde_json::from_slice(line).map_err(|_| {
+                anyhow!("{}, line {}: not a whole result; {}", file.display(), i + 1, self.anew())
+            })
+        };
+        lines.map(row).collect()
     }
 
-    /// Brings back every tensor of the last checkpoint; the step to go on with.
-    fn restore(&self, store: &mut Store) -> Result<usize> {
-        let file = self.0.join(CHECKPOINT);
+    /// Fails unless `records` are those of the steps `due`, in order: files may be lost or cut by hand or by a crash.
+    fn check_records(
+        &self,
+        records: &[Map<String, Value>],
+        mut due: impl Iterator<Item = usize>,
+    ) -> Result<()> {
+        let mut steps = records.iter().map(|r| r.get("step").and_then(Value::as_u64));
+        let file = || self.path.join("results.jsonl").display().to_string();
+        loop {
+            match (due.next(), steps.next()) {
+                (None, None) => return Ok(()),
+                (Some(step), found) if found != Some(Some(step as u64)) => {
+                    bail!("{}: the result of step {step} is missing; {}", file(), self.anew())
+                }
+                (None, Some(_)) => bail!("{}: more results than steps; {}", file(), self.anew()),
+                _ => {}
+            }
+        }
+    }
+
+    /// What to do about files that do not belong together.
+    fn anew(&self) -> String {
+        format!("delete {} to train anew", self.path.display())
+    }
+
+    /// What is said of a checkpoint that is no use.
+    fn cannot_go_on(&self) -> String {
+        let file = self.path.join(CHECKPOINT);
+        format!("{}: cannot go on from this checkpoint; delete it to train anew", file.display())
+    }
+
+    /// Brings back every tensor of the last checkpoint; the step to go on with, of `steps`.
+    fn restore(&self, store: &mut Store, steps: usize) -> Result<usize> {
+        let file = self.path.join(CHECKPOINT);
         if !file.exists() {
             return Ok(0);
         }
-        let checkpoint = Checkpoint::open(&file)?;
-        let mut start = None;
-        for name in checkpoint.names() {
-            let (shape, data) = checkpoint.tensor(name)?;
-            match name {
-                // Two halves, each exact as f32.
-                "next_step" if data.len() == 2 => start = Some(data[0] as usize * 65536 + data[1] as usize),
-                _ => store.write(name, &shape, &data)?,
+        let mut start = 0;
+        let mut read = || -> Result<()> {
+            let checkpoint = Checkpoint::open(&file)?;
+            for name in checkpoint.names() {
+                let (shape, data) = checkpoint.tensor(name)?;
+                match name {
+                    // Two halves, each exact as f32.
+                    "next_step" if data.len() == 2 => start = data[0] as usize * 65536 + data[1] as usize,
+                    _ => store.write(name, &shape, &data)?,
+                }
             }
+            Ok(())
+        };
+        read().with_context(|| self.cannot_go_on())?;
+        if !(1..=steps).contains(&start) {
+            bail!("{}: it does not say at which step", self.cannot_go_on());
         }
-        start.with_context(|| format!("{}: no checkpoint of a training: delete it", file.display()))
+        Ok(start)
     }
 
     fn checkpoint(&self, store: &Store, step: usize) -> Result<()> {
@@ -556,18 +647,23 @@ impl<'a> Folder<'a> {
         let mut tensors = BTreeMap::new();
         for name in store.names() {
             let (shape, data) = store.read(&name)?;
+            // The last good checkpoint stays.
+            if data.iter().any(|v| !v.is_finite()) {
+                let step = step - 1;
+                bail!("after step {step}: {name} is not finite: training diverged; lower the learning rate");
+            }
             tensors.insert(name, TensorData::f32(&shape, &data));
         }
         let halves = [(step / 65536) as f32, (step % 65536) as f32];
         tensors.insert("next_step".into(), TensorData::f32(&[2], &halves));
-        save(self.0.join(CHECKPOINT), &tensors, &BTreeMap::new())
+        save(self.path.join(CHECKPOINT), &tensors, &BTreeMap::new())
     }
 
     /// results.jsonl and out.txt, whole.
     fn write_records(&self, records: &[Map<String, Value>], described: &Value) -> Result<()> {
         let lines: String = records.iter().map(|r| python_json(r) + "\n").collect();
-        write_atomic(self.0.join("results.jsonl"), lines.as_bytes())?;
-        write_atomic(self.0.join("out.txt"), log(records, described).as_bytes())
+        write_atomic(self.path.join("results.jsonl"), lines.as_bytes())?;
+        write_atomic(self.path.join("out.txt"), log(records, described).as_bytes())
     }
 
     /// The trained network and `done`, after which nothing is left to go on with.
@@ -583,9 +679,9 @@ impl<'a> Folder<'a> {
                 "num_classes": network.classes});
             metadata.insert("config".into(), config.to_string());
         }
-        store.save(self.0.join("model.safetensors"), &names, &metadata)?;
-        write_atomic(self.0.join("done"), b"done")?;
-        let _ = std::fs::remove_file(self.0.join(CHECKPOINT));
+        store.save(self.path.join("model.safetensors"), &names, &metadata)?;
+        write_atomic(self.path.join("done"), b"done")?;
+        let _ = std::fs::remove_file(self.path.join(CHECKPOINT));
         Ok(())
     }
 }

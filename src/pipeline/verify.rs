@@ -119,8 +119,12 @@ impl std::fmt::Display for Row {
 /// Runs every golden of `folder`, or those inside the program, and hands each row to `report` as soon as it is there.
 ///
 /// # Errors
-/// A folder that cannot be read or holds no golden. A broken golden is a row, not an error.
-pub fn verify(gpu: &Gpu, folder: Option<&Path>, mut report: impl FnMut(&Row)) -> Result<Vec<Row>> {
+/// A folder that cannot be read or holds no golden; those of `report`. A broken golden is a row, not an error.
+pub fn verify(
+    gpu: &Gpu,
+    folder: Option<&Path>,
+    mut report: impl FnMut(&Row) -> Result<()>,
+) -> Result<Vec<Row>> {
     let source = Source(folder.map_or(Folder::from(GOLDENS), Folder::from));
     let names = source.goldens()?;
     if names.is_empty() {
@@ -144,7 +148,7 @@ pub fn verify(gpu: &Gpu, folder: Option<&Path>, mut report: impl FnMut(&Row)) ->
             Err(e) => (Outcome::Fail(format!("{e:#}")), vec![]),
         };
         let row = Row { name, outcome, comparisons, seconds: start.elapsed().as_secs_f64() };
-        report(&row);
+        report(&row)?;
         rows.push(row);
     }
     Ok(rows)

@@ -9,7 +9,7 @@
 pub mod erm;
 pub mod hparams;
 
-use crate::core::{DType, Gpu, Graph, Init, Memory, Plan, Store, Tensor, Weights};
+use crate::core::{DType, Gpu, Graph, Init, Memory, Plan, Store, Tensor, Weights, plan};
 use crate::data::rng::Key;
 use crate::models::resnet::{self, BatchNorm, ResNetConfig};
 use crate::nn;
@@ -192,6 +192,7 @@ impl Trainer {
             let sum = g.state(&format!("log.{name}"), &[1], DType::F32, Init::Zeros);
             g.output(name, g.assign(sum, g.add(g.mul(sum, keep), *value)));
         }
+        plan::check(&gpu, &g)?;
         let held = store.names();
         for (name, t) in step.w.params() {
             if !held.contains(&name) {
@@ -293,9 +294,13 @@ impl Predictor {
     /// Class of each sample of the last run, the first of equals. Waits for the device.
     ///
     /// # Errors
-    /// A device that failed.
+    /// A device that failed; outputs that are not finite.
     pub fn labels(&self) -> Result<Vec<usize>> {
         let best = |row: &[f32]| (0..row.len()).rev().max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0);
-        Ok(self.logits()?.chunks_exact(self.classes).map(best).collect())
+        let logits = self.logits()?;
+        if logits.iter().any(|v| !v.is_finite()) {
+            bail!("the network's outputs are not finite: training diverged; lower the learning rate");
+        }
+        Ok(logits.chunks_exact(self.classes).map(best).collect())
     }
 }
