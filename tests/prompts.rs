@@ -127,7 +127,7 @@ fn the_template_writes_for_every_image_to_come() {
     let with = Config { out: temp.path().join("with"), include_test_style: true, ..other };
     run(&with, &general).unwrap();
     let found = by_folder(&read_jobs(&with.out.join("prompts.jsonl")).unwrap());
-    assert_eq!([found["sketch/dog"], found["sketch/Alarm_Clock"]], [3, 2]);
+    assert_eq!([found["sketch/dog"], found["sketch/Alarm_Clock"]], [2, 3]);
 }
 
 #[test]
