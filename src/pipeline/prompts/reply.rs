@@ -64,7 +64,7 @@ pub fn description(reply: &str, class: &str, domain: &str) -> Option<String> {
 /// A text without the quotes and the markdown around and in it.
 fn bare(text: &str) -> String {
     let text = text.replace("**", "").replace('`', "");
-    let around = |c: char| c.is_whitespace() || "\"'“”‘’«»*_#>".contains(c);
+    let around = |c: char| c.is_whitespace() || "\"'“”‘’«»[]*_#>".contains(c);
     text.trim_matches(around).to_string()
 }
 
@@ -85,7 +85,7 @@ fn domain_name(text: &str) -> Option<String> {
     let text = bare(text).split_whitespace().collect::<Vec<_>>().join(" ");
     let words: Vec<String> = text.split(' ').map(normal).collect();
     let is_name =
-        words.len() <= NAME_WORDS && text.chars().count() <= NAME_CHARS && !normal(&text).is_empty();
+        words.len() <= NAME_WORDS && text.chars().count() <= NAME_CHARS && text.contains(char::is_alphabetic);
     (is_name && !words.iter().any(|w| NO_NAME.contains(&w.as_str()))).then_some(text)
 }
 
@@ -134,6 +134,7 @@ mod tests {
             "- watercolor\n- \"3D render\" (smooth)\n",
             "These may fit: watercolor, and 3D render.",
             "watercolor\n3D render",
+            "[\"watercolor\", \"3D render\",]",
             "<think>sketch, photo?</think>watercolor, 3D render",
         ] {
             assert_eq!(domain_names(reply), two, "{reply}");
