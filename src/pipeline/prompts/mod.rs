@@ -349,12 +349,6 @@ impl Stage<'_> {
         if images.is_empty() {
             bail!("a share of {} gives no image; choose a larger one", self.config.share);
         }
-        let labels =
-            |domains: &[(Label, Vec<usize>)]| domains.iter().map(|d| d.0.clone()).collect::<Vec<_>>();
-        let domains = json!({"original": labels(&self.originals), "held_out": labels(&self.held_out), "new": new,
-            "written_by": writer});
-        write_atomic(self.config.out.join("domains.json"), format!("{domains:#}\n").as_bytes())?;
-
         let progress = Progress::new("prompts", images.len() as u64, "prompts");
         let prompts = describe(&images, &progress)?;
         let (mut lines, mut fallbacks) = (String::new(), 0);
@@ -374,6 +368,11 @@ impl Stage<'_> {
             lines += &serde_json::to_string(&row)?;
             lines.push('\n');
         }
+        let labels =
+            |domains: &[(Label, Vec<usize>)]| domains.iter().map(|d| d.0.clone()).collect::<Vec<_>>();
+        let domains = json!({"original": labels(&self.originals), "held_out": labels(&self.held_out), "new": new,
+            "written_by": writer});
+        write_atomic(self.config.out.join("domains.json"), format!("{domains:#}\n").as_bytes())?;
         write_atomic(self.config.out.join("prompts.jsonl"), lines.as_bytes())?;
         progress.finish();
         let new_domains = new.iter().map(|n| n.label.folder.clone()).collect();

@@ -8,6 +8,9 @@ const WORDS: std::ops::RangeInclusive<usize> = 20..=80;
 /// Longest name of a domain, in words and in characters.
 const NAME_WORDS: usize = 5;
 const NAME_CHARS: usize = 40;
+/// Words that sentences ("I would rather not") have and names do not.
+const NO_NAME: [&str; 12] =
+    ["i", "you", "we", "am", "is", "are", "can", "cannot", "would", "not", "but", "sorry"];
 
 /// `art_painting` as people write it.
 pub fn spaced(folder: &str) -> String {
@@ -61,7 +64,7 @@ pub fn description(reply: &str, class: &str, domain: &str) -> Option<String> {
 /// A text without the quotes and the markdown around and in it.
 fn bare(text: &str) -> String {
     let text = text.replace("**", "").replace('`', "");
-    let around = |c: char| c.is_whitespace() || "\"'“”‘’«»*_#>".contains(c);
+    let around = |c: char| c.is_whitespace() || "\"'“”‘’«»[]*_#>".contains(c);
     text.trim_matches(around).to_string()
 }
 
@@ -80,8 +83,10 @@ fn domain_name(text: &str) -> Option<String> {
     let text = bare(text);
     let text = text.strip_prefix("and ").unwrap_or(&text).trim_end_matches(['.', ',']).trim();
     let text = bare(text).split_whitespace().collect::<Vec<_>>().join(" ");
-    let words = text.split(' ').count();
-    (words <= NAME_WORDS && text.chars().count() <= NAME_CHARS && !normal(&text).is_empty()).then_some(text)
+    let words: Vec<String> = text.split(' ').map(normal).collect();
+    let is_name =
+        words.len() <= NAME_WORDS && text.chars().count() <= NAME_CHARS && text.contains(char::is_alphabetic);
+    (is_name && !words.iter().any(|w| NO_NAME.contains(&w.as_str()))).then_some(text)
 }
 
 /// The first JSON list of names, or of objects that have one.
@@ -129,12 +134,14 @@ mod tests {
             "- watercolor\n- \"3D render\" (smooth)\n",
             "These may fit: watercolor, and 3D render.",
             "watercolor\n3D render",
+            "[\"watercolor\", \"3D render\",]",
             "<think>sketch, photo?</think>watercolor, 3D render",
         ] {
             assert_eq!(domain_names(reply), two, "{reply}");
         }
         let none: [&str; 0] = [];
         assert_eq!(domain_names("I am sorry, but as a language model I cannot help you with that."), none);
+        assert_eq!(domain_names("I would rather not."), none);
         assert_eq!(domain_names("[1, 2] !! , ???"), none);
         assert_eq!(
             [folder_name("3D render"), folder_name("../ukiyo-e / prints")],
