@@ -248,7 +248,7 @@ def train_unet(root, work, steps=9000, batch=64):
     save()
 
 
-def train_clip(root, work, steps=1500, batch=128):
+def train_clip(root, work, steps=1200, batch=128):
     """Images and captions of one batch find each other; domains and classes repeat, so equal pairs share the target."""
     from transformers import CLIPConfig, CLIPModel
     torch.manual_seed(3)
@@ -261,7 +261,7 @@ def train_clip(root, work, steps=1500, batch=128):
         text_config=dict(vocab_size=vocab, hidden_size=64, intermediate_size=256, num_hidden_layers=2,
                          num_attention_heads=4, max_position_embeddings=LENGTH, bos_token_id=vocab - 2,
                          eos_token_id=vocab - 1, pad_token_id=vocab - 1),
-        vision_config=dict(hidden_size=96, intermediate_size=384, num_hidden_layers=4, num_attention_heads=6,
+        vision_config=dict(hidden_size=96, intermediate_size=384, num_hidden_layers=3, num_attention_heads=6,
                            image_size=64, patch_size=8),
         projection_dim=64, logit_scale_init_value=2.0))
     print(sum(p.numel() for p in model.parameters()), "parameters")
