@@ -102,6 +102,13 @@ fn what_the_adapter_cannot_hold_is_refused_before_memory_is_taken() {
         made.into_iter().enumerate().for_each(|(i, y)| g.output(&format!("y{i}"), y));
         says(&refused(g), &["this machine has"]);
     }
+    // More numbers than a kernel can count, or than there are bytes.
+    for shape in [[1 << 20, 1 << 20], [1 << 40, 1 << 40]] {
+        let g = Graph::new(gpu.caps());
+        g.output("y", g.exp(g.input("large", &shape, DType::F32)));
+        let error = Plan::new(&gpu, g, &Store::new(&gpu)).err().unwrap().to_string();
+        says(&error, &["unary_forward", "would take a size of", "smaller size or batch"]);
+    }
     // A parameter that nobody loaded.
     let g = Graph::new(gpu.caps());
     g.output("y", g.exp(g.state("net.weight", &[4], DType::F32, Init::Loaded)));

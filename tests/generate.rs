@@ -64,11 +64,12 @@ fn images_depend_on_their_own_prompt_and_seed_only() {
     let pixels = |bytes: &[u8]| image::load_from_memory(bytes).unwrap().to_rgb8().into_raw();
     assert_ne!(pixels(&whole["0"]), pixels(&whole["2"]), "another seed is another image");
 
-    // Nothing is left to do; then one image is gone, and is painted without its neighbour.
+    // Nothing is left to do; then one image is gone and one is cut, and they are painted without their neighbour.
     assert_eq!(run(&jobs(), &out, &options()), Summary { painted: 0, kept: 3 });
     std::fs::remove_file(out.join("new/1.png")).unwrap();
     std::fs::remove_file(out.join("metadata.jsonl")).unwrap();
-    assert_eq!(run(&jobs(), &out, &options()), Summary { painted: 1, kept: 2 });
+    std::fs::write(out.join("new/2.png"), &whole["2"][..whole["2"].len() - 100]).unwrap();
+    assert_eq!(run(&jobs(), &out, &options()), Summary { painted: 2, kept: 1 });
     assert_eq!(files(&out), whole);
 
     // Other neighbours, and another batch: its kernels may round differently.

@@ -117,7 +117,7 @@ fn earlier(path: &Path) -> Result<HashMap<String, f64>> {
 }
 
 fn dump(dir: &Path) -> Result<()> {
-    std::fs::create_dir_all(dir).with_context(|| format!("{}: cannot be made", dir.display()))?;
+    kaleid::data::make_folder(dir)?;
     for class in Class::ALL {
         let sources = bench::sources(class);
         for (name, source) in &sources {

@@ -238,7 +238,10 @@ impl Checkpoint {
         })?;
         // The parser keeps the last of two entries of one name.
         if let Ok(Names(Some(twice))) = serde_json::from_slice(&slice[8..8 + header]) {
-            bail!("{name}: not a whole safetensors file: its header lists {twice} twice; download it again");
+            let n = slice.len();
+            bail!(
+                "{name}: not a whole safetensors file ({n} bytes): {twice} is listed twice; download it again"
+            );
         }
         let shard = self.shards.len();
         for (tensor, info) in metadata.tensors() {

@@ -488,9 +488,10 @@ impl ClipEmbedder {
             plan.write("pixels", &pixels)?;
             plan.run()?;
             let embeds = plan.read(output)?;
-            out.extend(embeds.chunks_exact(self.config.projection).take(images.len()).map(<[f32]>::to_vec));
+            let embeds = embeds.chunks_exact(self.config.projection).take(images.len());
+            out.extend(embeds.map(<[f32]>::to_vec));
         }
-        Ok(out)
+        self.finite(out)
     }
 
     /// Embeddings of texts, cut off where they are too long.
@@ -524,9 +525,20 @@ impl ClipEmbedder {
             plan.write("end", &end)?;
             plan.run()?;
             let embeds = plan.read("embeds")?;
-            out.extend(embeds.chunks_exact(self.config.projection).take(texts.len()).map(<[f32]>::to_vec));
+            let embeds = embeds.chunks_exact(self.config.projection).take(texts.len());
+            out.extend(embeds.map(<[f32]>::to_vec));
         }
-        Ok(out)
+        self.finite(out)
+    }
+
+    fn finite(&self, embeds: Vec<Vec<f32>>) -> Result<Vec<Vec<f32>>> {
+        match embeds.iter().flatten().all(|v| v.is_finite()) {
+            true => Ok(embeds),
+            false => bail!(
+                "{}: embeddings are not finite: do weights and config.json belong together?",
+                self.checkpoint.name()
+            ),
+        }
     }
 }
 

@@ -180,16 +180,22 @@ fn text_chunks(made: &Map<String, Value>) -> BTreeMap<String, String> {
     made.iter().filter(|(k, _)| !not_here.contains(&k.as_str())).map(|(k, v)| (k.clone(), text(v))).collect()
 }
 
-/// Whether the file says that it was `made` so.
+/// Whether the file is whole and says that it was `made` so.
 fn is_painted(path: &Path, made: &Map<String, Value>) -> bool {
     let Ok(file) = File::open(path) else { return false };
-    let Ok(reader) = png::Decoder::new(BufReader::new(file)).read_info() else { return false };
+    let Ok(mut reader) = png::Decoder::new(BufReader::new(file)).read_info() else { return false };
+    if made["width"] != reader.info().width || made["height"] != reader.info().height {
+        return false;
+    }
+    // All of it: a file may have been cut after its texts.
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap_or(0)];
+    if reader.next_frame(&mut pixels).is_err() {
+        return false;
+    }
     let info = reader.info();
     let latin = info.uncompressed_latin1_text.iter().map(|c| (c.keyword.clone(), c.text.clone()));
     let utf8 = info.utf8_text.iter().map(|c| (c.keyword.clone(), c.get_text().unwrap_or_default()));
-    made["width"] == info.width
-        && made["height"] == info.height
-        && latin.chain(utf8).collect::<BTreeMap<_, _>>() == text_chunks(made)
+    latin.chain(utf8).collect::<BTreeMap<_, _>>() == text_chunks(made)
 }
 
 /// An RGB image as PNG. Texts that are not plain ASCII go to international chunks.
