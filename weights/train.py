@@ -1,7 +1,7 @@
 """Trains the demo's small models on emoji64 with torch, diffusers and transformers, and writes them where they lie now.
 
     pip install torch diffusers transformers safetensors pillow tokenizers
-    python train.py tokenizer|vae|unet|judge|clip|look|data|export EMOJI64 WORK
+    python train.py tokenizer|vae|unet|clip|data|export|judge|look EMOJI64 WORK
 
 Stages run in this order; each reads what those before it left in WORK. EMOJI64 is the unpacked data set. The held-out
 domain (openmoji) and the concepts whose hash is a multiple of five are never read, except by `judge`, which judges only.
@@ -179,8 +179,8 @@ def show(images, path, columns):
     Image.fromarray(grid).save(path)
 
 
-def text_encoder(work, hidden, layers, projected=False):
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+def text_encoder(work, hidden, layers):
+    from transformers import CLIPTextConfig, CLIPTextModel
     vocab = len(json.loads((work / "tokenizer/vocab.json").read_text()))
     config = CLIPTextConfig(
         vocab_size=vocab, hidden_size=hidden, intermediate_size=4 * hidden, num_hidden_layers=layers,
@@ -198,7 +198,7 @@ def captions_of(rng, tokenize, domain, label, concept, drop_all, drop_concept):
     return tokenize(texts)
 
 
-def train_unet(root, work, steps=9000, batch=64):
+def train_unet(root, work, steps=7000, batch=64):
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     torch.manual_seed(2)
     rng = random.Random(2)
@@ -355,48 +355,29 @@ def train_judge(root, work, steps=1500, batch=64):
     torch.save(judge.state_dict(), work / "judge.pt")
 
 
-def train_look(root, work, each=6, steps=12, guidance=4):
-    """What the judge says of generated images, a grid of them, and some beside the training image nearest in pixels."""
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel
-    rng = random.Random(6)
-    tokenize = tokenizer(work)
-    vae, unet = AutoencoderKL.from_pretrained(work / "vae"), UNet2DConditionModel.from_pretrained(work / "unet")
-    text, scheduler = CLIPTextModel.from_pretrained(work / "text_encoder"), DDIMScheduler.from_pretrained(work / "scheduler")
+def train_look(root, work):
+    """What the judge says of the images that `kaleid run` painted (WORK/images, its folder), a grid of them, and some beside the
+    training image nearest in pixels."""
     judge = Judge()
     judge.load_state_dict(torch.load(work / "judge.pt"))
     judge.eval()
-    domain = torch.arange(6).repeat_interleave(7 * each)
-    label = torch.arange(7).repeat_interleave(each).repeat(6)
-    names = [rng.choice(GRAMMAR["classes"][c]["concepts"]) if rng.random() < 0.65 else "" for c in label.tolist()]
-    texts = [caption(rng, d, c, n) for d, c, n in zip(domain.tolist(), label.tolist(), names)]
-    scheduler.set_timesteps(steps)
-    made = []
+    paths = sorted((work / "images").glob("*/*/*.png"))
+    made = signed(torch.from_numpy(np.stack([np.asarray(Image.open(p)) for p in paths])).permute(0, 3, 1, 2))
+    domain = torch.tensor([DOMAINS.index(p.parts[-3]) for p in paths])
+    label = torch.tensor([CLASSES.index(p.parts[-2]) for p in paths])
     with torch.no_grad():
-        for k in range(0, len(texts), 84):
-            ids = tokenize([""] * len(texts[k:k + 84]) + texts[k:k + 84])
-            context = text(ids).last_hidden_state
-            x = torch.randn(len(ids) // 2, 4, 16, 16, generator=torch.Generator().manual_seed(k))
-            for t in scheduler.timesteps:
-                without, with_text = unet(torch.cat([x, x]), t, context).sample.chunk(2)
-                x = scheduler.step(without + guidance * (with_text - without), t, x).prev_sample
-            made.append(vae.decode(x / vae.config.scaling_factor).sample.clamp(-1, 1))
-        made = torch.cat(made)
-        cls, style = (h.argmax(1) for h in judge(made))
-    print(f"{steps} steps, guidance {guidance}: class {(cls == label).float().mean():.3f}"
-          f" style {(style == domain).float().mean():.3f}")
-    for i, name in enumerate(DOMAINS):
-        mine = domain == i
-        print(name, f"class {(cls == label)[mine].float().mean():.2f} style {(style == domain)[mine].float().mean():.2f}")
-    for i, name in enumerate(CLASSES):
-        print(name, f"class {(cls == label)[label == i].float().mean():.2f}")
-    grid = made.view(6, 7, each, 3, 64, 64)[:, :, :3].permute(1, 0, 2, 3, 4, 5).flatten(0, 2)
-    show(grid, work / "samples.png", 18)
+        cls, style = (torch.cat(h).argmax(1) for h in zip(*(judge(part) for part in made.split(128))))
+    print(f"{len(made)} images: class {(cls == label).float().mean():.3f} style {(style == domain).float().mean():.3f}")
+    for names, of in (DOMAINS, domain), (CLASSES, label):
+        for i, name in enumerate(names):
+            print(f"{name:10} class {(cls == label)[of == i].float().mean():.2f}"
+                  f" style {(style == domain)[of == i].float().mean():.2f}")
+    grid = [made[(domain == d) & (label == c)][:3] for c in range(7) for d in range(6)]
+    show(torch.cat(grid), HERE / "samples.png", 18)
     real, *_ = read_images(root, DOMAINS, lambda stem: not unseen(stem))
-    real = signed(real)
-    few = made[:: max(1, len(made) // 48)]
+    real, few = signed(real), made[:: max(1, len(made) // 48)][:48]
     nearest = torch.cat([torch.cdist(f[None].flatten(1), real.flatten(1)).argmin(1) for f in few])
-    show(torch.stack([few, real[nearest]], 1).flatten(0, 1), work / "nearest.png", 16)
+    show(torch.stack([few, real[nearest]], 1).flatten(0, 1), HERE / "nearest.png", 16)
 
 
 def train_data(root, work, per_class=14):

@@ -51,7 +51,7 @@ pub struct Config {
 pub struct Diversity {
     /// What variance means here.
     pub form: String,
-    /// The model, and the numbers of an embedding.
+    /// Folder of the model.
     pub clip: String,
     /// Numbers in an embedding.
     pub width: usize,
@@ -223,7 +223,7 @@ pub fn run(gpu: &Gpu, clip: &Folder, config: &Config, out: &Path) -> Result<Dive
     };
     let diversity = Diversity {
         form: form.into(),
-        clip: clip.name(""),
+        clip: clip.name("").trim_end_matches('/').to_string(),
         width: clip_model.width(),
         originals: mean(&pairs.iter().map(|(own, _)| variance(own)).collect::<Vec<_>>()),
         optimum: optimum(cubic, [most / STEPS as f64, most]),
