@@ -49,7 +49,7 @@ pub struct UnetConfig {
     pub sample_size: Option<[usize; 2]>,
     /// Width of the context.
     pub cross_attention_dim: usize,
-    /// Width of the guidance embedding of distilled models ([`guidance_embedding`]).
+    /// Width of the guidance embedding of distilled models ([`UnetConfig::guidance_embedding`]).
     pub time_cond_proj_dim: Option<usize>,
     levels: Vec<Level>,
     mid: Mid,
@@ -192,7 +192,7 @@ impl UnetConfig {
         })
     }
 
-    /// Width of [`timestep_embedding`].
+    /// Width of [`UnetConfig::timestep_embedding`].
     pub fn timestep_width(&self) -> usize {
         self.levels[0].channels
     }

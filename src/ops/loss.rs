@@ -31,7 +31,7 @@ impl Graph {
         y
     }
 
-    /// Mean over the rows of -log_softmax(logits)[label], (1): torch's `cross_entropy` of logits (N, C) and labels U32 (N), which
+    /// Mean over the rows of `-log_softmax(logits)[label]`, (1): torch's `cross_entropy` of logits (N, C) and labels U32 (N), which
     /// must be below C.
     #[track_caller]
     pub fn cross_entropy(&self, logits: Tensor, labels: Tensor) -> Tensor {

@@ -1,13 +1,15 @@
 //! `kaleid run`: every stage of the paper, from a data set to a report, in one folder.
 //!
-//!     run.toml        the configuration, with everything that was left to defaults
-//!     data/           the demo's data set (your own stays where it is)
-//!     domains.json    prompts.jsonl
-//!     images/         DOMAIN/CLASS/00000.png, metadata.jsonl
-//!     diversity.json  diversity.svg
-//!     train/ALGORITHM-VARIANT-SEED/
-//!     stages.json     adapter and seconds
-//!     report.html
+//! ```text
+//! run.toml        the configuration, with everything that was left to defaults
+//! data/           the demo's data set (your own stays where it is)
+//! domains.json    prompts.jsonl
+//! images/         DOMAIN/CLASS/00000.png, metadata.jsonl
+//! diversity.json  diversity.svg
+//! train/ALGORITHM-VARIANT-SEED/
+//! stages.json     adapter and seconds
+//! report.html
+//! ```
 //!
 //! Each stage goes on where it was cut, to the bytes of an uncut run; times are all that differs.
 

@@ -215,10 +215,6 @@ fn rows(t: &mut Table) {
         let src = r.f32(&[616, 768]);
         r.g.scatter_rows(src, r.u32(&[616], 4096), 4096)
     });
-    t.forward("write_rows", |r| {
-        let cache = r.g.state("cache", &[8, 4096, 64], DType::F32, Init::Zeros);
-        vec![r.g.write_rows(cache, r.f32(&[8, 64, 64]), r.u32(&[1], 4032))]
-    });
 }
 
 /// The transformers of Stable Diffusion and CLIP, Llama, the blocks of the UNet, ResNet-50.

@@ -4,7 +4,7 @@
 //! environment. The plan is replayed for every step; what changes from step to step (images, random draws, annealed weights)
 //! is an input. Logged numbers are added up on the device and read when results are written, so that no step waits for them.
 //!
-//! A new algorithm is a file with a type that implements [`Algorithm`], and a line in [`ALGORITHMS`].
+//! A new algorithm is a file with a type that implements [`Algorithm`], and a line in `ALGORITHMS`.
 
 pub mod erm;
 pub mod hparams;
