@@ -23,16 +23,15 @@ fn refusal(args: &[&str]) -> String {
     lines[0].to_string()
 }
 
-/// Files below a folder, with their contents.
+/// Files below a folder, with their contents. Of a run that is going on, some may vanish meanwhile.
 fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
     fn walk(root: &Path, folder: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
+        for path in std::fs::read_dir(folder).into_iter().flatten().filter_map(|e| Some(e.ok()?.path())) {
             if path.is_dir() {
                 walk(root, &path, found);
             } else {
                 let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
-                found.insert(name, std::fs::read(&path).unwrap());
+                found.insert(name, std::fs::read(&path).unwrap_or_default());
             }
         }
     }

@@ -191,7 +191,7 @@ impl Config {
     /// A text that is no TOML, an unknown key, a value that cannot be; with its line.
     pub fn parse(text: &str, name: &str) -> Result<Config> {
         let config: Config = toml::from_str(text).map_err(|e| {
-            let line = e.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
+            let line = 1 + e.span().map_or(0, |span| text[..span.start].matches('\n').count());
             anyhow::anyhow!("{name}, line {line}: {}", e.message())
         })?;
         let train = &config.train;
