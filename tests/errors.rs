@@ -330,8 +330,8 @@ fn prompts_that_cannot_be_are_named_with_their_line() {
             "\"../a.png\" must be the name of a .png file below",
         ),
         (
-            br#"{"prompt": "a", "file_name": "/tmp/a.png"}"#,
-            "\"/tmp/a.png\" must be the name of a .png file below",
+            br#"{"prompt": "a", "file_name": "/abs/a.png"}"#,
+            "\"/abs/a.png\" must be the name of a .png file below",
         ),
         (br#"{"prompt": "a", "file_name": "a.jpg"}"#, "\"a.jpg\" must be the name of a .png file below"),
         (br#"{"prompt": "a", "file_name": "a//b.png"}"#, "\"a//b.png\" is there twice"),
