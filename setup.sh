@@ -5,7 +5,7 @@
 set -eu
 
 have_library() { ldconfig -p 2>/dev/null | grep -q "$1"; }
-have_driver() { ls /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json >/dev/null 2>&1; }
+have_driver() { [ -n "$(ls /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json 2>/dev/null)" ]; }
 
 ci=no
 [ "${1:-}" = "--ci" ] && ci=yes
