@@ -2,7 +2,9 @@
 //! everything with CLIP, and for s = 10 % .. 100 % join s x |D| generated images to each original domain D of |D| images.
 //! (Where fewer images were generated, ten amounts up to those there are.)
 //!
-//!     Score(s) = mean over original domains of the variance of the embeddings inside the domain
+//! ```text
+//! Score(s) = mean over original domains of the variance of the embeddings inside the domain
+//! ```
 //!
 //! A cubic through Score(s) gives the optimum: its maximum inside the range, else the better end. What a generated image
 //! shows is checked by CLIP as well: is the class, and is the style, that its prompt asked for the likeliest of all?
