@@ -139,7 +139,7 @@ fn box_muller_16(block: &mut [f32]) {
 /// The generator is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), integer
 /// operations only, the same in WGSL. Its key is the seed and its counter is [block, 0, step, purpose]; a block gives four
 /// words, so element i of a stream is word i % 4 of block i / 4. Bits and uniforms are the same on every device; normals
-/// may differ in the last bits, as each device has its own logarithm and cosine.
+/// may differ in the last bits, as devices round differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key(pub [u32; 4]);
 
