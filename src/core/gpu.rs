@@ -1,5 +1,6 @@
 //! The adapter: choosing one, what it can do, its pipelines and buffers, and its errors as one-line results.
 
+use super::graph::DType;
 use super::kernel::Kernel;
 use super::profile::Profile;
 use anyhow::{Context, Result, anyhow, bail};
@@ -123,6 +124,11 @@ pub struct Caps {
 }
 
 impl Caps {
+    /// What a model's matrices are kept as here: a CPU has no use for half precision but to convert it.
+    pub fn weights(&self) -> DType {
+        if self.class == Class::Software { DType::F32 } else { DType::F16 }
+    }
+
     /// A device of a class with WebGPU's guaranteed limits; for tools that look at kernels without running them.
     pub fn nominal(class: Class) -> Self {
         let limits = wgpu::Limits::default();

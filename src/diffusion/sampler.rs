@@ -4,7 +4,7 @@
 //! latents, which are read and written once a step.
 
 use super::scheduler::Scheduler;
-use crate::core::{Class, DType, Gpu, Graph, Plan, Store, Weights, plan};
+use crate::core::{DType, Gpu, Graph, Plan, Store, Weights, plan};
 use crate::data::folder::Folder;
 use crate::data::nchw_to_nhwc;
 use crate::data::rng::Mt19937;
@@ -153,8 +153,7 @@ impl Sampler {
         let distilled = model.unet.time_cond_proj_dim.is_some();
         let guided = options.guidance > 1.0 && !distilled;
 
-        // A CPU has no use for half precision but to convert it.
-        let dtype = if gpu.caps().class == Class::Software { DType::F32 } else { DType::F16 };
+        let dtype = gpu.caps().weights();
         let mut text = TextEncoder::open(gpu, &model.folder, dtype)?;
         let [tokens, context_width] = text.shape();
         if context_width != model.unet.cross_attention_dim {

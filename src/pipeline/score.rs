@@ -10,7 +10,7 @@
 //! shows is checked by CLIP as well: is the class, and is the style, that its prompt asked for the likeliest of all?
 
 use super::progress::{Progress, bail_if_stopped};
-use crate::core::{Class, DType, Gpu};
+use crate::core::Gpu;
 use crate::data::dataset::{Dataset, Domain, Item, load};
 use crate::data::folder::Folder;
 use crate::data::image::Rgb;
@@ -94,7 +94,7 @@ impl std::fmt::Display for Optimum {
 }
 
 /// One domain.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DomainDiversity {
     /// Number of originals.
     pub originals: usize,
@@ -145,8 +145,7 @@ pub fn run(gpu: &Gpu, clip: &Folder, config: &Config, out: &Path) -> Result<Dive
         );
     }
 
-    let dtype = if gpu.caps().class == Class::Software { DType::F32 } else { DType::F16 };
-    let mut clip_model = ClipEmbedder::open(gpu, clip, dtype)?;
+    let mut clip_model = ClipEmbedder::open(gpu, clip, gpu.caps().weights())?;
     let count = |domains: &mut dyn Iterator<Item = &Domain>| domains.map(|d| d.items.len()).sum::<usize>();
     let total = count(&mut originals.iter().copied()) + count(&mut generated.iter());
     let progress = Progress::new("score", total as u64, "images");
@@ -175,27 +174,17 @@ pub fn run(gpu: &Gpu, clip: &Folder, config: &Config, out: &Path) -> Result<Dive
     let classes: Vec<String> = data.classes.iter().map(words).collect();
     let agreement = agreement(&mut clip_model, &classes, &styles, &generated, &of_generated)?;
 
-    let mut domains = BTreeMap::new();
+    let mut domains: BTreeMap<String, DomainDiversity> = BTreeMap::new();
     for (domain, embedded) in originals.iter().zip(&of_originals) {
         let entry = DomainDiversity {
             originals: domain.items.len(),
-            generated: 0,
             variance_of_originals: Some(all(embedded)),
-            variance_of_generated: None,
-            class_agreement: None,
-            style_agreement: None,
+            ..Default::default()
         };
         domains.insert(domain.name.clone(), entry);
     }
     for ((domain, embedded), share) in generated.iter().zip(&of_generated).zip(&agreement) {
-        let entry = domains.entry(domain.name.clone()).or_insert(DomainDiversity {
-            originals: 0,
-            generated: 0,
-            variance_of_originals: None,
-            variance_of_generated: None,
-            class_agreement: None,
-            style_agreement: None,
-        });
+        let entry = domains.entry(domain.name.clone()).or_default();
         entry.generated = domain.items.len();
         entry.variance_of_generated = Some(all(embedded));
         [entry.class_agreement, entry.style_agreement] =
