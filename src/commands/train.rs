@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use kaleid::core::{Gpu, GpuOptions};
 use kaleid::data::dataset::Dataset;
+use kaleid::pipeline::domainbed::hparams::Preset;
 use kaleid::pipeline::train::{Config, Variant, run as train};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -36,6 +37,15 @@ pub struct Args {
     /// Algorithm
     #[arg(long, default_value = "ERM")]
     algorithm: String,
+    /// Which DomainBed's defaults and behaviour to follow
+    #[arg(long, value_enum, default_value = "db2024")]
+    preset: Preset,
+    /// Algorithms to run without upstream's known mistakes, where their files name them: MLDG, MTL, SelfReg
+    #[arg(long, value_name = "ALGORITHM", value_delimiter = ',')]
+    fixed: Vec<String>,
+    /// Average the weights from this step on; the average predicts
+    #[arg(long, value_name = "STEP")]
+    average_from: Option<usize>,
     /// Network: resnet18, resnet34, resnet50
     #[arg(long, default_value = "resnet50")]
     arch: String,
@@ -114,6 +124,9 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
         test_domains,
         hold_out_concepts: args.hold_out_concepts,
         algorithm: args.algorithm,
+        preset: args.preset,
+        fixed: args.fixed,
+        average_from: args.average_from,
         arch: args.arch,
         width: args.width,
         stem: args.stem.try_into().ok().context("--stem takes a kernel and a stride")?,
