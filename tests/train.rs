@@ -3,7 +3,7 @@
 mod common;
 
 use common::toy;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
