@@ -110,6 +110,9 @@ fn plan(args: Plan) -> Result<()> {
     if args.n_trials == 0 || args.n_hparams <= args.n_hparams_from {
         bail!("--n-trials {} and --n-hparams {} leave nothing to run", args.n_trials, args.n_hparams);
     }
+    if let Some(seconds) = args.seconds_per_job.filter(|s| !(s.is_finite() && *s >= 0.0)) {
+        bail!("--seconds-per-job {seconds}: it must be a number from 0");
+    }
     let steps = args.shared.steps;
     let mut config = args.shared.config(PathBuf::new(), PathBuf::new())?;
     config.weights = config.weights.map(absolute).transpose()?;
@@ -152,9 +155,10 @@ fn plan(args: Plan) -> Result<()> {
     }
     let cost = cost(&jobs, args.seconds_per_job);
     match cost.seconds {
+        Some(_) if done == jobs.len() => {}
         Some(seconds) => say!("time: about {:.1} hours of one adapter", seconds / 3600.0)?,
         None => say!(
-            "time: unknown; `kaleid sweep run {} --job 0` and the same plan again tell, or --seconds-per-job",
+            "time: unknown; run one job (`kaleid sweep run {} --job 0`) and plan again, or give --seconds-per-job",
             args.dir.display()
         )?,
     }

@@ -158,7 +158,7 @@ impl Work<'_> {
             if State::of(&job.out) == State::Done {
                 continue;
             }
-            eprintln!("job {} of {}: {}", i + 1, self.jobs.len(), label(job));
+            eprintln!("job {i}: {}", label(job));
             let started = Instant::now();
             run_claimed(&mut gpu, options, job)?;
             self.report(i, started.elapsed().as_secs_f64());
@@ -174,13 +174,9 @@ impl Work<'_> {
         let ended = |job: &&train::Config| matches!(State::of(&job.out), State::Done | State::Failed);
         let left = self.jobs.len() - self.jobs.iter().filter(ended).count();
         if left > 0 {
-            let seconds = mean * left as f64 / self.workers as f64;
-            eprintln!(
-                "job {} took {}; {left} are left, about {}",
-                i + 1,
-                duration(took[took.len() - 1]),
-                duration(seconds)
-            );
+            let all = self.jobs.len();
+            let [took, rest] = [seconds, mean * left as f64 / self.workers as f64].map(duration);
+            eprintln!("job {i} took {took}; {left} of {all} are left, about {rest}");
         }
     }
 }
