@@ -276,7 +276,14 @@ fn mistakes_are_told_in_one_line() {
     let [data, dir] = ["toy", "sweep"].map(|n| temp.path().join(n));
     toy(&data);
     let says_of = |more: &[&str]| fails(plan(&data, &dir, more).output().unwrap());
-    assert!(says_of(&["--algorithms", "EMR"]).contains("no algorithm EMR"));
+    assert!(says_of(&["--algorithms", "CORRAL"]).contains("no algorithm CORRAL: did you mean CORAL?"));
+    let typo = says_of(&["--hparams", "{\"lrr\": 1}"]);
+    assert!(
+        typo.contains(
+            "every job would fail, such as toy art ERM o, hparams 0, trial 0: no hyper-parameter lrr"
+        ),
+        "{typo}"
+    );
     assert!(says_of(&["--weights", "nowhere.safetensors"]).contains("nowhere.safetensors: no such file"));
     assert!(says_of(&["--n-hparams-from", "1"]).contains("leave nothing to run"));
     assert!(

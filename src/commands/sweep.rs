@@ -6,12 +6,14 @@ use clap::Subcommand;
 use kaleid::core::GpuOptions;
 use kaleid::data::dataset::Dataset;
 use kaleid::data::write_atomic;
-use kaleid::pipeline::domainbed::algorithm;
+use kaleid::pipeline::domainbed::check_name;
 use kaleid::pipeline::sweep::records::Records;
 use kaleid::pipeline::sweep::select::{Choice, Group, Method, groups, ranked};
 use kaleid::pipeline::sweep::table::Format;
 use kaleid::pipeline::sweep::work::{Log, duration, run_job, run_jobs};
-use kaleid::pipeline::sweep::{ALGORITHMS, Job, State, Sweep, collect, cost, label, shared_settings, slurm};
+use kaleid::pipeline::sweep::{
+    ALGORITHMS, Job, State, Sweep, collect, cost, label, refused, shared_settings, slurm,
+};
 use kaleid::pipeline::train::Variant;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -105,7 +107,7 @@ struct Plan {
 fn plan(args: Plan) -> Result<()> {
     let dir = std::path::absolute(&args.dir)?;
     for name in &args.algorithms {
-        algorithm(name)?;
+        check_name(name)?;
     }
     if args.n_trials == 0 || args.n_hparams <= args.n_hparams_from {
         bail!("--n-trials {} and --n-hparams {} leave nothing to run", args.n_trials, args.n_hparams);
@@ -136,6 +138,14 @@ fn plan(args: Plan) -> Result<()> {
     };
     let jobs = sweep.jobs(&dir)?;
     check_extra(&sweep, &jobs)?;
+    let refused = refused(&jobs);
+    if let Some((i, error)) = refused.first() {
+        let first = format!("{}: {error:#}", label(&jobs[*i].config));
+        if refused.len() == jobs.len() {
+            bail!("every job would fail, such as {first}");
+        }
+        eprintln!("warning: {} of {} jobs will fail, such as {first}", refused.len(), jobs.len());
+    }
     sweep.write(&dir)?;
 
     say!("{}", dir.join("sweep.json").display())?;

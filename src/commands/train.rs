@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use kaleid::core::{Gpu, GpuOptions};
 use kaleid::data::dataset::Dataset;
+use kaleid::pipeline::domainbed::hparams::Preset;
 use kaleid::pipeline::train::{Config, Variant, run as train};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -52,6 +53,15 @@ pub struct Shared {
     /// Keep a fifth of the concepts (file names) from training and test on them apart
     #[arg(long)]
     hold_out_concepts: bool,
+    /// Which DomainBed's defaults and behaviour to follow
+    #[arg(long, value_enum, default_value = "db2024")]
+    preset: Preset,
+    /// Algorithms to run without upstream's known mistakes, where their files name them: MLDG, MTL, SelfReg
+    #[arg(long, value_name = "ALGORITHM", value_delimiter = ',')]
+    fixed: Vec<String>,
+    /// Average the weights from this step on; the average predicts
+    #[arg(long, value_name = "STEP")]
+    average_from: Option<usize>,
     /// Network: resnet18, resnet34, resnet50
     #[arg(long, default_value = "resnet50")]
     arch: String,
@@ -112,6 +122,9 @@ impl Shared {
         let defaults = Config::new(data, out);
         Ok(Config {
             hold_out_concepts: self.hold_out_concepts,
+            preset: self.preset,
+            fixed: self.fixed,
+            average_from: self.average_from,
             arch: self.arch,
             width: self.width,
             stem: self.stem.try_into().ok().context("--stem takes a kernel and a stride")?,

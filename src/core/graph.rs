@@ -99,6 +99,8 @@ pub enum Init {
     Loaded,
     /// All zeros.
     Zeros,
+    /// All ones.
+    Ones,
 }
 
 /// Where the bytes of a tensor come from.

@@ -20,6 +20,8 @@ pub mod slurm;
 pub mod table;
 pub mod work;
 
+use super::domainbed::hparams::{Hparams, Kind};
+use super::domainbed::{Setup, algorithm};
 use super::train::{self, Variant};
 use crate::core::{Caps, Class, DType, Graph, Weights};
 use crate::data::dataset::{Dataset, seed_hash};
@@ -109,6 +111,8 @@ pub struct Job {
     pub args: Map<String, Value>,
     /// The training.
     pub config: train::Config,
+    /// Number of the data set's own domains.
+    pub domains: usize,
 }
 
 impl Sweep {
@@ -173,11 +177,9 @@ impl Sweep {
                     for &variant in &self.variants {
                         for test_envs in self.test_envs(domains.len()) {
                             for hparams_seed in self.hparams_seeds.clone() {
-                                let name = python::repr(dataset);
-                                let algorithm_ = python::repr(algorithm);
-                                let text = format!(
-                                    "({name}, {algorithm_}, {test_envs:?}, {hparams_seed}, {trial_seed})"
-                                );
+                                let [set, by] = [dataset, algorithm].map(|name| python::repr(name));
+                                let text =
+                                    format!("({set}, {by}, {test_envs:?}, {hparams_seed}, {trial_seed})");
                                 let config = train::Config {
                                     data: data_folder(&self.data_dir, dataset),
                                     extra: self.extra.get(dataset).filter(|_| variant != Variant::O).cloned(),
@@ -189,7 +191,10 @@ impl Sweep {
                                     seed: seed_hash(&text),
                                     ..base.clone()
                                 };
-                                jobs.push(self.job(folder, dataset, &test_envs, config));
+                                let args = self.args(dataset, &test_envs, &config);
+                                let out = folder.join(folder_name(&args));
+                                let config = train::Config { out, ..config };
+                                jobs.push(Job { args, config, domains: domains.len() });
                             }
                         }
                     }
@@ -204,7 +209,7 @@ impl Sweep {
         (0..domains).flat_map(|i| std::iter::once(vec![i]).chain(pairs(i))).collect()
     }
 
-    fn job(&self, folder: &Path, dataset: &str, test_envs: &[usize], config: train::Config) -> Job {
+    fn args(&self, dataset: &str, test_envs: &[usize], config: &train::Config) -> Map<String, Value> {
         let mut args = self.train.clone();
         if !config.hparams.is_empty() {
             args.insert("hparams".into(), python::json(&config.hparams).into());
@@ -226,8 +231,7 @@ impl Sweep {
         ] {
             args.insert(name.into(), value);
         }
-        let out = folder.join(folder_name(&args));
-        Job { args, config: train::Config { out, ..config } }
+        args
     }
 }
 
@@ -283,6 +287,27 @@ fn config_from(settings: &Map<String, Value>) -> Result<train::Config> {
         fields.extend(settings.clone());
     }
     Ok(serde_json::from_value(config)?)
+}
+
+/// Jobs that would fail by their arguments alone, each with the reason: hyper-parameters that do not exist, an algorithm that would train
+/// nothing with so few domains.
+pub fn refused(jobs: &[Job]) -> Vec<(usize, anyhow::Error)> {
+    let check = |job: &Job| -> Result<()> {
+        let config = &job.config;
+        let dataset = known::name_of(&config.data);
+        let kind = Kind { algorithm: &config.algorithm, dataset: &dataset, preset: config.preset };
+        let mut hparams = Hparams::new(kind, config.hparams_seed, config.trial_seed)?;
+        for (name, value) in &config.hparams {
+            hparams.set(name, value.clone())?;
+        }
+        // New domains join the training ones.
+        let new = if [Variant::D, Variant::Qd].contains(&config.variant) { 1 } else { 0 };
+        let fixed = config.fixed.contains(&config.algorithm);
+        let envs = job.domains - config.test_domains.len() + new;
+        algorithm(&config.algorithm, &Setup { hparams: &hparams, preset: config.preset, fixed, envs })?;
+        Ok(())
+    };
+    jobs.iter().enumerate().filter_map(|(i, job)| Some((i, check(job).err()?))).collect()
 }
 
 /// What a sweep costs.

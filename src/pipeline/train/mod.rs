@@ -6,10 +6,10 @@
 
 mod folder;
 
-use super::domainbed::algorithm;
-use super::domainbed::hparams::Hparams;
-use super::domainbed::network::{Featurizer, Network};
-use super::domainbed::trainer::{Predictor, Trainer};
+use super::domainbed::hparams::{Hparams, Kind, Preset};
+use super::domainbed::network::{Featurizer, Network, initial};
+use super::domainbed::trainer::{Predictor, Spec, Trainer};
+use super::domainbed::{self, Setup, algorithm};
 use super::progress::{Progress, bail_if_stopped, stopped};
 use crate::core::{Gpu, Store};
 use crate::data::augment::augment;
@@ -18,7 +18,7 @@ use crate::data::dataset::{Dataset, Item, fnv1a, load, split};
 use crate::data::image::{Filter, Rgb};
 use crate::data::known;
 use crate::data::rng::Key;
-use crate::models::resnet::{self, BatchNorm, ResNetConfig};
+use crate::models::resnet::{BatchNorm, ResNetConfig};
 use anyhow::{Context, Result, bail};
 use folder::{Folder, python_json};
 use rayon::prelude::*;
@@ -75,6 +75,12 @@ pub struct Config {
     pub hold_out_concepts: bool,
     /// DomainBed's name.
     pub algorithm: String,
+    /// Which DomainBed's defaults and behaviour.
+    pub preset: Preset,
+    /// Algorithms that run without upstream's known mistakes.
+    pub fixed: Vec<String>,
+    /// The step from which on the weights are averaged; the average predicts.
+    pub average_from: Option<usize>,
     /// `resnet18`, `resnet34` or `resnet50`.
     pub arch: String,
     /// Channels of the first stage.
@@ -119,6 +125,9 @@ impl Config {
             test_domains: vec![],
             hold_out_concepts: false,
             algorithm: "ERM".into(),
+            preset: Preset::default(),
+            fixed: vec![],
+            average_from: None,
             arch: "resnet50".into(),
             width: 64,
             stem: [7, 2],
@@ -166,7 +175,6 @@ struct Env {
 pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     let out = &config.out;
     check_flags(config)?;
-    let make = algorithm(&config.algorithm)?;
     let dataset = Dataset::open(&config.data)?;
     let envs = environments(config, &dataset)?;
     let training: Vec<usize> = (0..envs.len()).filter(|&e| !envs[e].test).collect();
@@ -177,20 +185,36 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
         ..ResNetConfig::named(&config.arch, config.width)?
     };
     // Random weights need statistics of the batch; pretrained ones keep theirs, as DomainBed's papers do.
-    let mode = if config.weights.is_some() { BatchNorm::Frozen } else { BatchNorm::Live };
+    let frozen = config.weights.is_some() && config.preset != Preset::Dbhead;
+    let mode = if frozen { BatchNorm::Frozen } else { BatchNorm::Live };
     let network = Network { featurizer: Featurizer::ResNet(resnet, mode), classes: dataset.classes.len() };
     if training.len() * batch < 2 && mode == BatchNorm::Live {
         bail!("a batch of one sample has no variance: batch normalisation needs more");
     }
     let init = initial_values(config)?;
+    let fixed = config.fixed.contains(&config.algorithm);
+    let setup = Setup { hparams: &hparams, preset: config.preset, fixed, envs: training.len() };
+    let make = || algorithm(&config.algorithm, &setup);
+    let sample = [config.size, config.size, CHANNELS];
+    let spec = Spec {
+        network: &network,
+        hparams: &hparams,
+        sample: &sample,
+        envs: training.len(),
+        batch,
+        seed: config.seed,
+        average_from: config.average_from.map(|step| step as u32).or(make()?.average_from()),
+    };
 
     let args = arguments(config, &dataset);
     let described = describe(&args, &hparams, &envs, config);
     let folder = Folder::open(out, &described)?;
     let mut records = folder.records()?;
     let due = |step: usize| {
-        step + 1 == config.steps
-            || (config.checkpoint_freq > 0 && step.is_multiple_of(config.checkpoint_freq))
+        let regular = config.checkpoint_freq > 0;
+        // In 2020, DomainBed did not look at the last step.
+        (step + 1 == config.steps && !(regular && config.preset == Preset::Db2020))
+            || (regular && step.is_multiple_of(config.checkpoint_freq))
     };
     if out.join("done").exists() {
         folder.check_records(&records, (0..config.steps).filter(|&s| due(s)))?;
@@ -207,13 +231,8 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     let restored = store.names();
     records.retain(|r| r.get("step").and_then(Value::as_u64).is_some_and(|s| s < start as u64));
     folder.check_records(&records, (0..start).filter(|&s| due(s)))?;
-    let sample = [config.size, config.size, CHANNELS];
-    let sizes = [training.len(), batch];
-    let plans = Trainer::new(&mut store, make, &network, &hparams, &sample, sizes, config.seed, init)
-        .and_then(|trainer| {
-            let make = algorithm(&config.algorithm)?;
-            Ok((trainer, Predictor::new(&store, &*make, &network, &sample, EVAL_BATCH)?))
-        });
+    let plans = Trainer::new(&mut store, make()?, &spec, init)
+        .and_then(|trainer| Ok((trainer, Predictor::new(&store, &*make()?, &spec, EVAL_BATCH)?)));
     let (mut trainer, mut predictor) = match start {
         0 => plans?,
         _ => plans.with_context(|| folder.cannot_go_on())?,
@@ -224,7 +243,6 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
         bail!("{}: it lacks {name}", folder.cannot_go_on());
     }
     let memory = trainer.memory();
-    let memory = memory.state + memory.input + memory.activation;
     let shown = Shown { config, envs: &envs, images: &images, augmented: hparams.bool("data_augmentation") };
 
     let steps_per_epoch = envs.iter().map(|e| e.parts[0].len()).min().unwrap_or(1) as f64 / batch as f64;
@@ -235,7 +253,7 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     let mut next = (start < config.steps).then(|| shown.minibatch(start, &training, batch));
     for step in start..config.steps {
         let Some((x, y)) = next.take() else { break };
-        trainer.step(step as u32, &x, &y, step == since)?;
+        trainer.step(step as u32, &x, &y, since as u32)?;
         // The device is busy with this step while the next one's images are made.
         next = (step + 1 < config.steps).then(|| shown.minibatch(step + 1, &training, batch));
         progress.inc(1);
@@ -243,7 +261,8 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
         if recording {
             let count = step + 1 - since;
             let mut record = Map::new();
-            let logged = trainer.logged(count).with_context(|| format!("steps {since} to {step}"))?;
+            let logged = trainer.logged(since as u32, step as u32 + 1);
+            let logged = logged.with_context(|| format!("steps {since} to {step}"))?;
             for (name, value) in logged {
                 record.insert(name.into(), short(value));
             }
@@ -339,7 +358,13 @@ fn is_unseen(item: &Item) -> bool {
 
 /// The hyper-parameters, and the samples that a step takes from each of `training` environments.
 fn hyper_parameters(config: &Config, envs: &[Env], training: usize) -> Result<(Hparams, usize)> {
-    let mut hparams = Hparams::new(config.hparams_seed, config.trial_seed);
+    domainbed::check_name(&config.algorithm)?;
+    for name in &config.fixed {
+        domainbed::check_name(name)?;
+    }
+    let dataset = config.data.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
+    let kind = Kind { algorithm: &config.algorithm, dataset: &dataset, preset: config.preset };
+    let mut hparams = Hparams::new(kind, config.hparams_seed, config.trial_seed)?;
     for (name, value) in &config.hparams {
         hparams.set(name, value.clone())?;
     }
@@ -392,7 +417,7 @@ fn initial_values(config: &Config) -> Result<impl Fn(&str, &[usize]) -> Result<V
     Ok(move |name: &str, shape: &[usize]| match &checkpoint {
         // A pretrained classifier is for other classes.
         Some(checkpoint) if !name.starts_with("fc.") => checkpoint.f32(name, shape),
-        _ => Ok(resnet::initial(name, shape, seed)),
+        _ => Ok(initial(name, shape, seed)),
     })
 }
 
@@ -511,7 +536,8 @@ impl Shown<'_> {
         let mut correct = vec![];
         for b in 0..batches.len() {
             let now = x.take().unwrap_or_default();
-            predictor.run(&now)?;
+            predictor
+                .run(&now, Key::new(self.config.seed, step as u32, &format!("predict {e} {part} {b}")))?;
             x = (b + 1 < batches.len()).then(|| make(b + 1));
             let labels = predictor.labels()?;
             correct.extend(batches[b].iter().zip(labels).map(|(&i, l)| env.items[i].class == l));
@@ -537,12 +563,14 @@ fn arguments(config: &Config, dataset: &Dataset) -> Map<String, Value> {
         .collect();
     let path = |p: &Path| p.display().to_string();
     let args = json!({
-        "algorithm": config.algorithm, "arch": config.arch, "checkpoint_freq": config.checkpoint_freq,
+        "algorithm": config.algorithm, "arch": config.arch, "average_from": config.average_from,
+        "checkpoint_freq": config.checkpoint_freq,
         "data_dir": path(&config.data), "dataset": known::name_of(&config.data),
-        "extra": config.extra.as_deref().map(path), "hold_out_concepts": config.hold_out_concepts,
+        "extra": config.extra.as_deref().map(path), "fixed": config.fixed, "hold_out_concepts": config.hold_out_concepts,
         "holdout_fraction": config.holdout_fraction,
         "hparams": (!config.hparams.is_empty()).then(|| python_json(&config.hparams)),
-        "hparams_seed": config.hparams_seed, "output_dir": path(&config.out), "seed": config.seed,
+        "hparams_seed": config.hparams_seed, "output_dir": path(&config.out),
+        "preset": config.preset, "seed": config.seed,
         "size": config.size, "skip_model_save": false, "stem": config.stem, "steps": config.steps,
         "task": "domain_generalization", "test_envs": test, "total_batch": config.total_batch,
         "train_accuracy": config.train_accuracy, "trial_seed": config.trial_seed,
