@@ -275,14 +275,30 @@ fn groupdro_raises_the_worst_environment() {
     assert!(erm > 1.0 && dro < 0.85, "worst risk {erm} of ERM, {dro} of GroupDRO");
 }
 
+/// The label is the sign of a pattern under noise, and in `share` of the samples that of a shift of all numbers as well: a style.
+fn styled(key: Key, rows: usize, share: f32) -> (Vec<f32>, Vec<u32>) {
+    let (mut x, mut y) = (vec![], vec![]);
+    for row in 0..rows as u32 {
+        let label = key.below(16 * row, 2);
+        let sign = 2.0 * label as f32 - 1.0;
+        let shift = if key.uniform(16 * row + 1) < share { sign } else { -sign };
+        let number =
+            |i: u32| shift + key.normal(16 * row + i) + if i % 2 == 0 { 0.5 * sign } else { -0.5 * sign };
+        x.extend((4..12).map(number));
+        y.push(label);
+    }
+    (x, y)
+}
+
 #[test]
 fn sagnet_is_less_moved_by_the_style_of_features() {
     // How much the logits change when mean and variance of each feature vector are another sample's, relative to their size.
     let moved = |name| {
-        let run = Run::new(name, 8, 4, &CORNERS, &[("sag_w_adv", json!(1.0))]);
+        let envs: [Env; 2] = [|k, n| styled(k, n, 0.95), |k, n| styled(k, n, 0.85)];
+        let run = Run::new(name, 8, 2, &envs, &[("sag_w_adv", json!(1.0))]);
         let mut store = Store::new(gpu());
         run.train(&mut run.trainer(&mut store), 0, 500);
-        let (x, _) = CORNERS[1](Key::new(2, 0, "test"), 256);
+        let (x, _) = styled(Key::new(2, 0, "test"), 256, 0.5);
         let g = Graph::new(gpu().caps());
         let w = Weights::new(&g, DType::F32);
         let f = run.network.features(&g, &w, g.input("x", &[256, 8], DType::F32), false);

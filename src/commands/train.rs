@@ -31,12 +31,28 @@ pub struct Args {
     /// Which of them join: o none, q in the styles of training domains, d new domains, qd both
     #[arg(long, value_enum, default_value = "o")]
     variant: Variant,
-    /// Keep a fifth of the concepts (file names) from training and test on them apart
-    #[arg(long)]
-    hold_out_concepts: bool,
     /// Algorithm
     #[arg(long, default_value = "ERM")]
     algorithm: String,
+    /// Draw of the hyper-parameters; 0: defaults
+    #[arg(long, default_value_t = 0)]
+    hparams_seed: u64,
+    /// Draw of the split
+    #[arg(long, default_value_t = 0)]
+    trial_seed: u64,
+    /// Every other draw
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    shared: Shared,
+}
+
+/// What every job of a sweep shares.
+#[derive(clap::Args)]
+pub struct Shared {
+    /// Keep a fifth of the concepts (file names) from training and test on them apart
+    #[arg(long)]
+    hold_out_concepts: bool,
     /// Which DomainBed's defaults and behaviour to follow
     #[arg(long, value_enum, default_value = "db2024")]
     preset: Preset,
@@ -70,9 +86,9 @@ pub struct Args {
     /// Learning rate [default: 5e-5]
     #[arg(long)]
     lr: Option<f64>,
-    /// Updates
-    #[arg(long, default_value_t = 5001)]
-    steps: usize,
+    /// Updates [default: 5001]
+    #[arg(long)]
+    pub steps: Option<usize>,
     /// Record results every so many steps and at the end; 0: only at the end
     #[arg(long, default_value_t = 300, value_name = "STEPS")]
     checkpoint_freq: usize,
@@ -85,18 +101,45 @@ pub struct Args {
     /// Hyper-parameters that replace the drawn ones, as a JSON object
     #[arg(long, value_name = "JSON")]
     hparams: Option<String>,
-    /// Draw of the hyper-parameters; 0: defaults
-    #[arg(long, default_value_t = 0)]
-    hparams_seed: u64,
-    /// Draw of the split
-    #[arg(long, default_value_t = 0)]
-    trial_seed: u64,
-    /// Every other draw
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
     /// Share of each domain that is kept for validation
     #[arg(long, default_value_t = 0.2)]
     holdout_fraction: f64,
+}
+
+impl Shared {
+    /// The training that these flags describe.
+    pub fn config(self, data: PathBuf, out: PathBuf) -> Result<Config> {
+        let mut hparams = match self.hparams.as_deref().map(serde_json::from_str) {
+            None => serde_json::Map::new(),
+            Some(Ok(Value::Object(map))) => map,
+            Some(_) => bail!("--hparams must be a JSON object, such as '{{\"lr\": 0.001}}'"),
+        };
+        hparams.extend(self.batch.map(|b| ("batch_size".into(), json!(b))));
+        hparams.extend(self.lr.map(|lr| ("lr".into(), json!(lr))));
+        if self.weights.is_none() {
+            eprintln!("no --weights: the network starts from random ones");
+        }
+        let defaults = Config::new(data, out);
+        Ok(Config {
+            hold_out_concepts: self.hold_out_concepts,
+            preset: self.preset,
+            fixed: self.fixed,
+            average_from: self.average_from,
+            arch: self.arch,
+            width: self.width,
+            stem: self.stem.try_into().ok().context("--stem takes a kernel and a stride")?,
+            weights: self.weights,
+            size: self.size,
+            steps: self.steps.unwrap_or(defaults.steps),
+            checkpoint_freq: self.checkpoint_freq,
+            val_augment: !self.plain_validation,
+            train_accuracy: !self.skip_train_accuracy,
+            total_batch: self.total_batch,
+            hparams,
+            holdout_fraction: self.holdout_fraction,
+            ..defaults
+        })
+    }
 }
 
 /// Runs the command.
@@ -111,42 +154,16 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
             test_domains.push(domain.name.clone());
         }
     }
-    let mut hparams = match args.hparams.as_deref().map(serde_json::from_str) {
-        None => serde_json::Map::new(),
-        Some(Ok(Value::Object(map))) => map,
-        Some(_) => bail!("--hparams must be a JSON object, such as '{{\"lr\": 0.001}}'"),
-    };
-    hparams.extend(args.batch.map(|b| ("batch_size".into(), json!(b))));
-    hparams.extend(args.lr.map(|lr| ("lr".into(), json!(lr))));
     let config = Config {
         extra: args.extra,
         variant: args.variant,
         test_domains,
-        hold_out_concepts: args.hold_out_concepts,
         algorithm: args.algorithm,
-        preset: args.preset,
-        fixed: args.fixed,
-        average_from: args.average_from,
-        arch: args.arch,
-        width: args.width,
-        stem: args.stem.try_into().ok().context("--stem takes a kernel and a stride")?,
-        weights: args.weights,
-        size: args.size,
-        steps: args.steps,
-        checkpoint_freq: args.checkpoint_freq,
-        val_augment: !args.plain_validation,
-        train_accuracy: !args.skip_train_accuracy,
-        total_batch: args.total_batch,
-        hparams,
         hparams_seed: args.hparams_seed,
         trial_seed: args.trial_seed,
         seed: args.seed,
-        holdout_fraction: args.holdout_fraction,
-        ..Config::new(args.data, args.out)
+        ..args.shared.config(args.data, args.out)?
     };
-    if config.weights.is_none() {
-        eprintln!("no --weights: the network starts from random ones");
-    }
     let outcome = train(&Gpu::open(gpu)?, &config)?;
     if outcome.accuracy.is_finite() {
         say!("accuracy on {}: {:.1} %", config.test_domains.join(", "), 100.0 * outcome.accuracy)?;

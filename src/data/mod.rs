@@ -5,6 +5,8 @@ pub mod checkpoint;
 pub mod dataset;
 pub mod folder;
 pub mod image;
+pub mod known;
+pub mod python;
 pub mod rng;
 pub mod tokenizer;
 

@@ -4,6 +4,7 @@
 use crate::core::Store;
 use crate::data::checkpoint::{Checkpoint, TensorData, save};
 use crate::data::dataset::Dataset;
+pub use crate::data::python::json as python_json;
 use crate::data::{make_folder, write_atomic};
 use crate::pipeline::domainbed::fish::INNER;
 use crate::pipeline::domainbed::network::{Featurizer, Network};
@@ -231,36 +232,4 @@ fn log(records: &[Map<String, Value>], described: &Value) -> String {
         header = keys;
     }
     text
-}
-
-/// JSON as Python's `json.dumps(.., sort_keys=True)` spaces it.
-pub fn python_json(map: &Map<String, Value>) -> String {
-    fn write(value: &Value, out: &mut String) {
-        match value {
-            Value::Object(map) => {
-                let mut keys: Vec<_> = map.keys().collect();
-                keys.sort();
-                out.push('{');
-                for (i, key) in keys.into_iter().enumerate() {
-                    *out += if i > 0 { ", " } else { "" };
-                    *out += &Value::String(key.clone()).to_string();
-                    *out += ": ";
-                    write(&map[key], out);
-                }
-                out.push('}');
-            }
-            Value::Array(items) => {
-                out.push('[');
-                for (i, item) in items.iter().enumerate() {
-                    *out += if i > 0 { ", " } else { "" };
-                    write(item, out);
-                }
-                out.push(']');
-            }
-            other => *out += &other.to_string(),
-        }
-    }
-    let mut out = String::new();
-    write(&Value::Object(map.clone()), &mut out);
-    out
 }

@@ -16,6 +16,7 @@ use crate::data::augment::augment;
 use crate::data::checkpoint::Checkpoint;
 use crate::data::dataset::{Dataset, Item, fnv1a, load, split};
 use crate::data::image::{Filter, Rgb};
+use crate::data::known;
 use crate::data::rng::Key;
 use crate::models::resnet::{BatchNorm, ResNetConfig};
 use anyhow::{Context, Result, bail};
@@ -59,7 +60,8 @@ impl Variant {
 }
 
 /// What to train.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
     /// ROOT/DOMAIN/CLASS/image.
     pub data: PathBuf,
@@ -559,12 +561,11 @@ fn arguments(config: &Config, dataset: &Dataset) -> Map<String, Value> {
     let test: Vec<usize> = (0..dataset.domains.len())
         .filter(|&e| config.test_domains.contains(&dataset.domains[e].name))
         .collect();
-    let name = |p: &Path| p.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
     let path = |p: &Path| p.display().to_string();
     let args = json!({
         "algorithm": config.algorithm, "arch": config.arch, "average_from": config.average_from,
         "checkpoint_freq": config.checkpoint_freq,
-        "data_dir": path(&config.data), "dataset": name(&config.data),
+        "data_dir": path(&config.data), "dataset": known::name_of(&config.data),
         "extra": config.extra.as_deref().map(path), "fixed": config.fixed, "hold_out_concepts": config.hold_out_concepts,
         "holdout_fraction": config.holdout_fraction,
         "hparams": (!config.hparams.is_empty()).then(|| python_json(&config.hparams)),
