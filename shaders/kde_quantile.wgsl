@@ -12,17 +12,17 @@ struct Params { n: u32, q: f32 }
 
 @compute @workgroup_size(1)
 fn main() {
-    var from = 0.0;
-    var to = 1.0;
+    var low = 0.0;
+    var high = 1.0;
     for (var step = 0u; step < 32u; step++) {
-        let middle = 0.5 * (from + to);
+        let middle = 0.5 * (low + high);
         var sum = 0.0;
         for (var i = 0u; i < p.n; i++) {
             sum += normal_integral(vec4f((lo[0] + middle * (hi[0] - lo[0]) - x[i]) / max(width[0], 1e-30))).x;
         }
         let left = sum > p.q * f32(p.n);
-        from = select(middle, from, left);
-        to = select(to, middle, left);
+        low = select(middle, low, left);
+        high = select(high, middle, left);
     }
-    w[0] = 0.5 * (from + to);
+    w[0] = 0.5 * (low + high);
 }

@@ -165,3 +165,35 @@ impl Algorithm for CausIrl {
         batch.write("both parts", &[if counts.iter().all(|&n| n > 1.0) { 1.0 } else { 0.0 }])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Distance, Sample};
+    use crate::core::{Gpu, GpuOptions, Graph, Plan, Store};
+
+    #[test]
+    fn distances_equal_their_worked_examples() {
+        let gpu = Gpu::open(&GpuOptions::from_env()).unwrap();
+        let g = Graph::new(gpu.caps());
+        let x = g.constant(&[4, 3], &[0.5, 1.0, -0.2, 1.5, -0.3, 0.4, 0.1, 0.6, 0.9, -0.4, 0.2, 1.1]);
+        let y = g.constant(&[3, 3], &[0.2, -0.1, 0.3, 1.1, 0.9, -0.6, -0.8, 0.5, 0.7]);
+        let [a, b] = [x, y].map(|t| Sample::whole(&g, t));
+        let coral = Distance::Coral.between(&g, a, b);
+        g.output("CORAL", coral);
+        g.output("MMD", Distance::Mmd.between(&g, a, b));
+        g.output("slope", g.backward(coral, &[x])[0]);
+        let mut plan = Plan::new(&gpu, g, &Store::new(&gpu)).unwrap();
+        plan.run().unwrap();
+        for (name, want) in [("CORAL", 0.15050648148148152), ("MMD", 2.0681977911718077)] {
+            assert!((f64::from(plan.read(name).unwrap()[0]) - want).abs() < 1e-6, "{name}");
+        }
+        let slope = [
+            [-0.0339506173, -0.0163580247, 0.0915308642],
+            [0.0326790123, -0.0772098765, 0.1209876543],
+            [0.0608888889, 0.0139382716, 0.0492592593],
+            [0.1126049383, 0.0407407407, 0.016],
+        ];
+        let got = plan.read("slope").unwrap();
+        assert!(got.iter().zip(slope.as_flattened()).all(|(a, b)| (a - b).abs() < 1e-6), "{got:?}");
+    }
+}

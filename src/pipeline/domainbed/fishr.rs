@@ -77,3 +77,32 @@ impl Algorithm for Fishr {
         vec![self.weight.at]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::core::{Gpu, GpuOptions, Graph, Plan, Store};
+
+    #[test]
+    fn the_penalty_equals_its_worked_example() {
+        let gpu = Gpu::open(&GpuOptions::from_env()).unwrap();
+        let g = Graph::new(gpu.caps());
+        let w = g.constant(&[2, 2], &[0.3, -0.2, 0.1, 0.4]);
+        let bias = g.constant(&[2], &[0.05, -0.05]);
+        let domain = |z: &[f32; 6], hot: &[f32; 6]| {
+            let z = g.constant(&[3, 2], z);
+            let p = g.softmax(g.linear(z, w, Some(bias)));
+            super::variances(&g, g.sub(p, g.constant(&[3, 2], hot)), z)
+        };
+        let v = [
+            domain(&[0.5, 1.0, 1.5, -0.3, 0.1, 0.6], &[1.0, 0.0, 0.0, 1.0, 0.0, 1.0]),
+            domain(&[0.2, -0.1, 1.1, 0.9, -0.8, 0.5], &[0.0, 1.0, 1.0, 0.0, 1.0, 0.0]),
+        ];
+        let mean = g.scale(g.add(v[0], v[1]), 0.5);
+        let penalty = g.scale(g.add(g.mse_loss(v[0], mean), g.mse_loss(v[1], mean)), 0.5);
+        g.output("penalty", penalty);
+        let mut plan = Plan::new(&gpu, g, &Store::new(&gpu)).unwrap();
+        plan.run().unwrap();
+        let got = plan.read("penalty").unwrap()[0];
+        assert!((got / 0.0012634041261994342 - 1.0).abs() < 1e-4, "{got}");
+    }
+}
