@@ -376,7 +376,7 @@ fn flags_that_cannot_be_say_what_can() {
             &["--test-domain", "art", "--test-domain", "photo", "--test-domain", "sketch"],
             "all 3 domains are test domains",
         ),
-        (&["--algorithm", "IRMM"], "no algorithm IRMM: there are "),
+        (&["--algorithm", "IRMM"], "no algorithm IRMM: did you mean IRM?"),
         (&["--arch", "resnet19"], "no architecture resnet19: there are resnet18, resnet34, resnet50"),
         (&["--variant", "qd"], "variant qd needs --extra"),
         (&["--hparams", r#"{"momentum": 1}"#], "no hyper-parameter momentum: there are "),

@@ -55,7 +55,7 @@ pub fn write_model(gpu: &Gpu, folder: &Path) {
         checkpoint::save(folder.join(part).join("model.safetensors"), &tensors, &BTreeMap::new()).unwrap();
     };
     let config = |text| Config::parse("config.json", text).unwrap();
-    let input = |g: &Graph, shape: &[usize]| g.input("x", shape, DType::F32);
+    let input = |g: &Graph, shape: &[usize]| g.input(&format!("x {shape:?}"), shape, DType::F32);
     save("unet", &|g, w| {
         let cfg = UnetConfig::new(&config(UNET)).unwrap();
         unet(g, w, &cfg, input(g, &[1, 8, 8, 4]), input(g, &[1, 16]), None, input(g, &[1, 12, 16]));

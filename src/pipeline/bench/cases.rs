@@ -176,6 +176,7 @@ fn elementwise(t: &mut Table) {
     t.both("sub", |r| r.g.sub(r.f32(&IMAGE), r.f32(&IMAGE)));
     t.both("mul", |r| r.g.mul(r.f32(&IMAGE), r.f32(&IMAGE)));
     t.both("div", |r| r.g.div(r.f32(&IMAGE), r.f32(&IMAGE)));
+    t.forward("less", |r| vec![r.g.less(r.f32(&IMAGE), r.f32(&IMAGE))]);
     t.both("expand", |r| r.g.expand(r.f32(&[1, 1, 1, 320]), &IMAGE));
     t.both("geglu", |r| r.g.geglu(r.f32(&[1, 1024, 2 * 2560])));
 }

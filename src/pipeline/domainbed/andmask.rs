@@ -1,7 +1,9 @@
 //! AND-mask (Parascandolo et al., "Learning explanations that are hard to vary", 2020): a parameter moves only where the gradients g_e of
 //! the environments agree in sign.
 //!
-//!     mask = 1 where |mean_e sign g_e| >= tau      gradient = mask mean_e g_e / (1e-10 + mean of the mask over the tensor)
+//! ```text
+//! mask = 1 where |mean_e sign g_e| >= tau      gradient = mask mean_e g_e / (1e-10 + mean of the mask over the tensor)
+//! ```
 
 use super::{Algorithm, Setup, Step};
 use crate::core::Tensor;

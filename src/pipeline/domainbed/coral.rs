@@ -1,6 +1,8 @@
 //! Features that are distributed alike in all environments, by their moments or by kernels:
 //!
-//!     loss = mean_e CE_e + mmd_gamma mean over pairs i < j of d(F_i, F_j)
+//! ```text
+//! loss = mean_e CE_e + mmd_gamma mean over pairs i < j of d(F_i, F_j)
+//! ```
 //!
 //! - CORAL (Sun and Saenko, "Deep CORAL", 2016): d = mean_D (mu_i - mu_j)^2 + mean_DxD (C_i - C_j)^2, which is mean and covariance,
 //!   over D^2 where the paper has 4 D^2. The covariances themselves are compared, not Gram matrices of samples, so that nearly equal

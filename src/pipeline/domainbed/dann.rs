@@ -1,7 +1,9 @@
 //! Domain-adversarial networks: a discriminator D tells environments apart by features, which learn to give it nothing.
 //!
-//!     disc_loss = mean CE(D(z), env) + grad_penalty mean_k |d (sum CE) / dz_k|^2        trains D
-//!     gen_loss  = CE(c(z), y) - lambda disc_loss                                         trains the featurizer and c
+//! ```text
+//! disc_loss = mean CE(D(z), env) + grad_penalty mean_k |d (sum CE) / dz_k|^2        trains D
+//! gen_loss  = CE(c(z), y) - lambda disc_loss                                         trains the featurizer and c
+//! ```
 //!
 //! DANN (Ganin et al., 2015); CDANN (Li et al., "Deep domain generalization via conditional invariant adversarial networks", 2018)
 //! adds an embedding of the label to z and weighs classes alike: w_k = 1 / (count of y_k in the batch, times the largest label + 1).

@@ -1,7 +1,9 @@
 //! Quantile risk minimisation (Eastwood et al., "Probable domain generalization via quantile risk minimization", 2022): the
 //! `eqrm_quantile` of the distribution of risks, estimated from the environments' by normal kernels.
 //!
-//!     loss = mean_e CE_e for `eqrm_burnin_iters` updates, then [`crate::core::Graph::kde_quantile`] of CE_e
+//! ```text
+//! loss = mean_e CE_e for `eqrm_burnin_iters` updates, then [`crate::core::Graph::kde_quantile`] of CE_e
+//! ```
 //!
 //! Adam starts anew, with `eqrm_lr`, at the update whose number is the burn-in's. A random burn-in is not a whole number, which no
 //! update ever equals: then upstream goes on with the first Adam, and so does this.

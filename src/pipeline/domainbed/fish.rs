@@ -1,7 +1,9 @@
 //! Fish (Shi et al., "Gradient matching for domain generalization", 2021): steps on one environment after the other in a copy of the
 //! network, and a move of the network towards where the copy ends, which favours directions that environments share.
 //!
-//!     inner = theta;  for each e: inner = Adam(inner, CE_e)        theta += meta_lr (inner - theta)
+//! ```text
+//! inner = theta;  for each e: inner = Adam(inner, CE_e)        theta += meta_lr (inner - theta)
+//! ```
 //!
 //! The inner Adam keeps its moments across steps; everything in the state moves, running statistics too. Upstream reads the
 //! pretrained weights from disk again for each copy; here it is a copy of buffers. The loss that is logged is the last environment's.

@@ -4,8 +4,10 @@
 //! The gradient of sample k is delta_k = softmax(z)_k - onehot(y_k) for the bias and delta_k x F_k for the weight, so that the
 //! variances of a batch need no gradient of any single sample:
 //!
-//!     v_e = mean_k (delta^2 x F^2) - (mean_k delta x F)^2        u_e = v_e + ema h_e / (1 - ema),  h_e = (1 - ema) u_e, a constant
-//!     penalty = mean_e mean_j (u_ej - mean_e u_ej)^2             loss = CE + w penalty
+//! ```text
+//! v_e = mean_k (delta^2 x F^2) - (mean_k delta x F)^2        u_e = v_e + ema h_e / (1 - ema),  h_e = (1 - ema) u_e, a constant
+//! penalty = mean_e mean_j (u_ej - mean_e u_ej)^2             loss = CE + w penalty
+//! ```
 //!
 //! w is 0 until `penalty_anneal_iters` and `lambda` from then on, when Adam starts anew. The averages h advance at every step, and
 //! are part of a checkpoint here, which upstream forgets.

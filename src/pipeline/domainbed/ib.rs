@@ -1,7 +1,9 @@
 //! Invariance principle meets information bottleneck (Ahuja et al., 2021): features of little variance, which carry no more than
 //! the labels need.
 //!
-//!     IB_ERM: loss = mean_e CE_e + w mean_e mean_d Var(F_e[:, d])          IB_IRM: and IRM's penalty
+//! ```text
+//! IB_ERM: loss = mean_e CE_e + w mean_e mean_d Var(F_e[:, d])          IB_IRM: and IRM's penalty
+//! ```
 //!
 //! w is 0 until `ib_penalty_anneal_iters` and `ib_lambda` from then on; Adam starts anew whenever a weight changes.
 

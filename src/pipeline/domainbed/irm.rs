@@ -2,7 +2,9 @@
 //! on the logits, the penalty of an environment is |d CE(s z, y) / ds|^2; its unbiased estimate is the product of the derivatives
 //! g over the even and over the odd rows, which may be negative (upstream issues 17 and 41).
 //!
-//!     g = mean_k (sum_c p_kc z_kc - z_k,y_k),  p = softmax(z)       loss = mean_e CE_e + w mean_e g_even g_odd
+//! ```text
+//! g = mean_k (sum_c p_kc z_kc - z_k,y_k),  p = softmax(z)       loss = mean_e CE_e + w mean_e g_even g_odd
+//! ```
 //!
 //! w is 1 until `irm_penalty_anneal_iters` and `irm_lambda` from then on, when Adam starts anew. The derivative is recorded in
 //! closed form, which the graph differentiates once more; a test compares it with differentiating twice.

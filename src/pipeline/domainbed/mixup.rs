@@ -2,7 +2,9 @@
 //! adaptation with mixup training", 2020): pairs (i, j) of neighbours in a random ring of the environments, one lambda ~ Beta(a, a)
 //! for a whole pair, row by row.
 //!
-//!     x = lambda x_i + (1 - lambda) x_j      loss = mean over pairs of lambda CE(x, y_i) + (1 - lambda) CE(x, y_j)
+//! ```text
+//! x = lambda x_i + (1 - lambda) x_j      loss = mean over pairs of lambda CE(x, y_i) + (1 - lambda) CE(x, y_j)
+//! ```
 
 use super::trainer::Batch;
 use super::{Algorithm, Setup, Step};

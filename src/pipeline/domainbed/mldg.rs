@@ -1,8 +1,10 @@
 //! Meta-learning for domain generalization (Li et al., "Learning to generalize", 2017), first order: a step on one environment should
 //! help on another. In a random order of the environments the last `n_meta_test` test and the others train; for each pair (i, j):
 //!
-//!     phi = theta;  g_i = d CE_i / d phi;  phi' = phi after one step of a fresh Adam;  g_j = d CE_j / d phi'
-//!     gradient of theta += (g_i + mldg_beta g_j) / E
+//! ```text
+//! phi = theta;  g_i = d CE_i / d phi;  phi' = phi after one step of a fresh Adam;  g_j = d CE_j / d phi'
+//! gradient of theta += (g_i + mldg_beta g_j) / E
+//! ```
 //!
 //! The first step of an Adam is lr g' / (|g'| + eps), with g' = g_i + weight_decay phi. In 2020 the pairs were the neighbours in a
 //! ring. The division is by E though there are fewer pairs.

@@ -1,7 +1,9 @@
 //! Marginal transfer learning (Blanchard et al., "Domain generalization by marginal transfer learning", 2011, 2021): the classifier
 //! sees features beside an embedding of their environment, an average of its features. loss = sum_e CE_e.
 //!
-//!     r_e = mtl_ema mean F_e + (1 - mtl_ema) embedding_e      embedding_e = r_e      logits = c([F_e, r_e])
+//! ```text
+//! r_e = mtl_ema mean F_e + (1 - mtl_ema) embedding_e      embedding_e = r_e      logits = c([F_e, r_e])
+//! ```
 //!
 //! Upstream overwrites r_e with normal noise, in training and in prediction (issue 159), also where its published numbers come
 //! from: this is kept. Fixed, r_e itself is used, and the mean of the batch predicts.

@@ -1,10 +1,12 @@
 //! Representation self-challenging (Huang et al., 2020): the features that the right answer leans on most are muted, for the samples
 //! that lose most by it.
 //!
-//!     G = d (sum of true-class logits) / dF
-//!     mask_f = G below the (1 - rsc_f_drop_factor) quantile of its row
-//!     change = softmax(c(F))_y - softmax(c(F mask_f))_y;  a row below the (1 - rsc_b_drop_factor) quantile of the batch keeps all
-//!     loss = CE(c(F mask), y), with the mask as a constant
+//! ```text
+//! G = d (sum of true-class logits) / dF
+//! mask_f = G below the (1 - rsc_f_drop_factor) quantile of its row
+//! change = softmax(c(F))_y - softmax(c(F mask_f))_y;  a row below the (1 - rsc_b_drop_factor) quantile of the batch keeps all
+//! loss = CE(c(F mask), y), with the mask as a constant
+//! ```
 
 use super::{Algorithm, Setup, Step};
 use crate::core::Tensor;

@@ -1,6 +1,8 @@
 //! Spectral decoupling (Pezeshki et al., "Gradient starvation: a learning proclivity in neural networks", 2020): small logits z.
 //!
-//!     loss = CE + sd_reg mean z^2
+//! ```text
+//! loss = CE + sd_reg mean z^2
+//! ```
 //!
 //! The loss that is logged is the cross entropy alone.
 

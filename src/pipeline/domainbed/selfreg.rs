@@ -1,8 +1,10 @@
 //! SelfReg (Kim et al., "SelfReg: self-supervised contrastive regularization for domain generalization", 2021): logits O and features
 //! F are drawn towards those of other samples of the same class, in any environment; Q = P(F) with a projection head P.
 //!
-//!     O2, Q2: rows of a permutation within each class; O3, Q3: mixtures lambda O2 + (1 - lambda) of a second permutation's
-//!     loss = CE + min(CE, 1) [ lambda (MSE(O, O2) + 0.3 MSE(F, Q2)) + (1 - lambda) (MSE(O, O3) + 0.3 MSE(F, Q3)) ]
+//! ```text
+//! O2, Q2: rows of a permutation within each class; O3, Q3: mixtures lambda O2 + (1 - lambda) of a second permutation's
+//! loss = CE + min(CE, 1) [ lambda (MSE(O, O2) + 0.3 MSE(F, Q2)) + (1 - lambda) (MSE(O, O3) + 0.3 MSE(F, Q3)) ]
+//! ```
 //!
 //! lambda ~ Beta(1/2, 1/2), one a step; min(CE, 1) is a constant. Upstream makes P after the optimizer, so that it stays as it was
 //! drawn, though gradients pass through it (issue 62: the published numbers were made so). Fixed, P is trained.

@@ -1,6 +1,8 @@
 //! Risk extrapolation (Krueger et al., "Out-of-distribution generalization via risk extrapolation", 2020): equal risks l_e.
 //!
-//!     loss = mean_e l_e + w mean_e (l_e - mean l)^2
+//! ```text
+//! loss = mean_e l_e + w mean_e (l_e - mean l)^2
+//! ```
 //!
 //! w is 1 until `vrex_penalty_anneal_iters` and `vrex_lambda` from then on, when Adam starts anew. The nll that upstream logs is
 //! the risk of the last environment.

@@ -80,7 +80,9 @@ impl Drop for Claim {
 
 /// Whether some process has the job with this folder.
 pub fn is_held(folder: &Path) -> bool {
-    match File::options().read(true).write(true).open(path(folder)) {
+    // Some file systems lock only files that are open for writing.
+    let file = File::options().read(true).write(true).open(path(folder));
+    match file.or_else(|_| File::open(path(folder))) {
         Ok(mut file) => free(&mut file).is_none(),
         Err(_) => false,
     }

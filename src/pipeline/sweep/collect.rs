@@ -209,7 +209,10 @@ impl<'a> Chosen<'a> {
         let tested = self.groups.keys().filter(|g| g.dataset == dataset).map(|g| g.test_env);
         let tested = tested.collect::<BTreeSet<_>>().len();
         let whole = trials.values().filter(|t| t.len() == tested);
-        Cell::of(&whole.filter_map(|t| mean(&t.values().copied().collect::<Vec<_>>())).collect::<Vec<_>>())
+        let means: Vec<f64> = whole.filter_map(|t| mean(&t.values().copied().collect::<Vec<_>>())).collect();
+        // DomainBed gives one trial an error of 0, which says too much.
+        let error = Cell::of(&means).error.filter(|_| means.len() > 1);
+        Cell { error, ..Cell::of(&means) }
     }
 
     /// The same of whichever variant has the best validation in each trial and test domain.

@@ -30,7 +30,7 @@ use crate::models::resnet::{self, BatchNorm, ResNetConfig};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -134,19 +134,17 @@ impl Sweep {
     /// # Errors
     /// Jobs that would be lost; a folder that cannot be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        let file = folder.join(PLAN);
-        if file.exists() {
-            let own: Vec<PathBuf> = self.jobs(folder)?.into_iter().map(|j| j.config.out).collect();
-            let held = Sweep::open(folder)?.jobs(folder)?;
-            let lost = held.iter().filter(|j| !own.contains(&j.config.out));
-            let begun = lost.filter(|j| State::of(&j.config.out) != State::NotLaunched).count();
-            if begun > 0 {
-                bail!(
-                    "{}: holds another plan, and {begun} jobs that were begun are not in this one: choose another folder",
-                    folder.display()
-                );
-            }
+        let own: HashSet<PathBuf> = self.jobs(folder)?.into_iter().map(|j| j.config.out).collect();
+        let begun = |path: &PathBuf| ["train.json", "results.jsonl"].iter().any(|f| path.join(f).exists());
+        let there = std::fs::read_dir(folder).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
+        let strange = there.filter(|path| begun(path) && !own.contains(path)).count();
+        if strange > 0 {
+            bail!(
+                "{}: holds {strange} trainings that are not in this plan: choose another folder",
+                folder.display()
+            );
         }
+        let file = folder.join(PLAN);
         write_atomic(&file, (serde_json::to_string_pretty(self)? + "\n").as_bytes())
     }
 
