@@ -12,7 +12,7 @@ use super::domainbed::network::{Featurizer, Network};
 use super::domainbed::trainer::{Predictor, Trainer};
 use super::progress::{Progress, bail_if_stopped, stopped};
 use crate::core::{Gpu, Store};
-use crate::data::augment::augment;
+use crate::data::augment::View;
 use crate::data::checkpoint::Checkpoint;
 use crate::data::dataset::{Dataset, Item, fnv1a, load, split};
 use crate::data::image::{Filter, Rgb};
@@ -442,7 +442,8 @@ impl Shown<'_> {
             let (env, i) = drawn[row];
             let image = &self.images[env][i];
             match self.augmented {
-                true => augment(image, self.config.size, keys[row / batch][1], row % batch),
+                true => View::random(image.pixels(), keys[row / batch][1], row % batch)
+                    .show(image.pixels(), self.config.size),
                 false => self.plain(image),
             }
         });
@@ -500,7 +501,9 @@ impl Shown<'_> {
                 let row = row.min(batches[b].len() - 1);
                 let image = &self.images[e][batches[b][row]];
                 match augmented {
-                    true => augment(image, self.config.size, key, from + row),
+                    true => {
+                        View::random(image.pixels(), key, from + row).show(image.pixels(), self.config.size)
+                    }
                     false => self.plain(image),
                 }
             })
