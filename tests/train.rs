@@ -8,6 +8,7 @@ use kaleid::data::checkpoint::Checkpoint;
 use kaleid::pipeline::domainbed::algorithm;
 use kaleid::pipeline::domainbed::hparams::Hparams;
 use kaleid::pipeline::domainbed::network::{Featurizer, Network};
+use kaleid::pipeline::domainbed::samples::{Rows, Samples};
 use kaleid::pipeline::domainbed::trainer::{Predictor, Trainer};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -30,7 +31,8 @@ fn erm_equals_domainbeds() {
     let mut store = Store::new(&Gpu::open(&GpuOptions::from_env()).unwrap());
     let init = |name: &str, _: &[usize]| Ok(golden(&format!("ERM.init.{}", file(name))));
     let erm = || algorithm("ERM").unwrap();
-    let mut trainer = Trainer::new(&mut store, erm(), &network, &hparams, &[8], [3, 6], 0, init).unwrap();
+    let samples = Samples::Numbers(vec![8]);
+    let mut trainer = Trainer::new(&mut store, erm(), &network, &hparams, &samples, [3, 6], 0, init).unwrap();
     let losses = golden("losses");
     for (step, &loss) in losses.iter().enumerate() {
         let of = |what: &str| -> Vec<String> {
@@ -38,7 +40,7 @@ fn erm_equals_domainbeds() {
         };
         let x: Vec<f32> = of("x").iter().flat_map(|name| golden(name)).collect();
         let y: Vec<u32> = of("y").iter().flat_map(|name| record.u32s(name).unwrap()).collect();
-        trainer.step(step as u32, &x, &y, true).unwrap();
+        trainer.step(step as u32, Rows::Numbers(&x), &y, true).unwrap();
         let logged = trainer.logged(1).unwrap()["loss"];
         assert!((logged - loss).abs() < 1e-5 * loss, "step {step}: {logged} for {loss}");
     }
@@ -49,8 +51,8 @@ fn erm_equals_domainbeds() {
     for name in ["input.weight", "hiddens.0.bias", "output.weight", "fc.weight", "fc.bias"] {
         close(&store.read(name).unwrap().1, &golden(&format!("ERM.final.{}", file(name))), name);
     }
-    let mut predictor = Predictor::new(&store, &*erm(), &network, &[8], 5).unwrap();
-    predictor.run(&golden("test.x")).unwrap();
+    let mut predictor = Predictor::new(&store, &*erm(), &network, &samples, 5).unwrap();
+    predictor.run(Rows::Numbers(&golden("test.x"))).unwrap();
     close(&predictor.logits().unwrap(), &golden("ERM.predict"), "predict");
 }
 
@@ -73,7 +75,7 @@ fn results(out: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(out.join("results.jsonl")).unwrap();
     let row = |line| {
         let mut row: Value = serde_json::from_str(line).unwrap();
-        row.as_object_mut().unwrap().remove("step_time");
+        ["step_time", "data_time"].map(|time| row.as_object_mut().unwrap().remove(time));
         row["args"].as_object_mut().unwrap().remove("output_dir");
         row
     };

@@ -30,6 +30,15 @@ pub struct Args {
     /// Which of them join: o none, q in the styles of training domains, d new domains, qd both
     #[arg(long, value_enum, default_value = "o")]
     variant: Variant,
+    /// Train on generated images in the style of the test domain too, as an environment of their own
+    #[arg(long)]
+    include_test_style: bool,
+    /// Leave images out that cannot be read
+    #[arg(long)]
+    skip_bad: bool,
+    /// Memory for decoded images in GiB; what is more goes into a file in --out until the run ends
+    #[arg(long, default_value_t = 8.0, value_name = "GIB")]
+    image_memory: f64,
     /// Keep a fifth of the concepts (file names) from training and test on them apart
     #[arg(long)]
     hold_out_concepts: bool,
@@ -112,6 +121,9 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
         extra: args.extra,
         variant: args.variant,
         test_domains,
+        include_test_style: args.include_test_style,
+        skip_bad: args.skip_bad,
+        image_memory: (args.image_memory * f64::from(1 << 30)) as u64,
         hold_out_concepts: args.hold_out_concepts,
         algorithm: args.algorithm,
         arch: args.arch,

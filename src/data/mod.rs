@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod dataset;
 pub mod folder;
 pub mod image;
+pub mod images;
 pub mod rng;
 pub mod tokenizer;
 

@@ -9,6 +9,7 @@
 pub mod erm;
 pub mod hparams;
 pub mod network;
+pub mod samples;
 pub mod trainer;
 
 use crate::core::{Graph, Tensor, Weights};

@@ -2,6 +2,7 @@
 
 use super::hparams::Hparams;
 use super::network::Network;
+use super::samples::{Rows, Samples};
 use super::{Algorithm, Step};
 use crate::core::{DType, Gpu, Graph, Init, Memory, Plan, Store, Weights, plan};
 use crate::data::rng::Key;
@@ -17,7 +18,7 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Records and plans the update for `envs` minibatches of `batch` samples of shape `sample`. Parameters that the store
+    /// Records and plans the update for `envs` minibatches of `batch` samples. Parameters that the store
     /// lacks get the values that `init` gives for their name and torch's shape.
     ///
     /// # Errors
@@ -28,19 +29,18 @@ impl Trainer {
         algorithm: Box<dyn Algorithm>,
         network: &Network,
         hparams: &Hparams,
-        sample: &[usize],
+        samples: &Samples,
         [envs, batch]: [usize; 2],
         seed: u64,
         init: impl Fn(&str, &[usize]) -> Result<Vec<f32>>,
     ) -> Result<Trainer> {
         let gpu = store.gpu().clone();
         let g = Graph::new(gpu.caps());
-        let shape: Vec<usize> = [envs * batch].iter().chain(sample).copied().collect();
         let step = Step {
             g: &g,
             w: Weights::new(&g, DType::F32),
             network,
-            x: g.input("x", &shape, DType::F32),
+            x: samples.input(&g, envs * batch),
             y: g.input("y", &[envs * batch], DType::U32),
             envs,
             hparams,
@@ -73,8 +73,8 @@ impl Trainer {
     ///
     /// # Errors
     /// A device that fails.
-    pub fn step(&mut self, step: u32, x: &[f32], y: &[u32], fresh: bool) -> Result<()> {
-        self.plan.write("x", x)?;
+    pub fn step(&mut self, step: u32, x: Rows, y: &[u32], fresh: bool) -> Result<()> {
+        x.write(&mut self.plan)?;
         self.plan.write_u32("y", y)?;
         self.plan.write("count", &[(step + 1) as f32])?;
         self.plan.write_u32("key", &Key::new(self.seed, step, "dropout").0)?;
@@ -114,7 +114,7 @@ pub struct Predictor {
 }
 
 impl Predictor {
-    /// Plans the prediction for `batch` samples of shape `sample`, over the parameters in `store`.
+    /// Plans the prediction for `batch` samples over the parameters in `store`.
     ///
     /// # Errors
     /// No device memory.
@@ -122,14 +122,13 @@ impl Predictor {
         store: &Store,
         algorithm: &dyn Algorithm,
         network: &Network,
-        sample: &[usize],
+        samples: &Samples,
         batch: usize,
     ) -> Result<Predictor> {
         let gpu: &Gpu = store.gpu();
         let g = Graph::new(gpu.caps());
         let w = Weights::new(&g, DType::F32);
-        let shape: Vec<usize> = [batch].iter().chain(sample).copied().collect();
-        let logits = algorithm.predict(&g, &w, network, g.input("x", &shape, DType::F32));
+        let logits = algorithm.predict(&g, &w, network, samples.input(&g, batch));
         g.output("logits", logits);
         let plan = Plan::new(gpu, g, store)?;
         Ok(Predictor { plan, classes: network.classes })
@@ -139,8 +138,8 @@ impl Predictor {
     ///
     /// # Errors
     /// A device that fails.
-    pub fn run(&mut self, x: &[f32]) -> Result<()> {
-        self.plan.write("x", x)?;
+    pub fn run(&mut self, x: Rows) -> Result<()> {
+        x.write(&mut self.plan)?;
         self.plan.run()
     }
 
