@@ -14,14 +14,6 @@ struct Params { n: u32, size: u32 }
 
 const HEADER = 12u;
 
-/// The pixel at a byte of `pictures`, in its lower three bytes.
-fn pixel_at(byte: u32) -> vec3i {
-    let shift = byte % 4u * 8u;
-    let low = pictures[byte / 4u] >> shift;
-    let high = select(pictures[byte / 4u + 1u] << (32u - shift), 0u, shift == 0u);
-    return channels(low | high);
-}
-
 fn channels(pixel: u32) -> vec3i { return vec3i(vec3u(pixel, pixel >> 8u, pixel >> 16u) & vec3u(255u)); }
 
 /// A sum with weights of 22 bits, rounded.
@@ -48,19 +40,20 @@ fn to_hsv(v: vec3i) -> vec3u {
     var h = select(4 * range + away.g - away.r, 2 * range + away.r - away.b, away.g == 0);
     h = select(h, away.b - away.g, away.r == 0);
     h = select(h, h + 6 * range, h < 0);
-    let whole = u32(255 * h) / u32(6 * range);
+    let whole = quotient(u32(255 * h), u32(6 * range));
     var below = BELOW;
     let exact = whole * u32(6 * range) == u32(255 * h);
     let hue = whole - select(0u, below[whole / 32u] >> (whole % 32u) & 1u, exact);
-    return vec3u(hue, u32(255 * range / most), u32(most));
+    return vec3u(hue, quotient(u32(255 * range), u32(most)), u32(most));
 }
 
 fn to_rgb(hsv: vec3u) -> vec3i {
-    let sixth = hsv.x * 6u / 255u;
+    let sixth = quotient(hsv.x * 6u, 255u);
     let f = hsv.x * 6u - sixth * 255u;
     // v (1 - share), shares in 65025ths, rounded.
     let shares = 65025u - hsv.y * vec3u(255u, f, 255u - f);
-    let pqt = vec3i((2u * hsv.z * shares + 65025u) / 130050u);
+    let doubled = 2u * hsv.z * shares + 65025u;
+    let pqt = vec3i(vec3u(quotient(doubled.x, 130050u), quotient(doubled.y, 130050u), quotient(doubled.z, 130050u)));
     let v = i32(hsv.z);
     switch sixth % 6u {
         case 0u: { return vec3i(v, pqt.z, pqt.x); }
@@ -72,19 +65,24 @@ fn to_rgb(hsv: vec3u) -> vec3i {
     }
 }
 
-/// One colour operation (its number in the upper half, its factor in the lower) of a picture with the mean grey `mean`.
-fn colour(v: vec3i, op: u32, mean: i32) -> vec3i {
-    let factor = op & 0xffffu;
-    switch op >> 16u {
-        case 1u: { return blend(0, v, factor); }
-        case 2u: { return blend(mean, v, factor); }
-        case 3u: { return blend(grey(v), v, factor); }
-        case 4u: {
-            let hsv = to_hsv(v);
-            return to_rgb(vec3u((hsv.x + factor) & 255u, hsv.yz));
-        }
-        default: { return v; }
-    }
+/// The colour operations from `start` to before `end` of a picture with the mean grey `mean`. There is one hue at most; it stands
+/// outside of the loops, as software adapters compute what no thread needs.
+fn colours(pixel: vec3i, header: u32, start: u32, end: u32, mean: i32) -> vec3i {
+    var v = pixel;
+    var op = start;
+    for (; op < end && pictures[header + 6u + op] >> 16u != 4u; op++) { v = blended(v, pictures[header + 6u + op], mean); }
+    let shift = select(0u, pictures[header + 6u + op] & 0xffu, op < end);
+    let hsv = to_hsv(v);
+    v = select(v, to_rgb(vec3u((hsv.x + shift) & 255u, hsv.yz)), op < end);
+    for (op++; op < end; op++) { v = blended(v, pictures[header + 6u + op], mean); }
+    return v;
+}
+
+/// One operation that is no hue: its number in the upper half, its factor in the lower.
+fn blended(v: vec3i, op: u32, mean: i32) -> vec3i {
+    let kind = op >> 16u;
+    let base = select(select(0, mean, kind == 2u), grey(v), kind == 3u);
+    return select(v, blend(base, v, op & 0xffffu), kind != 0u);
 }
 
 /// The place of the first operation that is a contrast; 4 without one.
@@ -98,24 +96,24 @@ fn contrast(header: u32) -> u32 {
 fn resize(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
     let i = flat_group(group, groups) * 64u + thread;
     if i >= p.n { return; }
-    let header = i / (p.size * p.size) * HEADER;
+    let row = i / p.size;
+    let image = row / p.size;
+    let header = image * HEADER;
     let width = pictures[header + 3u];
     let height = pictures[header + 5u];
-    let columns = pictures[header + 2u] + i % p.size * (1u + width);
-    let rows = pictures[header + 4u] + i / p.size % p.size * (1u + height);
-    let start = 4u * pictures[header] + 3u * pictures[columns];
+    let columns = pictures[header + 2u] + (i - row * p.size) * (1u + width);
+    let rows = pictures[header + 4u] + (row - image * p.size) * (1u + height);
+    let start = pictures[header] + pictures[columns];
     var sum = vec3i();
     for (var r = 0u; r < height; r++) {
-        let row = start + (pictures[rows] + r) * pictures[header + 1u];
+        let line = start + (pictures[rows] + r) * pictures[header + 1u];
         var along = vec3i();
         for (var k = 0u; k < width; k++) {
-            along += i32(pictures[columns + 1u + k]) * pixel_at(row + 3u * k);
+            along += i32(pictures[columns + 1u + k]) * channels(pictures[line + k]);
         }
         sum += i32(pictures[rows + 1u + r]) * rounded(along);
     }
-    var v = rounded(sum);
-    let end = contrast(header);
-    for (var op = 0u; op < end; op++) { v = colour(v, pictures[header + 6u + op], 0); }
+    let v = colours(rounded(sum), header, 0u, contrast(header), 0);
     resized[i] = u32(v.r | v.g << 8u | v.b << 16u);
 }
 
@@ -151,10 +149,8 @@ fn finish(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: 
     let i = flat_group(group, groups) * 64u + thread;
     if i >= p.n { return; }
     let image = i / (p.size * p.size);
-    var v = channels(made[i]);
-    for (var op = contrast(image * HEADER); op < 4u; op++) {
-        v = colour(v, pictures[image * HEADER + 6u + op], i32(mean_of[image]));
-    }
-    v = select(v, vec3i(grey(v)), pictures[image * HEADER + 10u] == 1u);
+    let header = image * HEADER;
+    let coloured = colours(channels(made[i]), header, contrast(header), 4u, i32(mean_of[image]));
+    let v = select(coloured, vec3i(grey(coloured)), pictures[header + 10u] == 1u);
     y[i] = vec4f(table[v.r].r, table[v.g].g, table[v.b].b, table[0].w);
 }

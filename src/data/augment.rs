@@ -100,11 +100,12 @@ const FOLD: usize = 2;
 /// Words that [`pack`] writes at most for an image of `width` x `height` pixels, its header aside.
 pub fn packed_words([width, height]: [usize; 2], size: usize) -> usize {
     let [width, height] = [width, height].map(|n| n.min(FOLD * size).max(size));
-    (width * height * 3).div_ceil(4) + 2 * size * TAPS
+    width * height + 2 * size * TAPS
 }
 
-/// Images and how each is shown, packed for `Graph::augment`: a header for each, then for each the bytes of its crop and the taps of
-/// Pillow's resizing along rows and along columns (the place of the first input pixel, then weights of 22 bits).
+/// Images and how each is shown, packed for `Graph::augment`: a header for each, then for each the pixels of its crop (a word each,
+/// R + 256 G + 65536 B) and the taps of Pillow's resizing along rows and along columns: the place of the first input pixel, then
+/// weights of 22 bits.
 pub fn pack(size: usize, shown: &[(Pixels, View)]) -> Vec<u32> {
     let one = |(image, view): &(Pixels, View)| {
         let [left, top, width, height] = view.crop;
@@ -116,12 +117,11 @@ pub fn pack(size: usize, shown: &[(Pixels, View)]) -> Vec<u32> {
             }
             false => (*image, view.crop),
         };
-        let mut bytes = Vec::with_capacity(packed_words([width, height], size) * 4);
+        let mut words = Vec::with_capacity(packed_words([width, height], size));
         for row in image.data.chunks_exact(image.width * 3).skip(top).take(height) {
-            bytes.extend_from_slice(&row[left * 3..(left + width) * 3]);
+            let pixels = row[left * 3..(left + width) * 3].chunks_exact(3);
+            words.extend(pixels.map(|p| u32::from_le_bytes([p[0], p[1], p[2], 0])));
         }
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        let mut words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
         let columns = words.len();
         let wide = Taps::new(width, size, Filter::Bilinear).pack(view.flip, &mut words);
         let rows = words.len();
@@ -135,7 +135,7 @@ pub fn pack(size: usize, shown: &[(Pixels, View)]) -> Vec<u32> {
                 Colour::Hue(shift) => 4 << 16 | u32::from(shift),
             };
         }
-        header[..6].copy_from_slice(&[0, 3 * width, columns, wide, rows, high].map(|n| n as u32));
+        header[..6].copy_from_slice(&[0, width, columns, wide, rows, high].map(|n| n as u32));
         header[10] = u32::from(view.grey);
         (header, words)
     };

@@ -10,7 +10,10 @@ impl Graph {
     #[track_caller]
     pub fn augment(&self, pictures: Tensor, n: usize, size: usize, mean: [f32; 3], std: [f32; 3]) -> Tensor {
         assert!(
-            pictures.dtype() == DType::U32 && pictures.len() >= n * HEADER && size <= 4096,
+            pictures.dtype() == DType::U32
+                && pictures.len() >= n * HEADER
+                && n * size < 1 << 22
+                && size <= 4096,
             "augment of {pictures:?} to {n} images of {size} pixels"
         );
         let normal = |v: usize, c: usize| if c < 3 { (v as f32 / 255.0 - mean[c]) / std[c] } else { 0.0 };

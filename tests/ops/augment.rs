@@ -1,4 +1,5 @@
 use crate::harness::gpu;
+use base64::Engine;
 use kaleid::core::{DType, Graph, Plan, Store};
 use kaleid::data::augment::{Colour, View, pack, packed_words};
 use kaleid::data::image::{Pixels, Rgb};
@@ -99,5 +100,39 @@ fn a_pack_is_no_larger_than_it_says() {
         let image = picture(w, h);
         let words = pack(32, &[(image.pixels(), View::plain(image.pixels()))]).len();
         assert!(words <= 12 + packed_words([w, h], 32), "{w} x {h}: {words} words");
+    }
+}
+
+/// Real pictures as Pillow shows them: on the CPU, and (by `check`) on the device.
+#[test]
+fn views_equal_pillows() {
+    let text = include_str!("../data/pillow_views.json");
+    let golden: serde_json::Value = serde_json::from_str(text).unwrap();
+    for case in golden["cases"].as_array().unwrap() {
+        let bytes = |key: &str| {
+            base64::engine::general_purpose::STANDARD.decode(case[key].as_str().unwrap()).unwrap()
+        };
+        let size = case["size"].as_u64().unwrap() as usize;
+        let colour = |c: &serde_json::Value| {
+            let value = c[1].as_u64().unwrap() as u32;
+            match c[0].as_str().unwrap() {
+                "brightness" => Colour::Brightness(value),
+                "contrast" => Colour::Contrast(value),
+                "saturation" => Colour::Saturation(value),
+                _ => Colour::Hue(value as u8),
+            }
+        };
+        let view = View {
+            crop: serde_json::from_value(case["crop"].clone()).unwrap(),
+            flip: case["flip"].as_bool().unwrap(),
+            colours: case["colours"].as_array().unwrap().iter().map(colour).collect(),
+            grey: case["grey"].as_bool().unwrap(),
+        };
+        let file = format!("{}/{}", env!("CARGO_MANIFEST_DIR"), case["file"].as_str().unwrap());
+        let image = Rgb::open(&file).unwrap();
+        let resized = View { crop: view.crop, ..View::plain(image.pixels()) };
+        assert_eq!(resized.show(image.pixels(), size).data, bytes("resized"), "{file}, resized");
+        assert_eq!(view.show(image.pixels(), size).data, bytes("shown"), "{file}, {view:?}");
+        check(size, &[(image.pixels(), view)]);
     }
 }
