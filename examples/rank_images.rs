@@ -21,7 +21,8 @@ fn main() -> Result<()> {
     let images = paths.iter().map(Rgb::open).collect::<Result<Vec<_>>>()?;
     // Embeddings have length 1, so their products are cosines.
     let cosine = |image: Vec<f32>| image.iter().zip(&text).map(|(a, b)| a * b).sum::<f32>();
-    let mut ranked: Vec<(f32, &String)> = clip.images(&images)?.into_iter().map(cosine).zip(paths).collect();
+    let mut ranked: Vec<(f32, &String)> =
+        clip.images(&images)?.unit.into_iter().map(cosine).zip(paths).collect();
     ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
     for (cosine, path) in ranked.into_iter().take(10) {
         println!("{cosine:6.3}  {path}");

@@ -87,9 +87,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         let queries = query_rows(batch, h);
         for (var row = first; row < p.tq; row += 4u) {
             let query = row + vec4u(0u, 1u, 2u, 3u);
-            let at = (batch * p.heads + h) * p.tq + min(query, vec4u(p.tq - 1u));
-            let lse4 = vec4f(lse[at.x], lse[at.y], lse[at.z], lse[at.w]) * LOG2_E;
-            let delta4 = vec4f(delta[at.x], delta[at.y], delta[at.z], delta[at.w]);
             var s_i = mat4x4f(); //@ i
             var t_i = mat4x4f(); //@ i
             let q_d = q_block(queries, row, part + PARTS * u_d); //@ d
@@ -99,6 +96,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
             share(thread, u_i, s_i); //@ i
             share(thread, BLOCKS + u_i, t_i); //@ i
             add_parts(thread);
+            // Read no earlier than needed: wide heads leave no registers to spare.
+            let at = (batch * p.heads + h) * p.tq + min(query, vec4u(p.tq - 1u));
+            let lse4 = vec4f(lse[at.x], lse[at.y], lse[at.z], lse[at.w]) * LOG2_E;
+            let delta4 = vec4f(delta[at.x], delta[at.y], delta[at.z], delta[at.w]);
             s_i = weights_of(total(thread, u_i, s_i), lse4, key + 4u * u_i, query); //@ i
             t_i = ds_of(s_i, total(thread, BLOCKS + u_i, t_i), delta4); //@ i
             dv_i_d += g_d * s_i; //@ d i

@@ -368,6 +368,8 @@ fn flags_that_cannot_be_say_what_can() {
     for (more, says) in painting {
         fails(&mut generate(&WHOLE.model, &out, &[&["--prompt", "a"], more].concat()), &[says]);
     }
+    fails(program().args(["bench", "conv", "--tune"]), &["--tune takes the name of one case, such as conv"]);
+    fails(program().args(["bench", "copy", "--tune"]), &["copy: there is no matrix product"]);
     let training: [(&[&str], &str); 22] = [
         (&["--test-domain", "clipart"], "no domain clipart: there are art, photo, sketch"),
         (

@@ -3,7 +3,7 @@
 use kaleid::core::{DType, Gpu, GpuOptions};
 use kaleid::data::checkpoint::{Checkpoint, TensorData, save, synthetic};
 use kaleid::data::folder::Folder;
-use kaleid::data::image::Rgb;
+use kaleid::data::image::{Filter, Rgb};
 use kaleid::data::rng::Key;
 use kaleid::data::tokenizer::Tokenizer;
 use kaleid::models::chat::{ChatModel, Sampling};
@@ -56,6 +56,28 @@ fn preprocessing_equals_pillow() {
     }
 }
 
+/// The middle of a long image is resized as if all of it were; to do that to the last one would take gigabytes.
+#[test]
+fn long_images_are_cut_before_they_are_resized() {
+    let plain = preprocess(
+        r#"{"size": 32, "crop_size": 32, "image_mean": [0, 0, 0], "image_std": [1, 1, 1], "resample": 3}"#,
+    );
+    let plain = plain.unwrap();
+    for (width, height) in [(1, 200), (4, 101), (4, 100), (300, 3), (1, 1_000_000)] {
+        let image = image(7, width, height);
+        let pixels = plain.pixels(&image);
+        assert_eq!(pixels.len(), 32 * 32 * 3);
+        if width.max(height) < 1000 {
+            let (short, long) = (width.min(height), width.max(height));
+            let long = 32 * long / short;
+            let (w, h) = if width < height { (32, long) } else { (long, 32) };
+            let whole = image.resize(w, h, Filter::Bicubic).crop((w - 32) / 2, (h - 32) / 2, 32, 32);
+            let whole: Vec<f32> = whole.data.iter().map(|&v| f32::from(v) / 255.0).collect();
+            assert_eq!(pixels, whole, "{width} x {height}");
+        }
+    }
+}
+
 #[test]
 fn what_is_not_supported_is_named() {
     let error = |keys: &str| preprocess(keys).unwrap_err().to_string();
@@ -98,7 +120,7 @@ fn embeddings_have_length_one_and_do_not_depend_on_their_neighbours() {
     assert!(wrong.contains("image_size = 32, but the preprocessor's crop_size is 224"), "{wrong}");
     let mut clip = embedder(r#"{"size": 32, "crop_size": 32}"#).unwrap();
     let images: Vec<Rgb> = (0..10).map(|i| image(i, 30 + i as usize, 40)).collect();
-    let all = clip.images(&images).unwrap();
+    let all = clip.images(&images).unwrap().unit;
     let texts: Vec<String> = (0..9).map(|i| format!("a photo of {i} cats")).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let words = clip.texts(&texts).unwrap();
@@ -107,9 +129,9 @@ fn embeddings_have_length_one_and_do_not_depend_on_their_neighbours() {
         let length: f32 = e.iter().map(|v| v * v).sum();
         assert!((length - 1.0).abs() < 1e-5, "{length}");
     }
-    assert_eq!(clip.images(&images[9..]).unwrap()[0], all[9]);
+    assert_eq!(clip.images(&images[9..]).unwrap().unit[0], all[9]);
     assert_eq!(clip.texts(&texts[4..5]).unwrap()[0], words[4]);
-    assert!(all[0] != all[1] && clip.images(&[]).unwrap().is_empty());
+    assert!(all[0] != all[1] && clip.images(&[]).unwrap().unit.is_empty());
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 use kaleid::core::{Class, Gpu, GpuOptions};
-use kaleid::pipeline::bench::{self, Measured, Roofline};
+use kaleid::ops::tile_candidates;
+use kaleid::pipeline::bench::{self, Case, Measured, Roofline};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
   kaleid bench                              every case
   kaleid bench conv --json > before.jsonl   cases with conv in their name, for machines
   kaleid bench conv --compare before.jsonl  the same with the speed-up since then
+  kaleid bench matmul_1024 --tune           the same product in sixty tiles, to see which is best here
   kaleid bench --dump wgsl                  the source of every kernel variant, for all classes of devices")]
 pub struct Args {
     /// Only this case, or all whose names contain this
@@ -25,6 +27,9 @@ pub struct Args {
     /// Compare with what an earlier --json printed
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
+    /// Time one case with every tile of its matrix products that might be good, and say which is best on this adapter
+    #[arg(long, conflicts_with_all = ["json", "compare", "dump"])]
+    tune: bool,
     /// Measure nothing: write the WGSL of every kernel variant as DIR/KERNEL.CLASS.wgsl
     #[arg(long, value_name = "DIR")]
     dump: Option<PathBuf>,
@@ -43,6 +48,9 @@ pub fn run(args: Args, options: &GpuOptions) -> Result<()> {
     }
     if cases.is_empty() {
         bail!("no case is called '{pattern}': `kaleid bench --json` without a name prints them all");
+    }
+    if args.tune {
+        return tune(&cases, &Gpu::open(options)?);
     }
     let before = args.compare.as_deref().map(earlier).transpose()?.unwrap_or_default();
 
@@ -70,6 +78,41 @@ pub fn run(args: Args, options: &GpuOptions) -> Result<()> {
         say!("{ms:>10.3} {gflops:>9.2} {gbs:>8.2} {share:>7.1}% {speedup:>8}  {name}{more}")?;
     }
     Ok(())
+}
+
+/// Tries every tile on one case. Nothing is kept: another tile adds in another order, and results would depend on a file that
+/// nobody sees. What is better for a whole class of devices belongs into the table in `ops/matmul.rs`.
+fn tune(cases: &[Case], gpu: &Gpu) -> Result<()> {
+    let [case] = cases else {
+        let names: Vec<&str> = cases.iter().map(|c| c.name.as_str()).take(5).collect();
+        bail!("--tune takes the name of one case, such as {}", names.join(", "));
+    };
+    if !case.has_tiles(gpu.caps().class) {
+        bail!("{}: there is no matrix product or convolution in it to tune", case.name);
+    }
+    say!("{} on {}", case.name, gpu.caps().adapter)?;
+    say!("{:>10} {:>9} {:>6}  threads, blocks of 4 x 4 a thread, slice", "ms", "GFLOP/s", "ratio")?;
+    let table = case.measure(gpu)?;
+    let line = |m: &Measured, ratio: f64, tile: &str| {
+        say!("{:>10.3} {:>9.2} {ratio:>5.2}x  {tile}", m.seconds * 1e3, m.gflops())
+    };
+    line(&table, 1.0, "the table's choice")?;
+    let words =
+        |[wg_m, wg_n, r_i, r_j, k]: [usize; 5]| format!("{wg_m:>2} x {wg_n:>2}, {r_i} x {r_j}, {k:>2}");
+    let mut best = (f64::MAX, None);
+    for tile in tile_candidates(gpu.caps()) {
+        let m = case.measure_with(gpu, Some(tile))?;
+        line(&m, table.seconds / m.seconds, &words(tile))?;
+        if m.seconds < best.0 {
+            best = (m.seconds, Some(tile));
+        }
+    }
+    // The fastest of many was lucky, too: what counts is a second measurement, side by side.
+    let (Some(tile), table) = (best.1, case.measure(gpu)?) else { return Ok(()) };
+    let again = case.measure_with(gpu, Some(tile))?;
+    say!("best, and the table's choice, measured again:")?;
+    line(&again, table.seconds / again.seconds, &words(tile))?;
+    line(&table, 1.0, "the table's choice")
 }
 
 fn host_us(m: &Measured) -> f64 {

@@ -27,7 +27,7 @@ pub fn run(args: Args, options: &GpuOptions) -> Result<()> {
     }
     for (i, caps) in all.iter().enumerate() {
         say!("{i}: {}{}", caps.adapter, if caps.adapter == chosen { "  <- used" } else { "" })?;
-        say!("   class      {} (matrix products: {})", caps.class, tiles(caps.class))?;
+        say!("   class      {} (matrix products: {})", caps.class, tiles(caps))?;
         say!("   abilities  {}", abilities(caps).join(", "))?;
         say!("   limits     {}", limits(caps))?;
     }
@@ -62,7 +62,7 @@ fn json(index: usize, caps: &Caps, used: bool) -> serde_json::Value {
         "adapter": caps.adapter,
         "used": used,
         "class": caps.class.to_string(),
-        "tiles": tiles(caps.class),
+        "tiles": tiles(caps),
         "abilities": abilities(caps),
         "max_buffer_size": caps.buffer_bytes,
         "max_storage_buffer_binding_size": caps.binding_bytes,

@@ -21,5 +21,6 @@ pub mod prompts;
 pub mod report;
 pub mod run;
 pub mod score;
+pub mod sweep;
 pub mod train;
 pub mod verify;

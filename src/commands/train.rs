@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use kaleid::core::{Gpu, GpuOptions};
 use kaleid::data::dataset::Dataset;
+use kaleid::pipeline::domainbed::hparams::Preset;
 use kaleid::pipeline::train::{Config, Variant, run as train};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -30,6 +31,25 @@ pub struct Args {
     /// Which of them join: o none, q in the styles of training domains, d new domains, qd both
     #[arg(long, value_enum, default_value = "o")]
     variant: Variant,
+    /// Algorithm
+    #[arg(long, default_value = "ERM")]
+    algorithm: String,
+    /// Draw of the hyper-parameters; 0: defaults
+    #[arg(long, default_value_t = 0)]
+    hparams_seed: u64,
+    /// Draw of the split
+    #[arg(long, default_value_t = 0)]
+    trial_seed: u64,
+    /// Every other draw
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    shared: Shared,
+}
+
+/// What every job of a sweep shares.
+#[derive(clap::Args)]
+pub struct Shared {
     /// Train on generated images in the style of the test domain too, as an environment of their own
     #[arg(long)]
     include_test_style: bool,
@@ -42,9 +62,15 @@ pub struct Args {
     /// Keep a fifth of the concepts (file names) from training and test on them apart
     #[arg(long)]
     hold_out_concepts: bool,
-    /// Algorithm
-    #[arg(long, default_value = "ERM")]
-    algorithm: String,
+    /// Which DomainBed's defaults and behaviour to follow
+    #[arg(long, value_enum, default_value = "db2024")]
+    preset: Preset,
+    /// Algorithms to run without upstream's known mistakes, where their files name them: MLDG, MTL, SelfReg
+    #[arg(long, value_name = "ALGORITHM", value_delimiter = ',')]
+    fixed: Vec<String>,
+    /// Average the weights from this step on; the average predicts
+    #[arg(long, value_name = "STEP")]
+    average_from: Option<usize>,
     /// Network: resnet18, resnet34, resnet50
     #[arg(long, default_value = "resnet50")]
     arch: String,
@@ -69,9 +95,9 @@ pub struct Args {
     /// Learning rate [default: 5e-5]
     #[arg(long)]
     lr: Option<f64>,
-    /// Updates
-    #[arg(long, default_value_t = 5001)]
-    steps: usize,
+    /// Updates [default: 5001]
+    #[arg(long)]
+    pub steps: Option<usize>,
     /// Record results every so many steps and at the end; 0: only at the end
     #[arg(long, default_value_t = 300, value_name = "STEPS")]
     checkpoint_freq: usize,
@@ -84,18 +110,48 @@ pub struct Args {
     /// Hyper-parameters that replace the drawn ones, as a JSON object
     #[arg(long, value_name = "JSON")]
     hparams: Option<String>,
-    /// Draw of the hyper-parameters; 0: defaults
-    #[arg(long, default_value_t = 0)]
-    hparams_seed: u64,
-    /// Draw of the split
-    #[arg(long, default_value_t = 0)]
-    trial_seed: u64,
-    /// Every other draw
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
     /// Share of each domain that is kept for validation
     #[arg(long, default_value_t = 0.2)]
     holdout_fraction: f64,
+}
+
+impl Shared {
+    /// The training that these flags describe.
+    pub fn config(self, data: PathBuf, out: PathBuf) -> Result<Config> {
+        let mut hparams = match self.hparams.as_deref().map(serde_json::from_str) {
+            None => serde_json::Map::new(),
+            Some(Ok(Value::Object(map))) => map,
+            Some(_) => bail!("--hparams must be a JSON object, such as '{{\"lr\": 0.001}}'"),
+        };
+        hparams.extend(self.batch.map(|b| ("batch_size".into(), json!(b))));
+        hparams.extend(self.lr.map(|lr| ("lr".into(), json!(lr))));
+        if self.weights.is_none() {
+            eprintln!("no --weights: the network starts from random ones");
+        }
+        let defaults = Config::new(data, out);
+        Ok(Config {
+            include_test_style: self.include_test_style,
+            skip_bad: self.skip_bad,
+            image_memory: (self.image_memory * f64::from(1 << 30)) as u64,
+            hold_out_concepts: self.hold_out_concepts,
+            preset: self.preset,
+            fixed: self.fixed,
+            average_from: self.average_from,
+            arch: self.arch,
+            width: self.width,
+            stem: self.stem.try_into().ok().context("--stem takes a kernel and a stride")?,
+            weights: self.weights,
+            size: self.size,
+            steps: self.steps.unwrap_or(defaults.steps),
+            checkpoint_freq: self.checkpoint_freq,
+            val_augment: !self.plain_validation,
+            train_accuracy: !self.skip_train_accuracy,
+            total_batch: self.total_batch,
+            hparams,
+            holdout_fraction: self.holdout_fraction,
+            ..defaults
+        })
+    }
 }
 
 /// Runs the command.
@@ -110,42 +166,16 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
             test_domains.push(domain.name.clone());
         }
     }
-    let mut hparams = match args.hparams.as_deref().map(serde_json::from_str) {
-        None => serde_json::Map::new(),
-        Some(Ok(Value::Object(map))) => map,
-        Some(_) => bail!("--hparams must be a JSON object, such as '{{\"lr\": 0.001}}'"),
-    };
-    hparams.extend(args.batch.map(|b| ("batch_size".into(), json!(b))));
-    hparams.extend(args.lr.map(|lr| ("lr".into(), json!(lr))));
     let config = Config {
         extra: args.extra,
         variant: args.variant,
         test_domains,
-        include_test_style: args.include_test_style,
-        skip_bad: args.skip_bad,
-        image_memory: (args.image_memory * f64::from(1 << 30)) as u64,
-        hold_out_concepts: args.hold_out_concepts,
         algorithm: args.algorithm,
-        arch: args.arch,
-        width: args.width,
-        stem: args.stem.try_into().ok().context("--stem takes a kernel and a stride")?,
-        weights: args.weights,
-        size: args.size,
-        steps: args.steps,
-        checkpoint_freq: args.checkpoint_freq,
-        val_augment: !args.plain_validation,
-        train_accuracy: !args.skip_train_accuracy,
-        total_batch: args.total_batch,
-        hparams,
         hparams_seed: args.hparams_seed,
         trial_seed: args.trial_seed,
         seed: args.seed,
-        holdout_fraction: args.holdout_fraction,
-        ..Config::new(args.data, args.out)
+        ..args.shared.config(args.data, args.out)?
     };
-    if config.weights.is_none() {
-        eprintln!("no --weights: the network starts from random ones");
-    }
     let outcome = train(&Gpu::open(gpu)?, &config)?;
     if outcome.accuracy.is_finite() {
         say!("accuracy on {}: {:.1} %", config.test_domains.join(", "), 100.0 * outcome.accuracy)?;

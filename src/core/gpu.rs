@@ -121,6 +121,8 @@ pub struct Caps {
     pub binding_bytes: u64,
     /// Buffers that one kernel can see.
     pub bindings: usize,
+    /// The tile of all matrix products, for `kaleid bench --tune`; nothing for the best that is known for this class.
+    pub tile: Option<[usize; 5]>,
 }
 
 impl Caps {
@@ -145,6 +147,7 @@ impl Caps {
             buffer_bytes: limits.max_buffer_size,
             binding_bytes: limits.max_storage_buffer_binding_size,
             bindings: limits.max_storage_buffers_per_shader_stage as usize,
+            tile: None,
         }
     }
 
@@ -169,6 +172,7 @@ impl Caps {
             buffer_bytes: limits.max_buffer_size,
             binding_bytes: limits.max_storage_buffer_binding_size,
             bindings: limits.max_storage_buffers_per_shader_stage as usize,
+            tile: None,
         }
     }
 }

@@ -99,6 +99,8 @@ pub enum Init {
     Loaded,
     /// All zeros.
     Zeros,
+    /// All ones.
+    Ones,
 }
 
 /// Where the bytes of a tensor come from.
@@ -137,6 +139,7 @@ pub(crate) struct Inner {
     pub tensors: Vec<(Tensor, Kind)>,
     pub outputs: Vec<(String, Tensor)>,
     vjps: HashMap<usize, Vjp>,
+    inputs: HashMap<String, Tensor>,
     /// Newest version of each state.
     states: HashMap<String, Tensor>,
     /// Versions of a state that an update in place has overwritten.
@@ -202,9 +205,19 @@ impl Graph {
         tensor
     }
 
-    /// A tensor that the caller writes before each run (or once: it keeps its value).
+    /// A tensor that the caller writes before each run (or once: it keeps its value). Asking for a name again returns the same one.
+    #[track_caller]
     pub fn input(&self, name: &str, shape: &[usize], dtype: DType) -> Tensor {
-        self.tensor(shape, dtype, Kind::Input(name.to_string()))
+        if let Some(&t) = self.inner.borrow().inputs.get(name) {
+            assert!(
+                t.shape() == shape && t.dtype() == dtype,
+                "input {name} is {t:?}, asked for as {dtype:?}{shape:?}"
+            );
+            return t;
+        }
+        let t = self.tensor(shape, dtype, Kind::Input(name.to_string()));
+        self.inner.borrow_mut().inputs.insert(name.to_string(), t);
+        t
     }
 
     /// Numbers that never change.

@@ -21,6 +21,7 @@ pub struct Plan {
     /// Steps after which a submit ends.
     submits: Vec<usize>,
     inputs: HashMap<String, (Tensor, wgpu::Buffer)>,
+    states: Vec<(String, wgpu::Buffer)>,
     outputs: HashMap<String, (Tensor, wgpu::Buffer)>,
     memory: Memory,
     runs: usize,
@@ -217,13 +218,17 @@ impl Plan {
             .with_context(|| format!("the plan needs {memory}"))?;
 
         let mut buffers: HashMap<usize, wgpu::Buffer> = HashMap::new();
-        let mut inputs = HashMap::new();
+        let (mut inputs, mut states) = (HashMap::new(), vec![]);
         let mut used: Vec<usize> = layout.used.iter().copied().collect();
         used.sort_unstable();
         for id in used {
             let (t, kind) = &inner.tensors[id];
             let buffer = match kind {
-                Kind::State(name, init) => store.bind(name, t, *init)?,
+                Kind::State(name, init) => {
+                    let buffer = store.bind(name, t, *init)?;
+                    states.push((name.clone(), buffer.clone()));
+                    buffer
+                }
                 Kind::Input(name) => {
                     let buffer =
                         gpu.buffer(name, t.bytes()).with_context(|| format!("the plan needs {memory}"))?;
@@ -300,7 +305,17 @@ impl Plan {
             .map(|(name, t)| (name.clone(), (*t, buffers[&inner.root(t.id)].clone())))
             .collect();
         let submits = split(steps.iter().map(|s| (s.flops, s.bytes)), gpu.caps().class.gflops());
-        Ok(Plan { gpu: gpu.clone(), steps, submits, inputs, outputs, memory, runs: 0, in_flight: vec![] })
+        Ok(Plan {
+            gpu: gpu.clone(),
+            steps,
+            submits,
+            inputs,
+            states,
+            outputs,
+            memory,
+            runs: 0,
+            in_flight: vec![],
+        })
     }
 
     /// Device memory of this plan.
@@ -349,6 +364,15 @@ impl Plan {
         assert!(t.len() == len && t.dtype() == dtype, "input {name} is {t:?}, given {len} x {dtype:?}");
         self.gpu.queue().write_buffer(buffer, 0, bytes);
         Ok(())
+    }
+
+    /// Sets the states whose name `which` holds for to zeros, after the runs so far and before the next.
+    pub fn clear_states(&mut self, which: impl Fn(&str) -> bool) {
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        for (_, buffer) in self.states.iter().filter(|s| which(&s.0)) {
+            encoder.clear_buffer(buffer, 0, None);
+        }
+        self.gpu.queue().submit([encoder.finish()]);
     }
 
     /// Runs every step once. Returns when the work is handed over; reading waits for it.

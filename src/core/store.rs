@@ -162,7 +162,7 @@ impl Store {
         self.entries.borrow().keys().cloned().collect()
     }
 
-    /// The buffer behind a state of a graph; made of zeros where the state says so.
+    /// The buffer behind a state of a graph; made of zeros or ones where the state says so.
     pub(crate) fn bind(&self, name: &str, t: &Tensor, init: Init) -> Result<wgpu::Buffer> {
         if let Some(entry) = self.entries.borrow().get(name) {
             if device_shape(&entry.shape) != t.shape() || entry.dtype != t.dtype() {
@@ -174,6 +174,9 @@ impl Store {
             bail!("{name}: no values were loaded for this parameter");
         }
         let buffer = self.gpu.buffer(name, t.bytes())?;
+        if init == Init::Ones {
+            self.gpu.queue().write_buffer(&buffer, 0, bytemuck::cast_slice(&vec![1f32; t.len()]));
+        }
         let entry = Entry { shape: torch_shape(t.shape()), dtype: t.dtype(), buffer: buffer.clone() };
         self.entries.borrow_mut().insert(name.to_string(), entry);
         Ok(buffer)

@@ -7,6 +7,8 @@ pub mod dataset;
 pub mod folder;
 pub mod image;
 pub mod images;
+pub mod known;
+pub mod python;
 pub mod rng;
 pub mod tokenizer;
 

@@ -183,6 +183,26 @@ impl Key {
         radius * if i.is_multiple_of(2) { angle.cos() } else { angle.sin() }
     }
 
+    /// A number of the distribution Beta(alpha, alpha), from as many elements as it takes: x / (x + y) of two gamma variates.
+    pub fn beta(self, alpha: f64) -> f32 {
+        // Marsaglia and Tsang, "A simple method for generating gamma variables" (2000). A shape below 1 is raised by 1 and the variate
+        // multiplied by u^(1 / alpha). Each try takes a block.
+        let unit = |i: u32| (f64::from(self.bits(i)) + 0.5) / (f64::from(u32::MAX) + 1.0);
+        let (raised, power) = if alpha < 1.0 { (alpha + 1.0, 1.0 / alpha) } else { (alpha, 0.0) };
+        let d = raised - 1.0 / 3.0;
+        let mut i = 0;
+        let mut gamma = || loop {
+            let (x, u, boost) = (f64::from(self.normal(i)), unit(i + 2), unit(i + 3));
+            i += 4;
+            let v = (1.0 + x / (9.0 * d).sqrt()).powi(3);
+            if v > 0.0 && u.ln() < 0.5 * x * x + d - d * v + d * v.ln() {
+                return d * v * boost.powf(power);
+            }
+        };
+        let (x, y) = (gamma(), gamma());
+        if x + y > 0.0 { (x / (x + y)) as f32 } else { 0.5 }
+    }
+
     /// The numbers below `n` in random order (Fisher and Yates), from the elements below `n`.
     pub fn permutation(self, n: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..n).collect();

@@ -13,6 +13,7 @@ use crate::ops::{Act, Attention, Conv, Epilogue, Matmul};
 use anyhow::{Result, bail};
 use rayon::prelude::*;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 
 /// A stack of transformer layers.
 #[derive(Clone, Debug)]
@@ -369,6 +370,7 @@ impl Preprocess {
 
     /// Pixels (crop, crop, 3) of an image, normalised.
     pub fn pixels(&self, image: &Rgb) -> Vec<f32> {
+        let image = middle(image);
         let (w, h) = (image.width, image.height);
         let long = |long: usize, short: usize| self.shortest * long / short;
         let (width, height) = if w <= h { (self.shortest, long(h, w)) } else { (long(w, h), self.shortest) };
@@ -376,6 +378,20 @@ impl Preprocess {
         let image = image.crop((width - self.crop) / 2, (height - self.crop) / 2, self.crop, self.crop);
         let normalise = |(i, v): (usize, &u8)| (f32::from(*v) / 255.0 - self.mean[i % 3]) / self.std[i % 3];
         image.data.iter().enumerate().map(normalise).collect()
+    }
+}
+
+/// Of an image that is more than `LONGEST` times as long as wide, no more than that around its middle: the rest would be resized,
+/// to a size that knows no bounds, only to be cut off.
+fn middle(image: &Rgb) -> Cow<'_, Rgb> {
+    const LONGEST: usize = 8;
+    let most = LONGEST * image.width.min(image.height);
+    // As much is cut from both ends, so that the middle stays where it is.
+    let ends = |side: usize| side.saturating_sub(most) / 2;
+    let (left, top) = (ends(image.width), ends(image.height));
+    match left + top {
+        0 => Cow::Borrowed(image),
+        _ => Cow::Owned(image.crop(left, top, image.width - 2 * left, image.height - 2 * top)),
     }
 }
 
@@ -394,6 +410,15 @@ pub struct ClipEmbedder {
 
 /// Images or texts that one run takes in.
 const BATCH: usize = 8;
+
+/// Embeddings of images, a row each.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ImageEmbeds {
+    /// Scaled to length 1.
+    pub unit: Vec<Vec<f32>>,
+    /// As the projection leaves them, of any length.
+    pub raw: Vec<Vec<f32>>,
+}
 
 impl ClipEmbedder {
     /// Opens the folder of a `CLIPModel` with its tokenizer and, if it has one, its preprocessor_config.json; matrices are
@@ -449,23 +474,11 @@ impl ClipEmbedder {
         self.config.projection
     }
 
-    /// Embeddings of images, length 1.
+    /// Embeddings of images.
     ///
     /// # Errors
     /// A checkpoint that lacks a tensor; a device that fails.
-    pub fn images(&mut self, images: &[Rgb]) -> Result<Vec<Vec<f32>>> {
-        self.images_as("embeds", images)
-    }
-
-    /// Embeddings of images as the projection leaves them, of any length.
-    ///
-    /// # Errors
-    /// As [`ClipEmbedder::images`].
-    pub fn image_features(&mut self, images: &[Rgb]) -> Result<Vec<Vec<f32>>> {
-        self.images_as("features", images)
-    }
-
-    fn images_as(&mut self, output: &str, images: &[Rgb]) -> Result<Vec<Vec<f32>>> {
+    pub fn images(&mut self, images: &[Rgb]) -> Result<ImageEmbeds> {
         let size = self.config.vision.image_size;
         if self.images.is_none() {
             let g = Graph::new(self.store.gpu().caps());
@@ -479,7 +492,7 @@ impl ClipEmbedder {
             self.images = Some(Plan::new(self.store.gpu(), g, &self.store)?);
         }
         let plan = self.images.as_mut().expect("made above");
-        let mut out = Vec::with_capacity(images.len());
+        let mut embeds = ImageEmbeds::default();
         for images in images.chunks(BATCH) {
             let pixels: Vec<Vec<f32>> =
                 images.par_iter().map(|image| self.preprocess.pixels(image)).collect();
@@ -487,11 +500,14 @@ impl ClipEmbedder {
             pixels.resize(BATCH * size * size * 3, 0.0);
             plan.write("pixels", &pixels)?;
             plan.run()?;
-            let embeds = plan.read(output)?;
-            let embeds = embeds.chunks_exact(self.config.projection).take(images.len());
-            out.extend(embeds.map(<[f32]>::to_vec));
+            for (output, rows) in [("embeds", &mut embeds.unit), ("features", &mut embeds.raw)] {
+                let numbers = plan.read(output)?;
+                let numbers = numbers.chunks_exact(self.config.projection).take(images.len());
+                rows.extend(numbers.map(<[f32]>::to_vec));
+            }
         }
-        self.finite(out)
+        self.finite(&embeds.unit)?;
+        Ok(embeds)
     }
 
     /// Embeddings of texts, cut off where they are too long.
@@ -528,17 +544,18 @@ impl ClipEmbedder {
             let embeds = embeds.chunks_exact(self.config.projection).take(texts.len());
             out.extend(embeds.map(<[f32]>::to_vec));
         }
-        self.finite(out)
+        self.finite(&out)?;
+        Ok(out)
     }
 
-    fn finite(&self, embeds: Vec<Vec<f32>>) -> Result<Vec<Vec<f32>>> {
-        match embeds.iter().flatten().all(|v| v.is_finite()) {
-            true => Ok(embeds),
-            false => bail!(
+    fn finite(&self, embeds: &[Vec<f32>]) -> Result<()> {
+        if embeds.iter().flatten().any(|v| !v.is_finite()) {
+            bail!(
                 "{}: embeddings are not finite: do weights and config.json belong together?",
                 self.checkpoint.name()
-            ),
+            );
         }
+        Ok(())
     }
 }
 

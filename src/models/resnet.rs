@@ -160,19 +160,28 @@ fn conv_norm(
         _ => nn::conv2d(g, &w.sub(conv_name), x, out, kernel, conv, false),
     };
     let norm = w.sub(norm_name);
-    let [weight, bias, mean, var] =
-        ["weight", "bias", "running_mean", "running_var"].map(|n| norm.get(n, &[out]));
     match mode {
-        BatchNorm::Frozen => g.batch_norm_frozen(x, mean, var, weight, bias, EPS),
-        BatchNorm::Live => {
-            let batch = g.batch_norm(x, weight, bias, EPS);
-            let (n, keep) = ((x.len() / out) as f32, g.constant(&[1], &[KEEP]));
-            g.ema(mean, batch.mean, keep);
-            // Torch normalises with the biased variance and averages the unbiased one.
-            g.ema(var, g.scale(batch.var, n / (n - 1.0).max(1.0)), keep);
-            batch.y
+        BatchNorm::Frozen => {
+            let [weight, bias, mean, var] = norm_tensors(&norm, out);
+            g.batch_norm_frozen(x, mean, var, weight, bias, EPS)
         }
+        BatchNorm::Live => batch_norm(g, &norm, x),
     }
+}
+
+fn norm_tensors(w: &Weights, channels: usize) -> [Tensor; 4] {
+    ["weight", "bias", "running_mean", "running_var"].map(|n| w.get(n, &[channels]))
+}
+
+/// Torch's `nn.BatchNorm1d` and `2d` in training, of x (.., C): normalises by the batch and updates the running statistics.
+pub fn batch_norm(g: &Graph, w: &Weights, x: Tensor) -> Tensor {
+    let [weight, bias, mean, var] = norm_tensors(w, x.last());
+    let batch = g.batch_norm(x, weight, bias, EPS);
+    let (n, keep) = ((x.len() / x.last()) as f32, g.constant(&[1], &[KEEP]));
+    g.ema(mean, batch.mean, keep);
+    // Torch normalises with the biased variance and averages the unbiased one.
+    g.ema(var, g.scale(batch.var, n / (n - 1.0).max(1.0)), keep);
+    batch.y
 }
 
 /// Whether a tensor of a model is moved by its optimizer, not by its data.

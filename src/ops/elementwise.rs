@@ -202,6 +202,12 @@ impl Graph {
         y
     }
 
+    /// 1 where a < b, else 0, with numpy's broadcasting. No gradient: it is a step.
+    #[track_caller]
+    pub fn less(&self, a: Tensor, b: Tensor) -> Tensor {
+        self.binary("binary/less", a, b)
+    }
+
     /// `x` repeated to `shape`, as numpy broadcasts.
     #[track_caller]
     pub fn expand(&self, x: Tensor, shape: &[usize]) -> Tensor {

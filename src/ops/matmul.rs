@@ -2,7 +2,7 @@
 
 use super::Act;
 use super::elementwise::padded;
-use crate::core::{Class, DType, Graph, Kernel, Tensor};
+use crate::core::{Caps, Class, DType, Graph, Kernel, Tensor};
 
 /// What a matrix product or convolution does to its result as it writes it: y = act(product + bias) + residual.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,10 +38,13 @@ pub(crate) struct Tile {
 }
 
 impl Tile {
-    /// The tile for an (m, n) result on a device of this class.
-    pub fn choose(class: Class, m: usize, n: usize) -> Self {
+    /// The tile for an (m, n) result on this device.
+    pub fn choose(caps: &Caps, m: usize, n: usize) -> Self {
         let tile = |wg_m, wg_n, r_i, r_j, k| Tile { wg_m, wg_n, r_i, r_j, k };
-        match class {
+        if let Some([wg_m, wg_n, r_i, r_j, k]) = caps.tile {
+            return tile(wg_m, wg_n, r_i, r_j, k);
+        }
+        match caps.class {
             // Thin results, such as the weight gradients of narrow convolutions, and those of few channels. Five blocks beside
             // each other leave less of 144 or 288 columns empty than four.
             Class::Software if m <= 64 && n <= 32 => tile(8, 4, 2, 2, 8),
@@ -86,10 +89,28 @@ impl Tile {
     }
 }
 
-/// The tile of large matrix products on a class of devices, in words.
-pub fn tiles(class: Class) -> String {
-    let t = Tile::choose(class, 1024, 1024);
-    format!("{} x {} tiles, {} x {} threads of {} x {}", t.m(), t.n(), t.wg_m, t.wg_n, 4 * t.r_i, 4 * t.r_j)
+/// The tile of large matrix products on a device, in words.
+pub fn tiles(caps: &Caps) -> String {
+    let t = Tile::choose(caps, 1024, 1024);
+    let (m, n) = (4 * t.r_i, 4 * t.r_j);
+    format!("{} x {} tiles, {} x {} threads of {m} x {n}, slices of {}", t.m(), t.n(), t.wg_m, t.wg_n, t.k)
+}
+
+/// Tiles for [`Caps::tile`] that this device can run: those worth a try.
+pub fn tile_candidates(caps: &Caps) -> Vec<[usize; 5]> {
+    let mut found = vec![];
+    for [wg_m, wg_n] in [[8, 4], [4, 8], [8, 8], [16, 8], [8, 16], [16, 16]] {
+        for [r_i, r_j] in [[1, 1], [2, 2], [4, 2], [2, 4], [4, 4]] {
+            for k in [8, 16] {
+                let tile = Tile { wg_m, wg_n, r_i, r_j, k };
+                let bytes = 4 * k * (tile.m() + tile.n());
+                if wg_m * wg_n <= caps.invocations && bytes <= caps.workgroup_bytes {
+                    found.push([wg_m, wg_n, r_i, r_j, k]);
+                }
+            }
+        }
+    }
+    found
 }
 
 /// One gemm: everything but the loaders' own numbers.
@@ -223,7 +244,7 @@ impl Graph {
             return self.thin(call);
         }
         let class = self.caps().class;
-        let tile = Tile::choose(class, m, n);
+        let tile = Tile::choose(self.caps(), m, n);
         let groups = tile.groups(m, n) * batch;
         let wanted = match class {
             Class::Software => 4,

@@ -18,7 +18,7 @@ mod shape;
 
 pub use attention::Attention;
 pub use conv::Conv;
-pub use matmul::{Epilogue, Matmul, tiles};
+pub use matmul::{Epilogue, Matmul, tile_candidates, tiles};
 pub use norm::BatchNorm;
 pub use optim::{Adam, Sgd};
 

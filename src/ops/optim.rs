@@ -32,7 +32,8 @@ pub struct Sgd {
 
 impl Graph {
     /// One step of torch's Adam or AdamW on each (parameter, gradient), in place. `lr` and `step` (from 1 on) are one number each.
-    /// The moments are the states `NAME.exp_avg` and `NAME.exp_avg_sq`. Returns the new parameters.
+    /// The moments are the states `NAME.exp_avg` and `NAME.exp_avg_sq`. Returns the new parameters, to which no gradient flows back
+    /// through the step, as torch takes it under `no_grad`.
     #[track_caller]
     pub fn adam(&self, params: &[(Tensor, Tensor)], lr: Tensor, step: Tensor, adam: Adam) -> Vec<Tensor> {
         let (beta1, beta2) = adam.betas;
@@ -42,20 +43,24 @@ impl Graph {
             let call = call.ints([x.len(), adam.decoupled as usize]).float(beta1).float(beta2);
             let call = call.float((beta1 as f64).ln() as f32).float((beta2 as f64).ln() as f32);
             let call = call.float(adam.eps).float(adam.weight_decay);
-            call.threads(x.len().div_ceil(4), 64).update(&[x, m, v])[0]
+            let y = call.threads(x.len().div_ceil(4), 64).update(&[x, m, v])[0];
+            self.vjp(y, |_, _| vec![]);
+            y
         };
         params.iter().map(update).collect()
     }
 
     /// One step of torch's SGD on each (parameter, gradient), in place. `lr` is one number. The direction is the state
-    /// `NAME.momentum_buffer`. Returns the new parameters.
+    /// `NAME.momentum_buffer`. Returns the new parameters, as [`Graph::adam`].
     #[track_caller]
     pub fn sgd(&self, params: &[(Tensor, Tensor)], lr: Tensor, sgd: Sgd) -> Vec<Tensor> {
         let update = |&(x, grad): &(Tensor, Tensor)| {
             let m = self.moment(x, "momentum_buffer");
             let call = self.call(Kernel::new("optim", "sgd")).input(grad).input(lr).ints([x.len(), 0]);
             let call = call.float(sgd.momentum).float(0.0).float(0.0).float(0.0).float(0.0);
-            call.float(sgd.weight_decay).threads(x.len().div_ceil(4), 64).update(&[x, m])[0]
+            let y = call.float(sgd.weight_decay).threads(x.len().div_ceil(4), 64).update(&[x, m])[0];
+            self.vjp(y, |_, _| vec![]);
+            y
         };
         params.iter().map(update).collect()
     }

@@ -42,6 +42,21 @@ impl Graph {
         y
     }
 
+    /// The `q`-quantile (0 to 1) of each row of the last dimension, which becomes a size of one, between the two nearest elements in
+    /// proportion: torch's `quantile`. No gradient. Rows of up to 2^24 elements.
+    #[track_caller]
+    pub fn quantile(&self, x: Tensor, q: f64) -> Tensor {
+        let width = x.last();
+        assert!((0.0..=1.0).contains(&q) && width <= 1 << 24, "quantile {q} of {x:?}");
+        let place = q * (width - 1) as f64;
+        let k = place.floor().min((width - 1) as f64);
+        let rows = x.len() / width;
+        let mut shape = x.shape().to_vec();
+        shape[x.rank() - 1] = 1;
+        let call = self.call_rows(Kernel::new("quantile", "main"), rows, width).input(x);
+        call.ints([rows, width, k as usize]).float((place - k) as f32).output(&shape)
+    }
+
     /// Reduces runs of neighbouring dimensions, innermost first.
     #[track_caller]
     fn reduce(&self, op: &'static str, x: Tensor, dims: &[usize]) -> Tensor {

@@ -80,8 +80,13 @@ impl Case {
         g.kernels()
     }
 
-    fn plan(&self, gpu: &Gpu) -> Result<Plan> {
-        let g = Graph::new(gpu.caps());
+    /// Whether the tile of matrix products changes anything about it.
+    pub fn has_tiles(&self, class: Class) -> bool {
+        self.kernels(class).iter().any(|kernel| kernel.name().starts_with("gemm"))
+    }
+
+    fn plan(&self, gpu: &Gpu, tile: Option<[usize; 5]>) -> Result<Plan> {
+        let g = Graph::new(&Caps { tile, ..gpu.caps().clone() });
         let (floats, words) = self.record(&g);
         let mut plan = Plan::new(gpu, g, &Store::new(gpu)).with_context(|| self.name.clone())?;
         for (i, x) in floats.iter().enumerate() {
@@ -99,7 +104,15 @@ impl Case {
     /// # Errors
     /// An adapter that cannot hold it, or fails.
     pub fn measure(&self, gpu: &Gpu) -> Result<Measured> {
-        let mut plan = self.plan(gpu)?;
+        self.measure_with(gpu, None)
+    }
+
+    /// Times the case with a tile of its matrix products that is not the table's.
+    ///
+    /// # Errors
+    /// As [`Case::measure`].
+    pub fn measure_with(&self, gpu: &Gpu, tile: Option<[usize; 5]>) -> Result<Measured> {
+        let mut plan = self.plan(gpu, tile)?;
         let (mut seconds, mut host) = (vec![], vec![]);
         let mut start = Instant::now();
         for run in 0.. {

@@ -9,5 +9,12 @@ pub mod prompts;
 pub mod report;
 pub mod run;
 pub mod score;
+pub mod sweep;
 pub mod train;
 pub mod verify;
+
+/// `art_painting` as people write it.
+fn spaced(folder: &str) -> String {
+    let words = folder.split(['_', '-', ' ']).filter(|w| !w.is_empty());
+    words.collect::<Vec<_>>().join(" ")
+}

@@ -3,6 +3,7 @@
 
 use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::cell::Cell;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, Once, PoisonError};
@@ -13,6 +14,10 @@ const LINE_EVERY: Duration = Duration::from_secs(20);
 const QUIET: Duration = Duration::from_secs(2);
 
 static STOPPED: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    static QUIET_THREAD: Cell<bool> = const { Cell::new(false) };
+}
 
 /// The progress of one stage. Methods take `&self`, so that threads and closures can share it.
 pub struct Progress {
@@ -25,13 +30,15 @@ pub struct Progress {
     started: Instant,
     last_line: Mutex<Instant>,
     bar: Option<ProgressBar>,
+    quiet: bool,
 }
 
 impl Progress {
     /// `total` steps of `unit` ("images", "steps") lie before the stage. Also makes Ctrl-C a request to stop between steps.
     pub fn new(stage: &str, total: u64, unit: &str) -> Progress {
         catch_ctrl_c();
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let quiet = QUIET_THREAD.get();
+        let bar = (std::io::stderr().is_terminal() && !quiet).then(|| {
             let form = "{prefix:9} {bar:30} {pos}/{len} {msg}  {per_sec}  {eta} left";
             let style = ProgressStyle::with_template(form).unwrap_or_else(|_| ProgressStyle::default_bar());
             let bar = ProgressBar::new(total).with_style(style).with_prefix(stage.to_string());
@@ -48,6 +55,7 @@ impl Progress {
             started: now,
             last_line: Mutex::new(now),
             bar,
+            quiet,
         }
     }
 
@@ -56,6 +64,9 @@ impl Progress {
         let done = self.done.fetch_add(n, Relaxed) + n;
         if let Some(bar) = &self.bar {
             return bar.inc(n);
+        }
+        if self.quiet {
+            return;
         }
         let mut last = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
         if last.elapsed() >= LINE_EVERY {
@@ -78,6 +89,7 @@ impl Progress {
     pub fn say(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None if self.quiet => {}
             None => eprintln!("{line}"),
         }
     }
@@ -86,7 +98,7 @@ impl Progress {
     pub fn finish(self) {
         if let Some(bar) = &self.bar {
             bar.finish();
-        } else if self.started.elapsed() >= QUIET {
+        } else if self.started.elapsed() >= QUIET && !self.quiet {
             let (done, seconds) = (self.done.load(Relaxed), self.started.elapsed().as_secs_f64());
             eprintln!("{}: {done} {} in {seconds:.1} s", self.stage, self.unit);
         }
@@ -116,8 +128,13 @@ pub fn bail_if_stopped() -> Result<()> {
     Ok(())
 }
 
+/// Work that this thread begins from now on shows nothing of itself.
+pub fn be_quiet() {
+    QUIET_THREAD.set(true);
+}
+
 /// The first Ctrl-C asks for a stop between steps; the second ends the process, which loses at most the step it is in.
-fn catch_ctrl_c() {
+pub fn catch_ctrl_c() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // A handler that cannot be set leaves the system's own, which ends the process.

@@ -218,7 +218,7 @@ pub struct Stages {
     pub adapter: String,
     /// Version of Kaleid.
     pub version: String,
-    /// Seconds of each stage, summed over cuts that ended a stage.
+    /// Seconds of each stage, summed over stops. What a killed process spent in its last stage is not in it.
     pub seconds: BTreeMap<String, f64>,
 }
 
@@ -236,19 +236,18 @@ pub fn run(adapter: &GpuOptions, config: &Config, out: &Path) -> Result<PathBuf>
     let mut clock = Clock::open(out, gpu)?;
 
     if demo {
-        demo::unpack_data(&data)?;
-        clock.stage("data")?;
+        clock.stage("data", || demo::unpack_data(&data))?;
     }
 
     let grammar = if demo { Grammar::demo() } else { Grammar::general() };
-    prompts::run(&prompts_config(config, adapter, &data, out)?, &grammar)?;
-    clock.stage("prompts")?;
+    let settings = prompts_config(config, adapter, &data, out)?;
+    clock.stage("prompts", || prompts::run(&settings, &grammar))?;
 
     let Images { model, steps, guidance, scheduler, size, batch, negative } = config.images.clone();
     let jobs = generate::read_jobs(&out.join("prompts.jsonl"))?;
     let options = Options { size, batch, steps, guidance, scheduler, negative };
-    generate::run(gpu, &demo::folder(&model, "stable-diffusion"), &jobs, &images, &options, config.seed)?;
-    clock.stage("images")?;
+    let model = demo::folder(&model, "stable-diffusion");
+    clock.stage("images", || generate::run(gpu, &model, &jobs, &images, &options, config.seed))?;
 
     // Written last of all that scoring writes, from images that do not change: with it, scoring is done.
     if !out.join("diversity.json").exists() {
@@ -263,16 +262,15 @@ pub fn run(adapter: &GpuOptions, config: &Config, out: &Path) -> Result<PathBuf>
             unnormalised: config.score.unnormalised,
             seed: config.seed,
         };
-        score::run(gpu, &demo::folder(&config.score.clip, "clip"), &settings, out)?;
+        let clip = demo::folder(&config.score.clip, "clip");
+        clock.stage("score", || score::run(gpu, &clip, &settings, out))?;
     }
-    clock.stage("score")?;
 
     let jobs = trainings(config, &data, &images, out);
     for (i, job) in jobs.iter().enumerate() {
         let name = job.out.file_name().unwrap_or_default().to_string_lossy();
         eprintln!("training {} of {}: {name}", i + 1, jobs.len());
-        train::run(gpu, job)?;
-        clock.stage("training")?;
+        clock.stage("training", || train::run(gpu, job))?;
     }
     report::run(out)
 }
@@ -368,7 +366,6 @@ fn trainings(config: &Config, data: &Path, images: &Path, out: &Path) -> Vec<tra
 struct Clock {
     file: PathBuf,
     stages: Stages,
-    since: Instant,
 }
 
 impl Clock {
@@ -381,13 +378,18 @@ impl Clock {
             version: env!("CARGO_PKG_VERSION").into(),
             ..held.unwrap_or_default()
         };
-        Ok(Clock { file, stages, since: Instant::now() })
+        Ok(Clock { file, stages })
     }
 
-    /// The time since the last call was this stage's.
-    fn stage(&mut self, name: &str) -> Result<()> {
-        *self.stages.seconds.entry(name.into()).or_default() += self.since.elapsed().as_secs_f64();
-        self.since = Instant::now();
-        write_atomic(&self.file, (serde_json::to_string_pretty(&self.stages)? + "\n").as_bytes())
+    /// Does a stage. Its time counts when it fails or is stopped, too.
+    fn stage<T>(&mut self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let since = Instant::now();
+        let done = work();
+        *self.stages.seconds.entry(name.into()).or_default() += since.elapsed().as_secs_f64();
+        let written =
+            write_atomic(&self.file, (serde_json::to_string_pretty(&self.stages)? + "\n").as_bytes());
+        let done = done?; // the stage's own error is the one to tell
+        written?;
+        Ok(done)
     }
 }

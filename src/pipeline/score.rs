@@ -10,13 +10,14 @@
 //! shows is checked by CLIP as well: is the class, and is the style, that its prompt asked for the likeliest of all?
 
 use super::progress::{Progress, bail_if_stopped};
+use super::spaced;
 use crate::core::Gpu;
 use crate::data::dataset::{Dataset, Domain, Item, load};
 use crate::data::folder::Folder;
 use crate::data::image::Rgb;
 use crate::data::rng::Key;
 use crate::data::write_atomic;
-use crate::models::clip::ClipEmbedder;
+use crate::models::clip::{ClipEmbedder, ImageEmbeds};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -149,16 +150,15 @@ pub fn run(gpu: &Gpu, clip: &Folder, config: &Config, out: &Path) -> Result<Dive
     let count = |domains: &mut dyn Iterator<Item = &Domain>| domains.map(|d| d.items.len()).sum::<usize>();
     let total = count(&mut originals.iter().copied()) + count(&mut generated.iter());
     let progress = Progress::new("score", total as u64, "images");
-    let mut embed = |items: &[Item]| -> Result<Embedded> {
-        let mut embedded = Embedded::default();
+    let mut embed = |items: &[Item]| -> Result<ImageEmbeds> {
+        let mut embedded = ImageEmbeds::default();
         // A part at a time, so that neither memory nor the wait for Ctrl-C grows with the data set.
         for part in items.chunks(64) {
             bail_if_stopped()?;
             let images: Vec<Rgb> = load(part, || {})?;
-            embedded.unit.extend(clip_model.images(&images)?);
-            if config.unnormalised {
-                embedded.raw.extend(clip_model.image_features(&images)?);
-            }
+            let part_embedded = clip_model.images(&images)?;
+            embedded.unit.extend(part_embedded.unit);
+            embedded.raw.extend(part_embedded.raw);
             progress.inc(part.len() as u64);
         }
         Ok(embedded)
@@ -168,8 +168,8 @@ pub fn run(gpu: &Gpu, clip: &Folder, config: &Config, out: &Path) -> Result<Dive
     progress.finish();
 
     let variance = |rows: &[&[f32]]| variance(rows, config.trace);
-    let all = |e: &Embedded| variance(&e.rows(config.unnormalised));
-    let words = |name: &String| config.names.get(name).unwrap_or(name).replace(['_', '-'], " ");
+    let all = |e: &ImageEmbeds| variance(&rows(e, config));
+    let words = |name: &String| spaced(config.names.get(name).unwrap_or(name));
     let styles: Vec<String> = generated.iter().map(|d| words(&d.name)).collect();
     let classes: Vec<String> = data.classes.iter().map(words).collect();
     let agreement = agreement(&mut clip_model, &classes, &styles, &generated, &of_generated)?;
@@ -196,7 +196,7 @@ pub fn run(gpu: &Gpu, clip: &Folder, config: &Config, out: &Path) -> Result<Dive
         .zip(&of_originals)
         .filter_map(|(domain, embedded)| {
             let own = generated.iter().position(|g| g.name == domain.name)?;
-            Some((embedded.rows(config.unnormalised), of_generated[own].rows(config.unnormalised)))
+            Some((rows(embedded, config), rows(&of_generated[own], config)))
         })
         .collect();
     let most = pairs.iter().map(|(own, more)| more.len() as f64 / own.len() as f64).fold(1.0, f64::min);
@@ -232,19 +232,10 @@ pub fn run(gpu: &Gpu, clip: &Folder, config: &Config, out: &Path) -> Result<Dive
     Ok(diversity)
 }
 
-/// Embeddings of a domain.
-#[derive(Default)]
-struct Embedded {
-    /// Length 1.
-    unit: Vec<Vec<f32>>,
-    /// As projected; only made when asked for.
-    raw: Vec<Vec<f32>>,
-}
-
-impl Embedded {
-    fn rows(&self, raw: bool) -> Vec<&[f32]> {
-        (if raw { &self.raw } else { &self.unit }).iter().map(Vec::as_slice).collect()
-    }
+/// The embeddings that variances are taken of.
+fn rows<'a>(embedded: &'a ImageEmbeds, config: &Config) -> Vec<&'a [f32]> {
+    let rows = if config.unnormalised { &embedded.raw } else { &embedded.unit };
+    rows.iter().map(Vec::as_slice).collect()
 }
 
 /// Biased variance of rows: mean, or with `trace` sum, over their dimensions.
@@ -330,7 +321,7 @@ fn agreement(
     classes: &[String],
     styles: &[String],
     generated: &[Domain],
-    embedded: &[Embedded],
+    embedded: &[ImageEmbeds],
 ) -> Result<Vec<[usize; 2]>> {
     let pairs = styles.iter().flat_map(|style| classes.iter().map(move |class| (style, class)));
     let texts: Vec<String> =
@@ -366,9 +357,9 @@ fn largest(values: &[f32]) -> usize {
 fn nearest(
     config: &Config,
     originals: &[&Domain],
-    of_originals: &[Embedded],
+    of_originals: &[ImageEmbeds],
     generated: &[Domain],
-    of_generated: &[Embedded],
+    of_generated: &[ImageEmbeds],
 ) -> Vec<Nearest> {
     let below = |path: &Path, root: &Path| {
         path.strip_prefix(root).unwrap_or(path).to_string_lossy().replace('\\', "/")

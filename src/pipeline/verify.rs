@@ -12,6 +12,7 @@ use crate::diffusion::scheduler;
 use crate::models::config::Config;
 use crate::models::golden::{Comparison, FORWARD, Golden, Runner};
 use crate::models::{clip, llama, resnet, unet, vae};
+use crate::pipeline::domainbed::verify as domainbed;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -59,8 +60,6 @@ pub enum Outcome {
     Pass,
     /// One does not, or it could not be run: why.
     Fail(String),
-    /// It was not run: why.
-    Skip(String),
 }
 
 /// One golden.
@@ -88,7 +87,6 @@ impl Row {
         let (outcome, reason) = match &self.outcome {
             Outcome::Pass => ("PASS", None),
             Outcome::Fail(reason) => ("FAIL", Some(reason)),
-            Outcome::Skip(reason) => ("SKIP", Some(reason)),
         };
         let comparison = |c: &Comparison| {
             let error = if c.error.is_finite() { json!(c.error) } else { json!("infinite") };
@@ -111,7 +109,6 @@ impl std::fmt::Display for Row {
                 write!(f, "PASS  {}, {:.1} s", worst.map_or("", |c| c.what.as_str()), self.seconds)
             }
             Outcome::Fail(reason) => write!(f, "FAIL  {reason}"),
-            Outcome::Skip(reason) => write!(f, "SKIP  {reason}"),
         }
     }
 }
@@ -135,8 +132,7 @@ pub fn verify(
         let start = Instant::now();
         let result = guarded(|| source.run(gpu, &name));
         let (outcome, comparisons) = match result {
-            Ok(Ran::Skipped(why)) => (Outcome::Skip(why), vec![]),
-            Ok(Ran::Compared(all)) => {
+            Ok(all) => {
                 let wrong: Vec<&str> = all.iter().filter(|c| !c.holds()).map(|c| c.what.as_str()).collect();
                 let outcome = match (all.len(), wrong.len()) {
                     (0, _) => Outcome::Fail("nothing in it to compare".into()),
@@ -152,12 +148,6 @@ pub fn verify(
         rows.push(row);
     }
     Ok(rows)
-}
-
-/// What running a golden gave.
-enum Ran {
-    Compared(Vec<Comparison>),
-    Skipped(String),
 }
 
 /// Runs `f`; an assertion that fails inside a model (a golden may hold any shape) becomes an error, and the others still run.
@@ -200,17 +190,23 @@ impl Source {
         }
     }
 
-    fn run(&self, gpu: &Gpu, name: &str) -> Result<Ran> {
+    fn run(&self, gpu: &Gpu, name: &str) -> Result<Vec<Comparison>> {
         let (tensors, json) = (format!("{name}.safetensors"), format!("{name}.json"));
         match (self.0.has(&tensors), self.0.has(&json)) {
-            (true, true) => Ok(Ran::Skipped("DomainBed's algorithms are not built yet".into())),
+            (true, true) => {
+                let keys = self.json(&json)?;
+                if !domainbed::is_recording(&keys) {
+                    bail!("{json}: no recording of DomainBed's algorithms");
+                }
+                domainbed::replay(gpu, &keys, &self.0.tensors(&tensors)?)
+            }
             (true, false) => self.run_model(gpu, name),
-            (false, true) => self.run_json(name, &self.json(&json)?).map(Ran::Compared),
+            (false, true) => self.run_json(name, &self.json(&json)?),
             (false, false) => bail!("{tensors} is missing"),
         }
     }
 
-    fn run_model(&self, gpu: &Gpu, name: &str) -> Result<Ran> {
+    fn run_model(&self, gpu: &Gpu, name: &str) -> Result<Vec<Comparison>> {
         let (class, config, folder) = if self.0.has(name) {
             let folder = self.0.sub(name);
             let config = Config::of(&folder)?;
@@ -228,7 +224,7 @@ impl Source {
         };
         let tensors = self.0.tensors(&format!("{name}.safetensors"))?;
         let golden = Golden { name: name.to_string(), gpu: gpu.clone(), config, folder, tensors };
-        runner(&golden).map(Ran::Compared)
+        runner(&golden)
     }
 
     fn run_json(&self, name: &str, keys: &Map<String, Value>) -> Result<Vec<Comparison>> {

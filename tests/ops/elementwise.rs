@@ -77,6 +77,9 @@ fn arithmetic_broadcasts_as_numpy_does() {
         Case::new("add", &pair).check(|g, x| g.add(x[0], x[1]), |x| zip(x, |a, b| a + b));
         Case::new("sub", &pair).check(|g, x| g.sub(x[0], x[1]), |x| zip(x, |a, b| a - b));
         Case::new("mul", &pair).check(|g, x| g.mul(x[0], x[1]), |x| zip(x, |a, b| a * b));
+        Case::new("less", &pair)
+            .forward_only()
+            .check(|g, x| g.less(x[0], x[1]), |x| zip(x, |a, b| if a < b { 1.0 } else { 0.0 }));
         Case::new("div", &pair).range(0.5, 3.0).check(|g, x| g.div(x[0], x[1]), |x| zip(x, |a, b| a / b));
     }
 }

@@ -48,6 +48,13 @@ fn cross_entropy_is_the_mean_over_rows() {
             |g, x| g.cross_entropy(x[0], g.input("labels", &[n], DType::U32)),
             |x| cross_entropy(&x[0], &labels),
         );
+        Case::new("cross_entropy_rows", &[&[n, c]]).words("labels", &labels).range(-4.0, 4.0).check(
+            |g, x| g.cross_entropy_rows(x[0], g.input("labels", &[n], DType::U32)),
+            |x| {
+                let each = x[0].data.chunks(c).zip(&labels).map(|(row, &l)| -log_softmax(row)[l as usize]);
+                Arr::new(&[n], each.collect())
+            },
+        );
     }
 }
 
@@ -80,4 +87,26 @@ fn softmax_and_losses_can_be_differentiated_twice() {
         },
         |x| cross_entropy(&x[0], &labels).map(|v| v * v),
     );
+}
+
+#[test]
+fn kde_quantile_is_where_the_kernels_have_their_share() {
+    let normal_integral = |z: f64| 0.5 * libm::erfc(-z / std::f64::consts::SQRT_2);
+    for (n, q) in [(3, 0.75), (2, 0.5), (6, 0.99), (17, 0.1)] {
+        let want = |x: &Arr| {
+            let mean = x.data.iter().sum::<f64>() / n as f64;
+            let variance = x.data.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
+            let width = 1.06 * variance.sqrt() * (n as f64).powf(-0.2);
+            let (mut from, mut to) = (-20.0, 20.0);
+            for _ in 0..80 {
+                let at = 0.5 * (from + to);
+                let share = x.data.iter().map(|v| normal_integral((at - v) / width)).sum::<f64>() / n as f64;
+                (from, to) = if share > q { (from, at) } else { (at, to) };
+            }
+            Arr::new(&[1], vec![from])
+        };
+        Case::new("kde_quantile", &[&[n]])
+            .forward_only()
+            .check(|g, x| g.kde_quantile(x[0], q), |x| want(&x[0]));
+    }
 }

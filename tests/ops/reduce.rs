@@ -89,3 +89,39 @@ fn argmax_is_the_first_largest() {
         assert_eq!(plan.read_u32("y").unwrap(), want);
     }
 }
+
+#[test]
+fn quantile_lies_between_the_two_nearest_elements() {
+    for (shape, q) in [
+        (vec![3, 7], 0.5),
+        (vec![40, 16], 2.0 / 3.0),
+        (vec![2, 3, 1001], 0.9),
+        (vec![1], 0.3),
+        (vec![5, 2], 0.0),
+        (vec![70, 33], 1.0),
+    ] {
+        let between = |row: &[f64]| {
+            let mut sorted = row.to_vec();
+            sorted.sort_by(f64::total_cmp);
+            let place = q * (row.len() - 1) as f64;
+            let (low, high) = (place.floor() as usize, place.ceil() as usize);
+            sorted[low] + (place - place.floor()) * (sorted[high] - sorted[low])
+        };
+        let (width, n) = (shape[shape.len() - 1], shape.iter().product());
+        // Few different values as well, so that many are equal.
+        for values in [1e6, 3.0] {
+            let x: Vec<f32> = (0..n).map(|i| ((random(5, i) * values).floor() / values) as f32).collect();
+            let rows: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
+            let want: Vec<f64> = rows.chunks(width).map(between).collect();
+            let g = Graph::new(gpu().caps());
+            let y = g.quantile(g.constant(&shape, &x), q);
+            assert_eq!((y.len(), y.last()), (n / width, 1));
+            g.output("y", y);
+            let mut plan = Plan::new(gpu(), g, &Store::new(gpu())).unwrap();
+            plan.run().unwrap();
+            for (got, want) in plan.read("y").unwrap().iter().zip(want) {
+                assert!((f64::from(*got) - want).abs() < 1e-6, "{q} of {shape:?}: {got} for {want}");
+            }
+        }
+    }
+}

@@ -191,6 +191,7 @@ fn shapes(t: &mut Table) {
     t.both("mean", |r| r.g.mean(r.f32(&TOKENS), &[2]));
     t.both("max", |r| r.g.max(r.f32(&RESNET), &[1, 2]));
     t.forward("argmax", |r| vec![r.g.argmax(r.f32(&[77, 49408]))]);
+    t.forward("quantile", |r| vec![r.g.quantile(r.f32(&[96, 2048]), 2.0 / 3.0)]);
     t.both("permute", |r| r.g.permute(r.f32(&[1, 4096, 8, 40]), &[0, 2, 1, 3]));
     t.both("concat", |r| {
         let (x, skip) = (r.f32(&[1, 32, 32, 640]), r.f32(&[1, 32, 32, 320]));
@@ -252,6 +253,8 @@ fn losses(t: &mut Table) {
     t.both("softmax", |r| r.g.softmax(r.f32(&[12, 77, 77])));
     t.both("log_softmax", |r| r.g.log_softmax(r.f32(&[77, 49408])));
     t.both("cross_entropy", |r| r.g.cross_entropy(r.f32(&[256, 1000]), r.u32(&[256], 1000)));
+    t.both("cross_entropy_rows", |r| r.g.cross_entropy_rows(r.f32(&[256, 1000]), r.u32(&[256], 1000)));
+    t.forward("kde_quantile", |r| vec![r.g.kde_quantile(r.f32(&[6]), 0.75)]);
     t.both("mse_loss", |r| r.g.mse_loss(r.f32(&IMAGE), r.f32(&IMAGE)));
 }
 

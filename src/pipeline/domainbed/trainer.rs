@@ -3,55 +3,305 @@
 use super::hparams::Hparams;
 use super::network::Network;
 use super::samples::{Rows, Samples};
-use super::{Algorithm, Step};
-use crate::core::{DType, Gpu, Graph, Init, Memory, Plan, Store, Weights, plan};
+use super::{Algorithm, Predict, Step};
+use crate::core::{DType, Gpu, Graph, Init, Plan, Store, Tensor, Weights, plan};
 use crate::data::rng::Key;
+use crate::models::resnet::is_parameter;
 use anyhow::{Result, bail};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
-/// The update of an algorithm, ready to be replayed.
+/// What a run trains.
+pub struct Spec<'a> {
+    /// The network.
+    pub network: &'a Network,
+    /// Its hyper-parameters and the algorithm's.
+    pub hparams: &'a Hparams,
+    /// The kind of samples.
+    pub samples: &'a Samples,
+    /// Number of training environments.
+    pub envs: usize,
+    /// Samples of each in a step.
+    pub batch: usize,
+    /// Seed of every draw.
+    pub seed: u64,
+    /// The step from which on the parameters are averaged; the average predicts.
+    pub average_from: Option<u32>,
+}
+
+/// What the average of a parameter is called in the store.
+pub const AVERAGE: &str = "average.";
+
+/// A minibatch, for an algorithm that fills its inputs.
+pub struct Batch<'a> {
+    /// The step, from 0 on.
+    pub step: u32,
+    /// Number of training environments.
+    pub envs: usize,
+    /// Samples of each.
+    pub size: usize,
+    /// Labels of all samples.
+    pub labels: &'a [u32],
+    draws: &'a mut Draws,
+    plan: &'a mut Plan,
+}
+
+/// Where random numbers come from.
+pub enum Draws {
+    /// Functions of (seed, step, number of the draw).
+    Seeded {
+        /// The run's seed.
+        seed: u64,
+        /// Draws of this step so far.
+        next: u32,
+    },
+    /// What upstream drew in one step, in order.
+    Recorded(VecDeque<Draw>),
+}
+
+/// One draw of upstream's.
+#[derive(Clone, Debug)]
+pub enum Draw {
+    /// Numbers below n in random order.
+    Permutation(Vec<usize>),
+    /// A beta variate.
+    Beta(f32),
+    /// Uniform numbers in [0, 1).
+    Uniform(Vec<f32>),
+    /// Normal numbers.
+    Normal(Vec<f32>),
+}
+
+impl Batch<'_> {
+    /// Fills the input `name`.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn write(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        self.plan.write(name, values)
+    }
+
+    /// Fills an input of whole numbers.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn write_u32(&mut self, name: &str, values: &[u32]) -> Result<()> {
+        self.plan.write_u32(name, values)
+    }
+
+    /// The numbers below `n` in random order.
+    ///
+    /// # Errors
+    /// A recording that holds something else here, as for all draws.
+    pub fn permutation(&mut self, n: usize) -> Result<Vec<usize>> {
+        match self.draw() {
+            Ok(key) => Ok(key.permutation(n)),
+            Err(Some(Draw::Permutation(order))) if order.len() == n => Ok(order),
+            Err(other) => unexpected(other, &format!("a permutation of {n}")),
+        }
+    }
+
+    /// A number below `n`.
+    ///
+    /// # Errors
+    /// As [`Batch::permutation`].
+    pub fn below(&mut self, n: usize) -> Result<usize> {
+        match self.draw() {
+            Ok(key) => Ok(key.below(0, n as u32) as usize),
+            Err(other) => unexpected(other, &format!("a number below {n}")),
+        }
+    }
+
+    /// A number of the distribution Beta(alpha, alpha).
+    ///
+    /// # Errors
+    /// As [`Batch::permutation`].
+    pub fn beta(&mut self, alpha: f64) -> Result<f32> {
+        match self.draw() {
+            Ok(key) => Ok(key.beta(alpha)),
+            Err(Some(Draw::Beta(value))) => Ok(value),
+            Err(other) => unexpected(other, "a beta variate"),
+        }
+    }
+
+    /// `n` uniform numbers in [0, 1).
+    ///
+    /// # Errors
+    /// As [`Batch::permutation`].
+    pub fn uniforms(&mut self, n: usize) -> Result<Vec<f32>> {
+        match self.draw() {
+            Ok(key) => Ok((0..n as u32).map(|i| key.uniform(i)).collect()),
+            Err(Some(Draw::Uniform(values))) if values.len() == n => Ok(values),
+            Err(other) => unexpected(other, &format!("{n} uniform numbers")),
+        }
+    }
+
+    /// `n` normal numbers.
+    ///
+    /// # Errors
+    /// As [`Batch::permutation`].
+    pub fn normals(&mut self, n: usize) -> Result<Vec<f32>> {
+        match self.draw() {
+            Ok(key) => Ok((0..n as u32).map(|i| key.normal(i)).collect()),
+            Err(Some(Draw::Normal(values))) if values.len() == n => Ok(values),
+            Err(other) => unexpected(other, &format!("{n} normal numbers")),
+        }
+    }
+
+    /// The key of the next draw, or what was recorded.
+    fn draw(&mut self) -> Result<Key, Option<Draw>> {
+        match self.draws {
+            Draws::Seeded { seed, next } => {
+                *next += 1;
+                Ok(Key::new(*seed, self.step, &format!("draw {next}")))
+            }
+            Draws::Recorded(draws) => Err(draws.pop_front()),
+        }
+    }
+}
+
+fn unexpected<T>(found: Option<Draw>, wanted: &str) -> Result<T> {
+    bail!("the recording has {found:?} where {wanted} is drawn")
+}
+
+/// Name of the input that holds the key of the `i`-th dropout mask.
+pub(super) fn mask_key(i: usize) -> String {
+    format!("dropout {i}")
+}
+
+/// The updates of an algorithm, ready to be replayed.
 pub struct Trainer {
-    plan: Plan,
+    turns: Vec<Turn>,
     algorithm: Box<dyn Algorithm>,
-    logged: Vec<&'static str>,
+    envs: usize,
     seed: u64,
+    average_from: Option<u32>,
+}
+
+struct Turn {
+    plan: Plan,
+    logged: Vec<&'static str>,
+    masks: usize,
 }
 
 impl Trainer {
-    /// Records and plans the update for `envs` minibatches of `batch` samples. Parameters that the store
-    /// lacks get the values that `init` gives for their name and torch's shape.
+    /// Records and plans the updates. Parameters that the store lacks get the values that `init` gives for their name and torch's
+    /// shape.
     ///
     /// # Errors
     /// No device memory; an error of `init`.
-    #[allow(clippy::too_many_arguments)]
     pub fn new(
         store: &mut Store,
         algorithm: Box<dyn Algorithm>,
-        network: &Network,
-        hparams: &Hparams,
-        samples: &Samples,
-        [envs, batch]: [usize; 2],
-        seed: u64,
+        spec: &Spec,
         init: impl Fn(&str, &[usize]) -> Result<Vec<f32>>,
     ) -> Result<Trainer> {
+        let turns = (0..algorithm.turns())
+            .map(|turn| Turn::new(store, &*algorithm, spec, turn, &init))
+            .collect::<Result<Vec<_>>>()?;
+        let (envs, seed, average_from) = (spec.envs, spec.seed, spec.average_from);
+        Ok(Trainer { turns, algorithm, envs, seed, average_from })
+    }
+
+    /// Hands one update to the device and returns before it is done. Logged numbers are those of the steps from `since` on.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn step(&mut self, step: u32, x: Rows, y: &[u32], since: u32) -> Result<()> {
+        self.step_with(step, x, y, since, &mut Draws::Seeded { seed: self.seed, next: 0 })
+    }
+
+    /// [`Trainer::step`] with other random numbers.
+    ///
+    /// # Errors
+    /// A device that fails; a recording that does not fit.
+    pub fn step_with(&mut self, step: u32, x: Rows, y: &[u32], since: u32, draws: &mut Draws) -> Result<()> {
+        let algorithm = &*self.algorithm;
+        let number = algorithm.turn(step);
+        let first = !(since..step).any(|s| algorithm.turn(s) == number);
+        let Turn { plan, masks, .. } = &mut self.turns[number];
+        x.write(plan)?;
+        plan.write_u32("y", y)?;
+        plan.write("count", &[algorithm.adam_step(step) as f32])?;
+        plan.write("keep", &[if first { 0.0 } else { 1.0 }])?;
+        for i in 0..*masks {
+            let name = mask_key(i);
+            plan.write_u32(&name, &Key::new(self.seed, step, &name).0)?;
+        }
+        if let Some(from) = self.average_from {
+            // Before, the average is the parameters themselves.
+            let averaged = (step + 1).saturating_sub(from) as f32;
+            plan.write("average rate", &[averaged / (averaged + 1.0)])?;
+        }
+        let size = y.len() / self.envs;
+        algorithm.inputs(&mut Batch { step, envs: self.envs, size, labels: y, draws, plan })?;
+        if step > 0 && algorithm.adam_resets().contains(&step) {
+            plan.clear_states(|name| name.ends_with(".exp_avg") || name.ends_with(".exp_avg_sq"));
+        }
+        plan.run()
+    }
+
+    /// Means of the logged numbers over the steps from `since` to before `end`, each over those that gave it. Waits for the device.
+    ///
+    /// # Errors
+    /// A device that failed; a number that is not finite.
+    pub fn logged(&self, since: u32, end: u32) -> Result<BTreeMap<&'static str, f32>> {
+        let mut out = BTreeMap::new();
+        for (number, turn) in self.turns.iter().enumerate() {
+            let count = (since..end).filter(|&s| self.algorithm.turn(s) == number).count();
+            for &name in turn.logged.iter().filter(|_| count > 0) {
+                let mean = turn.plan.read(name)?[0] / count as f32;
+                if !mean.is_finite() {
+                    bail!("the {name} is {mean}: training diverged; lower the learning rate");
+                }
+                out.insert(name, mean);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Device memory that the plans take together.
+    pub fn memory(&self) -> usize {
+        let each = self.turns.iter().map(|turn| turn.plan.memory());
+        let state = each.clone().map(|m| m.state).max().unwrap_or(0);
+        state + each.map(|m| m.input + m.activation).sum::<usize>()
+    }
+}
+
+impl Turn {
+    fn new(
+        store: &mut Store,
+        algorithm: &dyn Algorithm,
+        spec: &Spec,
+        turn: usize,
+        init: impl Fn(&str, &[usize]) -> Result<Vec<f32>>,
+    ) -> Result<Turn> {
         let gpu = store.gpu().clone();
         let g = Graph::new(gpu.caps());
+        let rows = spec.envs * spec.batch;
         let step = Step {
             g: &g,
             w: Weights::new(&g, DType::F32),
-            network,
-            x: samples.input(&g, envs * batch),
-            y: g.input("y", &[envs * batch], DType::U32),
-            envs,
-            hparams,
+            network: spec.network,
+            x: spec.samples.input(&g, rows),
+            y: g.input("y", &[rows], DType::U32),
+            envs: spec.envs,
+            turn,
+            hparams: spec.hparams,
             count: g.input("count", &[1], DType::F32),
-            key: g.input("key", &[4], DType::U32),
+            masks: 0.into(),
         };
         let values = algorithm.update(&step);
         let keep = g.input("keep", &[1], DType::F32);
         for (name, value) in &values {
             let sum = g.state(&format!("log.{name}"), &[1], DType::F32, Init::Zeros);
             g.output(name, g.assign(sum, g.add(g.mul(sum, keep), *value)));
+        }
+        if spec.average_from.is_some() {
+            let rate = g.input("average rate", &[1], DType::F32);
+            for (name, t) in step.named_params() {
+                let average = g.state(&format!("{AVERAGE}{name}"), t.shape(), DType::F32, Init::Zeros);
+                g.ema(average, t, rate);
+            }
         }
         plan::check(&gpu, &g)?;
         let held = store.names();
@@ -64,82 +314,59 @@ impl Trainer {
                 store.write(&name, &shape, &init(&name, &shape)?)?;
             }
         }
+        let masks = step.masks.get();
         drop(step);
         let plan = Plan::new(&gpu, g, store)?;
-        Ok(Trainer { plan, algorithm, logged: values.iter().map(|v| v.0).collect(), seed })
-    }
-
-    /// Hands one update to the device and returns before it is done. `fresh` starts the logged sums anew.
-    ///
-    /// # Errors
-    /// A device that fails.
-    pub fn step(&mut self, step: u32, x: Rows, y: &[u32], fresh: bool) -> Result<()> {
-        x.write(&mut self.plan)?;
-        self.plan.write_u32("y", y)?;
-        self.plan.write("count", &[(step + 1) as f32])?;
-        self.plan.write_u32("key", &Key::new(self.seed, step, "dropout").0)?;
-        self.plan.write("keep", &[if fresh { 0.0 } else { 1.0 }])?;
-        for (name, values) in self.algorithm.inputs(step) {
-            self.plan.write(name, &values)?;
-        }
-        self.plan.run()
-    }
-
-    /// Means of the logged numbers over the `count` steps since they were started anew. Waits for the device.
-    ///
-    /// # Errors
-    /// A device that failed; a number that is not finite.
-    pub fn logged(&self, count: usize) -> Result<BTreeMap<&'static str, f32>> {
-        let mut out = BTreeMap::new();
-        for &name in &self.logged {
-            let mean = self.plan.read(name)?[0] / count as f32;
-            if !mean.is_finite() {
-                bail!("the {name} is {mean}: training diverged; lower the learning rate");
-            }
-            out.insert(name, mean);
-        }
-        Ok(out)
-    }
-
-    /// Device memory that a step takes.
-    pub fn memory(&self) -> Memory {
-        self.plan.memory()
+        Ok(Turn { plan, logged: values.iter().map(|v| v.0).collect(), masks })
     }
 }
 
 /// The trained network as it predicts.
 pub struct Predictor {
     plan: Plan,
+    rows: usize,
     classes: usize,
 }
 
 impl Predictor {
-    /// Plans the prediction for `batch` samples over the parameters in `store`.
+    /// Plans the prediction for `batch` samples, over the parameters in `store` or their average.
     ///
     /// # Errors
     /// No device memory.
-    pub fn new(
-        store: &Store,
-        algorithm: &dyn Algorithm,
-        network: &Network,
-        samples: &Samples,
-        batch: usize,
-    ) -> Result<Predictor> {
+    pub fn new(store: &Store, algorithm: &dyn Algorithm, spec: &Spec, batch: usize) -> Result<Predictor> {
         let gpu: &Gpu = store.gpu();
         let g = Graph::new(gpu.caps());
+        let (x, key) = (spec.samples.input(&g, batch), g.input("key", &[4], DType::U32));
         let w = Weights::new(&g, DType::F32);
-        let logits = algorithm.predict(&g, &w, network, samples.input(&g, batch));
+        let mut predict = Predict { g: &g, w: w.clone(), network: spec.network, x, key };
+        let mut logits = algorithm.predict(&predict);
+        if spec.average_from.is_some() {
+            let average = |(name, t): (String, Tensor)| {
+                let average = g.state(&format!("{AVERAGE}{name}"), t.shape(), DType::F32, Init::Loaded);
+                (name, average)
+            };
+            let moved = w.params().into_iter().filter(|(name, _)| is_parameter(name));
+            predict.w = w.overlay(moved.map(average).collect());
+            logits = algorithm.predict(&predict);
+        }
+        drop(predict);
         g.output("logits", logits);
         let plan = Plan::new(gpu, g, store)?;
-        Ok(Predictor { plan, classes: network.classes })
+        Ok(Predictor { plan, rows: batch, classes: spec.network.classes })
     }
 
-    /// Hands one batch to the device.
+    /// Samples of one batch.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Hands one batch to the device, with the key of what is random in the prediction.
     ///
     /// # Errors
     /// A device that fails.
-    pub fn run(&mut self, x: Rows) -> Result<()> {
+    pub fn run(&mut self, x: Rows, key: Key) -> Result<()> {
         x.write(&mut self.plan)?;
+        self.plan.write_u32("key", &key.0)?;
         self.plan.run()
     }
 

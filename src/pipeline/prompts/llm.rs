@@ -1,7 +1,7 @@
 //! Language models: a server that speaks chat completions, or a model that runs here. Every reply is kept on disk, so that a
 //! run that was stopped goes on without asking, or paying, twice.
 
-use crate::core::{DType, Gpu, GpuOptions};
+use crate::core::{Gpu, GpuOptions};
 use crate::data::folder::Folder;
 use crate::data::rng::Key;
 use crate::data::write_atomic;
@@ -223,7 +223,8 @@ impl Local {
     /// No adapter, a model that does not open.
     pub fn open(folder: &Path, gpu: &GpuOptions) -> Result<Local> {
         let files = Folder::from(folder);
-        let chat = RefCell::new(ChatModel::open(&Gpu::open(gpu)?, &files, CONTEXT, DType::F16)?);
+        let gpu = Gpu::open(gpu)?;
+        let chat = RefCell::new(ChatModel::open(&gpu, &files, CONTEXT, gpu.caps().weights())?);
         let folder = folder.canonicalize().unwrap_or(folder.into());
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Local { name, folder, chat })

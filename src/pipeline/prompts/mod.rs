@@ -12,8 +12,9 @@ pub use llm::Server;
 pub use template::{Grammar, Label};
 
 use self::llm::{Chat, Local, Model};
-use self::reply::{description, domain_names, folder_name, mentions, normal, spaced};
+use self::reply::{description, domain_names, folder_name, mentions, normal};
 use super::progress::Progress;
+use super::spaced;
 use crate::core::GpuOptions;
 use crate::data::dataset::Dataset;
 use crate::data::rng::Key;

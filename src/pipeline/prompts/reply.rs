@@ -12,12 +12,6 @@ const NAME_CHARS: usize = 40;
 const NO_NAME: [&str; 12] =
     ["i", "you", "we", "am", "is", "are", "can", "cannot", "would", "not", "but", "sorry"];
 
-/// `art_painting` as people write it.
-pub fn spaced(folder: &str) -> String {
-    let words = folder.split(['_', '-', ' ']).filter(|w| !w.is_empty());
-    words.collect::<Vec<_>>().join(" ")
-}
-
 /// Lower case, letters and digits only: how names are compared.
 pub fn normal(name: &str) -> String {
     name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()

@@ -1,8 +1,9 @@
 //! The template writer: prompts from a grammar of phrases, without a network. What is drawn depends on a key only, so a prompt
 //! does not change when others are added.
 
-use super::reply::{normal, spaced};
+use super::reply::normal;
 use crate::data::rng::Key;
+use crate::pipeline::spaced;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 

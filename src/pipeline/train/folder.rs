@@ -4,8 +4,11 @@
 use crate::core::Store;
 use crate::data::checkpoint::{Checkpoint, TensorData, save};
 use crate::data::dataset::Dataset;
+pub use crate::data::python::json as python_json;
 use crate::data::{make_folder, write_atomic};
+use crate::pipeline::domainbed::fish::INNER;
 use crate::pipeline::domainbed::network::{Featurizer, Network};
+use crate::pipeline::domainbed::trainer::AVERAGE;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -176,9 +179,17 @@ impl<'a> Folder<'a> {
 
     /// The trained network and `done`, after which nothing is left to go on with.
     pub fn write_model(&self, store: &Store, network: &Network, dataset: &Dataset) -> Result<()> {
-        let moments = [".exp_avg", ".exp_avg_sq"];
-        let own = |n: &String| !n.starts_with("log.") && !moments.iter().any(|m| n.ends_with(m));
-        let names: Vec<String> = store.names().into_iter().filter(own).collect();
+        let (moments, others) = ([".exp_avg", ".exp_avg_sq"], ["log.", INNER, AVERAGE]);
+        let own =
+            |n: &String| !others.iter().any(|o| n.starts_with(o)) && !moments.iter().any(|m| n.ends_with(m));
+        let held = store.names();
+        let mut tensors = BTreeMap::new();
+        for name in held.iter().filter(|n| own(n)) {
+            // What predicts is what is kept.
+            let average = format!("{AVERAGE}{name}");
+            let (shape, data) = store.read(if held.contains(&average) { &average } else { name })?;
+            tensors.insert(name.clone(), TensorData::f32(&shape, &data));
+        }
         let mut metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
         metadata.insert("classes".into(), dataset.classes.join(","));
         if let Featurizer::ResNet(c, _) = &network.featurizer {
@@ -187,7 +198,7 @@ impl<'a> Folder<'a> {
                 "num_classes": network.classes});
             metadata.insert("config".into(), config.to_string());
         }
-        store.save(self.path.join("model.safetensors"), &names, &metadata)?;
+        save(self.path.join("model.safetensors"), &tensors, &metadata)?;
         write_atomic(self.path.join("done"), b"done")?;
         let _ = std::fs::remove_file(self.path.join(CHECKPOINT));
         Ok(())
@@ -234,36 +245,4 @@ fn log(records: &[Map<String, Value>], described: &Value) -> String {
         header = keys;
     }
     text
-}
-
-/// JSON as Python's `json.dumps(.., sort_keys=True)` spaces it.
-pub fn python_json(map: &Map<String, Value>) -> String {
-    fn write(value: &Value, out: &mut String) {
-        match value {
-            Value::Object(map) => {
-                let mut keys: Vec<_> = map.keys().collect();
-                keys.sort();
-                out.push('{');
-                for (i, key) in keys.into_iter().enumerate() {
-                    *out += if i > 0 { ", " } else { "" };
-                    *out += &Value::String(key.clone()).to_string();
-                    *out += ": ";
-                    write(&map[key], out);
-                }
-                out.push('}');
-            }
-            Value::Array(items) => {
-                out.push('[');
-                for (i, item) in items.iter().enumerate() {
-                    *out += if i > 0 { ", " } else { "" };
-                    write(item, out);
-                }
-                out.push(']');
-            }
-            other => *out += &other.to_string(),
-        }
-    }
-    let mut out = String::new();
-    write(&Value::Object(map.clone()), &mut out);
-    out
 }

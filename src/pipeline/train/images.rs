@@ -11,7 +11,7 @@ use crate::pipeline::domainbed::trainer::Predictor;
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 
-/// Images of one prediction; DomainBed's number.
+/// Images of one prediction, where the device has room for them; DomainBed's number.
 pub const EVAL_BATCH: usize = 64;
 
 /// One environment: the images of a domain, and which of them are trained on.
@@ -243,24 +243,26 @@ impl<'a> Shown<'a> {
         let env = &self.envs[e];
         let key = Key::new(self.config.seed, step as u32, &format!("evaluate {e} {part}"));
         let augmented = self.augmented && !env.test && self.config.val_augment;
-        let batches: Vec<&[usize]> = env.parts[part].chunks(EVAL_BATCH).collect();
+        let rows = predictor.rows();
+        let batches: Vec<&[usize]> = env.parts[part].chunks(rows).collect();
         let make = |b: usize| {
             let show = |row: usize| {
                 // The last batch is filled up with its last image.
                 let row = row.min(batches[b].len() - 1);
                 let image = self.images.get(e, batches[b][row]);
                 match augmented {
-                    true => (image, View::random(image, key, b * EVAL_BATCH + row)),
+                    true => (image, View::random(image, key, b * rows + row)),
                     false => (image, View::plain(image)),
                 }
             };
-            pack(self.config.size, &(0..EVAL_BATCH).map(show).collect::<Vec<_>>())
+            pack(self.config.size, &(0..rows).map(show).collect::<Vec<_>>())
         };
         let mut x = Some(make(0));
         let mut correct = vec![];
         for b in 0..batches.len() {
             let now = x.take().unwrap_or_default();
-            predictor.run(Rows::Pictures(&now))?;
+            let key = Key::new(self.config.seed, step as u32, &format!("predict {e} {part} {b}"));
+            predictor.run(Rows::Pictures(&now), key)?;
             x = (b + 1 < batches.len()).then(|| make(b + 1));
             let labels = predictor.labels()?;
             correct.extend(batches[b].iter().zip(labels).map(|(&i, l)| env.items[i].class == l));

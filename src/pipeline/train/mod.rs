@@ -7,17 +7,18 @@
 mod folder;
 mod images;
 
-use super::domainbed::algorithm;
-use super::domainbed::hparams::Hparams;
-use super::domainbed::network::{Featurizer, Network};
+use super::domainbed::hparams::{Hparams, Kind, Preset};
+use super::domainbed::network::{Featurizer, Network, initial};
 use super::domainbed::samples::Rows;
-use super::domainbed::trainer::{Predictor, Trainer};
+use super::domainbed::trainer::{Predictor, Spec, Trainer};
+use super::domainbed::{self, Algorithm, Setup, algorithm};
 use super::progress::{Progress, bail_if_stopped, stopped};
 use crate::core::{Gpu, Store};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::dataset::{Dataset, Item};
 use crate::data::images::Images;
-use crate::models::resnet::{self, BatchNorm, ResNetConfig};
+use crate::data::known;
+use crate::models::resnet::{BatchNorm, ResNetConfig};
 use anyhow::{Context, Result, bail};
 use folder::{Folder, python_json};
 use images::{EVAL_BATCH, Env, Shown, environments, leave_out_unreadable, warn_of_missing_classes};
@@ -53,7 +54,8 @@ impl Variant {
 }
 
 /// What to train.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
     /// ROOT/DOMAIN/CLASS/image.
     pub data: PathBuf,
@@ -67,6 +69,12 @@ pub struct Config {
     pub hold_out_concepts: bool,
     /// DomainBed's name.
     pub algorithm: String,
+    /// Which DomainBed's defaults and behaviour.
+    pub preset: Preset,
+    /// Algorithms that run without upstream's known mistakes.
+    pub fixed: Vec<String>,
+    /// The step from which on the weights are averaged; the average predicts.
+    pub average_from: Option<usize>,
     /// `resnet18`, `resnet34` or `resnet50`.
     pub arch: String,
     /// Channels of the first stage.
@@ -117,6 +125,9 @@ impl Config {
             test_domains: vec![],
             hold_out_concepts: false,
             algorithm: "ERM".into(),
+            preset: Preset::default(),
+            fixed: vec![],
+            average_from: None,
             arch: "resnet50".into(),
             width: 64,
             stem: [7, 2],
@@ -158,7 +169,6 @@ pub struct Outcome {
 pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     let out = &config.out;
     check_flags(config)?;
-    let make = algorithm(&config.algorithm)?;
     let dataset = Dataset::open(&config.data)?;
     let mut envs = environments(config, &dataset)?;
     let training: Vec<usize> = (0..envs.len()).filter(|&e| !envs[e].test).collect();
@@ -169,20 +179,27 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
         ..ResNetConfig::named(&config.arch, config.width)?
     };
     // Random weights need statistics of the batch; pretrained ones keep theirs, as DomainBed's papers do.
-    let mode = if config.weights.is_some() { BatchNorm::Frozen } else { BatchNorm::Live };
+    let frozen = config.weights.is_some() && config.preset != Preset::Dbhead;
+    let mode = if frozen { BatchNorm::Frozen } else { BatchNorm::Live };
     let network = Network { featurizer: Featurizer::ResNet(resnet, mode), classes: dataset.classes.len() };
     if training.len() * batch < 2 && mode == BatchNorm::Live {
         bail!("a batch of one sample has no variance: batch normalisation needs more");
     }
     let init = initial_values(config)?;
+    let fixed = config.fixed.contains(&config.algorithm);
+    let setup = Setup { hparams: &hparams, preset: config.preset, fixed, envs: training.len() };
+    let make = || algorithm(&config.algorithm, &setup);
+    let average_from = config.average_from.map(|step| step as u32).or(make()?.average_from());
 
     let args = arguments(config, &dataset);
     let described = describe(&args, &hparams, &envs, config);
     let folder = Folder::open(out, &described)?;
     let mut records = folder.records()?;
     let due = |step: usize| {
-        step + 1 == config.steps
-            || (config.checkpoint_freq > 0 && step.is_multiple_of(config.checkpoint_freq))
+        let regular = config.checkpoint_freq > 0;
+        // In 2020, DomainBed did not look at the last step.
+        (step + 1 == config.steps && !(regular && config.preset == Preset::Db2020))
+            || (regular && step.is_multiple_of(config.checkpoint_freq))
     };
     if out.join("done").exists() {
         folder.check_records(&records, (0..config.steps).filter(|&s| due(s)))?;
@@ -197,21 +214,25 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     leave_out_unreadable(config, &mut envs, &images, &folder)?;
     check_batch(&envs, batch)?;
     warn_of_missing_classes(&envs, &dataset.classes);
-    let shown =
-        Shown::new(config, &envs, &images, ["data_augmentation", "class_balanced"].map(|h| hparams.bool(h)));
+    let choices = ["data_augmentation", "class_balanced"].map(|name| hparams.bool(name));
+    let shown = Shown::new(config, &envs, &images, choices);
+    let spec = Spec {
+        network: &network,
+        hparams: &hparams,
+        samples: &shown.samples(),
+        envs: training.len(),
+        batch,
+        seed: config.seed,
+        average_from,
+    };
 
     let mut store = Store::new(gpu);
     let start = folder.restore(&mut store, config.steps)?;
     let restored = store.names();
     records.retain(|r| r.get("step").and_then(Value::as_u64).is_some_and(|s| s < start as u64));
     folder.check_records(&records, (0..start).filter(|&s| due(s)))?;
-    let samples = shown.samples();
-    let sizes = [training.len(), batch];
-    let plans = Trainer::new(&mut store, make, &network, &hparams, &samples, sizes, config.seed, init)
-        .and_then(|trainer| {
-            let make = algorithm(&config.algorithm)?;
-            Ok((trainer, Predictor::new(&store, &*make, &network, &samples, EVAL_BATCH)?))
-        });
+    let plans = Trainer::new(&mut store, make()?, &spec, init)
+        .and_then(|trainer| Ok((trainer, predictor(&store, &make, &spec)?)));
     let (mut trainer, mut predictor) = match start {
         0 => plans?,
         _ => plans.with_context(|| folder.cannot_go_on())?,
@@ -222,7 +243,6 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
         bail!("{}: it lacks {name}", folder.cannot_go_on());
     }
     let memory = trainer.memory();
-    let memory = memory.state + memory.input + memory.activation;
 
     let steps_per_epoch = envs.iter().map(|e| e.parts[0].len()).min().unwrap_or(1) as f64 / batch as f64;
     let first = records.last().and_then(|r| r["step"].as_u64()).map_or(0, |s| s as usize + 1);
@@ -240,7 +260,7 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     let mut next = minibatch(start);
     for step in start..config.steps {
         let Some((x, y)) = next.take() else { break };
-        trainer.step(step as u32, Rows::Pictures(&x), &y, step == since)?;
+        trainer.step(step as u32, Rows::Pictures(&x), &y, since as u32)?;
         // The device is busy with this step while the next one's images are made.
         next = minibatch(step + 1);
         progress.inc(1);
@@ -248,7 +268,8 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
         if recording {
             let count = step + 1 - since;
             let mut record = Map::new();
-            let logged = trainer.logged(count).with_context(|| format!("steps {since} to {step}"))?;
+            let logged = trainer.logged(since as u32, step as u32 + 1);
+            let logged = logged.with_context(|| format!("steps {since} to {step}"))?;
             for (name, value) in logged {
                 record.insert(name.into(), short(value));
             }
@@ -286,7 +307,13 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
 
 /// The hyper-parameters, and the samples that a step takes from each of `training` environments.
 fn hyper_parameters(config: &Config, envs: &[Env], training: usize) -> Result<(Hparams, usize)> {
-    let mut hparams = Hparams::new(config.hparams_seed, config.trial_seed);
+    domainbed::check_name(&config.algorithm)?;
+    for name in &config.fixed {
+        domainbed::check_name(name)?;
+    }
+    let dataset = config.data.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
+    let kind = Kind { algorithm: &config.algorithm, dataset: &dataset, preset: config.preset };
+    let mut hparams = Hparams::new(kind, config.hparams_seed, config.trial_seed)?;
     for (name, value) in &config.hparams {
         hparams.set(name, value.clone())?;
     }
@@ -299,6 +326,17 @@ fn hyper_parameters(config: &Config, envs: &[Env], training: usize) -> Result<(H
     let batch = hparams.usize("batch_size");
     check_batch(envs, batch)?;
     Ok((hparams, batch))
+}
+
+/// The largest predictor that the device has room for.
+fn predictor(store: &Store, make: impl Fn() -> Result<Box<dyn Algorithm>>, spec: &Spec) -> Result<Predictor> {
+    let mut rows = EVAL_BATCH;
+    loop {
+        match Predictor::new(store, &*make()?, spec, rows) {
+            Err(_) if rows > 1 => rows /= 2,
+            done => return done,
+        }
+    }
 }
 
 /// Fails where upstream would wait for a batch for ever.
@@ -345,7 +383,7 @@ fn initial_values(config: &Config) -> Result<impl Fn(&str, &[usize]) -> Result<V
     Ok(move |name: &str, shape: &[usize]| match &checkpoint {
         // A pretrained classifier is for other classes.
         Some(checkpoint) if !name.starts_with("fc.") => checkpoint.f32(name, shape),
-        _ => Ok(resnet::initial(name, shape, seed)),
+        _ => Ok(initial(name, shape, seed)),
     })
 }
 
@@ -364,15 +402,16 @@ fn arguments(config: &Config, dataset: &Dataset) -> Map<String, Value> {
     let test: Vec<usize> = (0..dataset.domains.len())
         .filter(|&e| config.test_domains.contains(&dataset.domains[e].name))
         .collect();
-    let name = |p: &Path| p.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
     let path = |p: &Path| p.display().to_string();
     let args = json!({
-        "algorithm": config.algorithm, "arch": config.arch, "checkpoint_freq": config.checkpoint_freq,
-        "data_dir": path(&config.data), "dataset": name(&config.data),
-        "extra": config.extra.as_deref().map(path), "hold_out_concepts": config.hold_out_concepts,
+        "algorithm": config.algorithm, "arch": config.arch, "average_from": config.average_from,
+        "checkpoint_freq": config.checkpoint_freq,
+        "data_dir": path(&config.data), "dataset": known::name_of(&config.data),
+        "extra": config.extra.as_deref().map(path), "fixed": config.fixed, "hold_out_concepts": config.hold_out_concepts,
         "holdout_fraction": config.holdout_fraction, "include_test_style": config.include_test_style,
         "hparams": (!config.hparams.is_empty()).then(|| python_json(&config.hparams)),
-        "hparams_seed": config.hparams_seed, "output_dir": path(&config.out), "seed": config.seed,
+        "hparams_seed": config.hparams_seed, "output_dir": path(&config.out),
+        "preset": config.preset, "seed": config.seed,
         "size": config.size, "skip_bad": config.skip_bad, "skip_model_save": false, "stem": config.stem, "steps": config.steps,
         "task": "domain_generalization", "test_envs": test, "total_batch": config.total_batch,
         "train_accuracy": config.train_accuracy, "trial_seed": config.trial_seed,

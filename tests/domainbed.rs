@@ -1,0 +1,351 @@
+//! DomainBed's algorithms on toy data: each learns, each does what it exists for, and each goes on after a cut to the same bits.
+//! (Numbers against upstream's: `kaleid verify`, tests/golden/domainbed.*.)
+
+use kaleid::core::{DType, Gpu, GpuOptions, Graph, Plan, Store, Weights};
+use kaleid::data::rng::Key;
+use kaleid::pipeline::domainbed::hparams::{Hparams, Kind, Preset};
+use kaleid::pipeline::domainbed::network::{Featurizer, Mlp, Network, initial};
+use kaleid::pipeline::domainbed::samples::{Rows, Samples};
+use kaleid::pipeline::domainbed::trainer::{Predictor, Spec, Trainer};
+use kaleid::pipeline::domainbed::{Algorithm, Setup, algorithm, names};
+use serde_json::{Value, json};
+use std::sync::OnceLock;
+
+fn gpu() -> &'static Gpu {
+    static GPU: OnceLock<Gpu> = OnceLock::new();
+    GPU.get_or_init(|| Gpu::open(&GpuOptions::from_env()).unwrap())
+}
+
+/// `rows` samples of one environment and their labels, by a key that is new in every step.
+type Env = fn(Key, usize) -> (Vec<f32>, Vec<u32>);
+
+/// A run on toy environments.
+struct Run {
+    name: &'static str,
+    hparams: Hparams,
+    network: Network,
+    inputs: usize,
+    envs: Vec<Env>,
+    batch: usize,
+    fixed: bool,
+}
+
+impl Run {
+    fn new(
+        name: &'static str,
+        inputs: usize,
+        classes: usize,
+        envs: &[Env],
+        hparams: &[(&str, Value)],
+    ) -> Run {
+        let kind = Kind { algorithm: name, dataset: "toy", preset: Preset::Db2024 };
+        let mut drawn = Hparams::new(kind, 0, 0).unwrap();
+        for (name, value) in [("lr", json!(0.005))].iter().chain(hparams) {
+            if drawn.0.contains_key(*name) {
+                drawn.set(name, value.clone()).unwrap();
+            }
+        }
+        let mlp = Mlp { width: 16, depth: 3, outputs: 16, dropout: 0.0 };
+        let network = Network { featurizer: Featurizer::Mlp(mlp), classes };
+        Run { name, hparams: drawn, network, inputs, envs: envs.to_vec(), batch: 16, fixed: false }
+    }
+
+    fn make(&self) -> Box<dyn Algorithm> {
+        let (hparams, envs) = (&self.hparams, self.envs.len());
+        algorithm(self.name, &Setup { hparams, preset: Preset::Db2024, fixed: self.fixed, envs }).unwrap()
+    }
+
+    fn spec<'a>(&'a self, samples: &'a Samples) -> Spec<'a> {
+        Spec {
+            network: &self.network,
+            hparams: &self.hparams,
+            samples,
+            envs: self.envs.len(),
+            batch: self.batch,
+            seed: 7,
+            average_from: self.make().average_from(),
+        }
+    }
+
+    fn trainer(&self, store: &mut Store) -> Trainer {
+        let init = |name: &str, shape: &[usize]| Ok(initial(name, shape, 3));
+        Trainer::new(store, self.make(), &self.spec(&Samples::Numbers(vec![self.inputs])), init).unwrap()
+    }
+
+    fn minibatch(&self, step: u32) -> (Vec<f32>, Vec<u32>) {
+        let (mut x, mut y) = (vec![], vec![]);
+        for (e, env) in self.envs.iter().enumerate() {
+            let (xs, ys) = env(Key::new(1, step, &format!("toy {e}")), self.batch);
+            x.extend(xs);
+            y.extend(ys);
+        }
+        (x, y)
+    }
+
+    /// Trains from `start` to before `end`; the logged numbers of the last quarter.
+    fn train(
+        &self,
+        trainer: &mut Trainer,
+        start: u32,
+        end: u32,
+    ) -> std::collections::BTreeMap<&'static str, f32> {
+        let since = end - (end - start).div_ceil(4);
+        for step in start..end {
+            let (x, y) = self.minibatch(step);
+            trainer.step(step, Rows::Numbers(&x), &y, if step < since { step } else { since }).unwrap();
+        }
+        trainer.logged(since, end).unwrap()
+    }
+
+    /// Logits of the samples of one environment, and their labels.
+    fn logits(&self, store: &Store, env: Env, rows: usize) -> (Vec<f32>, Vec<u32>) {
+        let (x, y) = env(Key::new(2, 0, "test"), rows);
+        let mut predictor =
+            Predictor::new(store, &*self.make(), &self.spec(&Samples::Numbers(vec![self.inputs])), rows)
+                .unwrap();
+        predictor.run(Rows::Numbers(&x), Key::new(0, 0, "predict")).unwrap();
+        (predictor.logits().unwrap(), y)
+    }
+
+    /// Share of one environment's samples that are classified rightly.
+    fn accuracy(&self, store: &Store, env: Env) -> f64 {
+        let (logits, y) = self.logits(store, env, 512);
+        let k = self.network.classes;
+        let best = |row: &[f32]| (0..k).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as u32;
+        let right = logits.chunks(k).zip(&y).filter(|(row, y)| best(row) == **y).count();
+        right as f64 / y.len() as f64
+    }
+
+    /// Mean cross entropy over one environment.
+    fn risk(&self, store: &Store, env: Env) -> f64 {
+        let (logits, y) = self.logits(store, env, 512);
+        let loss = |(row, &y): (&[f32], &u32)| {
+            let sum: f64 = row.iter().map(|&v| f64::from(v).exp()).sum();
+            sum.ln() - f64::from(row[y as usize])
+        };
+        logits.chunks(self.network.classes).zip(&y).map(loss).sum::<f64>() / y.len() as f64
+    }
+}
+
+/// Four classes on the corners of a square, in an environment that shifts and scales them, beside six numbers of noise.
+fn corners(key: Key, rows: usize, shift: f32, scale: f32) -> (Vec<f32>, Vec<u32>) {
+    let (mut x, mut y) = (vec![], vec![]);
+    for row in 0..rows as u32 {
+        let class = key.below(16 * row, 4);
+        let corner = [if class & 1 == 0 { -1.0 } else { 1.0 }, if class & 2 == 0 { -1.0 } else { 1.0 }];
+        x.extend(corner.iter().zip(1..).map(|(c, i)| scale * c + shift + 0.3 * key.normal(16 * row + i)));
+        x.extend((4..10).map(|i| 0.3 * shift + scale * key.normal(16 * row + i)));
+        y.push(class);
+    }
+    (x, y)
+}
+
+const CORNERS: [Env; 3] =
+    [|k, n| corners(k, n, 0.0, 1.0), |k, n| corners(k, n, 0.3, 0.7), |k, n| corners(k, n, -0.3, 1.5)];
+
+/// Penalties begin early, so that a short run sees them, and gently.
+fn eager() -> Vec<(&'static str, Value)> {
+    vec![
+        ("irm_penalty_anneal_iters", json!(20)),
+        ("irm_lambda", json!(3.0)),
+        ("vrex_penalty_anneal_iters", json!(20)),
+        ("ib_penalty_anneal_iters", json!(20)),
+        ("ib_lambda", json!(0.1)),
+        ("penalty_anneal_iters", json!(20)),
+        ("lambda", json!(0.3)),
+        ("eqrm_burnin_iters", json!(60.0)),
+        ("eqrm_lr", json!(0.005)),
+        ("linear_steps", json!(20)),
+        ("linear_lr", json!(0.005)),
+        ("lr_g", json!(0.005)),
+        ("lr_d", json!(0.005)),
+        ("tau", json!(0.5)),
+        ("mlp_width", json!(16)),
+        ("mmd_gamma", json!(0.1)),
+    ]
+}
+
+#[test]
+fn every_algorithm_lowers_its_loss_and_learns_the_classes() {
+    for name in names() {
+        let run = Run::new(name, 8, 4, &CORNERS, &eager());
+        let mut store = Store::new(gpu());
+        let mut trainer = run.trainer(&mut store);
+        let first = run.train(&mut trainer, 0, 8);
+        let last = run.train(&mut trainer, 8, 240);
+        // The two sides of an adversarial game have no loss that must fall.
+        if let Some(loss) = ["loss", "loss_c"].into_iter().find(|l| first.contains_key(l)) {
+            assert!(last[loss] < 0.75 * first[loss], "{name}: {loss} {} then {}", first[loss], last[loss]);
+        }
+        let accuracy = run.accuracy(&store, CORNERS[0]);
+        assert!(accuracy > 0.85, "{name}: accuracy {accuracy}");
+    }
+}
+
+#[test]
+fn every_algorithm_goes_on_after_a_cut_to_the_same_bits() {
+    let mut hparams = eager();
+    hparams.extend([("resnet_dropout", json!(0.2)), ("eqrm_burnin_iters", json!(4.0))]);
+    hparams.extend([("linear_steps", json!(2)), ("irm_penalty_anneal_iters", json!(5))]);
+    for name in names() {
+        let run = Run::new(name, 8, 4, &CORNERS, &hparams);
+        let mut whole = Store::new(gpu());
+        let mut trainer = run.trainer(&mut whole);
+        run.train(&mut trainer, 0, 7);
+
+        let mut cut = Store::new(gpu());
+        let mut trainer = run.trainer(&mut cut);
+        run.train(&mut trainer, 0, 3);
+        let mut again = Store::new(gpu());
+        for tensor in cut.names() {
+            let (shape, data) = cut.read(&tensor).unwrap();
+            again.write(&tensor, &shape, &data).unwrap();
+        }
+        let mut trainer = run.trainer(&mut again);
+        run.train(&mut trainer, 3, 7);
+        assert_eq!(whole.names(), again.names(), "{name}");
+        for tensor in whole.names().iter().filter(|t| !t.starts_with("log.")) {
+            let bits =
+                |store: &Store| store.read(tensor).unwrap().1.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            assert!(bits(&whole) == bits(&again), "{name}: {tensor}");
+        }
+    }
+}
+
+/// A shape that gives the label three times of four, and a colour that gives it with a share of the environment's.
+fn coloured(key: Key, rows: usize, share: f32) -> (Vec<f32>, Vec<u32>) {
+    let (mut x, mut y) = (vec![], vec![]);
+    for row in 0..rows as u32 {
+        let label = key.below(8 * row, 2);
+        let sign = |holds: bool| if (label == 1) == holds { 1.0 } else { -1.0 };
+        let shape = sign(key.uniform(8 * row + 1) < 0.75);
+        let colour = sign(key.uniform(8 * row + 2) < share);
+        x.extend([shape, colour]);
+        y.push(label);
+    }
+    (x, y)
+}
+
+#[test]
+fn irm_drops_the_spurious_colour_that_erm_keeps() {
+    let envs: [Env; 2] = [|k, n| coloured(k, n, 0.9), |k, n| coloured(k, n, 0.8)];
+    let test: Env = |k, n| coloured(k, n, 0.1);
+    let hparams = [
+        ("irm_penalty_anneal_iters", json!(100)),
+        ("irm_lambda", json!(3000.0)),
+        ("weight_decay", json!(0.001)),
+    ];
+    let accuracy = |name| {
+        let mut run = Run::new(name, 2, 2, &envs, &hparams);
+        run.batch = 512;
+        let mut store = Store::new(gpu());
+        run.train(&mut run.trainer(&mut store), 0, 400);
+        run.accuracy(&store, test)
+    };
+    let (erm, irm) = (accuracy("ERM"), accuracy("IRM"));
+    assert!(erm < 0.45 && irm > 0.6, "ERM {erm}, IRM {irm}");
+}
+
+#[test]
+fn coral_brings_the_moments_of_environments_together() {
+    let penalty = |gamma: f64| {
+        let run = Run::new("CORAL", 8, 4, &CORNERS, &[("mmd_gamma", json!(gamma))]);
+        let logged = run.train(&mut run.trainer(&mut Store::new(gpu())), 0, 200);
+        (logged["penalty"], logged["loss"])
+    };
+    let ((without, _), (with, loss)) = (penalty(0.0), penalty(10.0));
+    assert!(with < 0.3 * without && loss < 0.7, "{without} without, {with} with CORAL at loss {loss}");
+}
+
+/// The label is the side of the first number, or the other one.
+fn side(key: Key, rows: usize, other: bool) -> (Vec<f32>, Vec<u32>) {
+    let x: Vec<f32> = (0..2 * rows as u32).map(|i| if key.bits(i) & 1 == 0 { -1.0 } else { 1.0 }).collect();
+    let y = x.chunks(2).map(|x| u32::from((x[0] > 0.0) != other)).collect();
+    (x, y)
+}
+
+#[test]
+fn groupdro_raises_the_worst_environment() {
+    // Two environments outvote a third.
+    let envs: [Env; 3] = [|k, n| side(k, n, false), |k, n| side(k, n, false), |k, n| side(k, n, true)];
+    let worst = |name| {
+        let run = Run::new(name, 2, 2, &envs, &[("groupdro_eta", json!(0.1))]);
+        let mut store = Store::new(gpu());
+        run.train(&mut run.trainer(&mut store), 0, 300);
+        envs.iter().map(|&env| run.risk(&store, env)).fold(0.0, f64::max)
+    };
+    let (erm, dro) = (worst("ERM"), worst("GroupDRO"));
+    assert!(erm > 1.0 && dro < 0.85, "worst risk {erm} of ERM, {dro} of GroupDRO");
+}
+
+/// The label is the sign of a pattern under noise, and in `share` of the samples that of a shift of all numbers as well: a style.
+fn styled(key: Key, rows: usize, share: f32) -> (Vec<f32>, Vec<u32>) {
+    let (mut x, mut y) = (vec![], vec![]);
+    for row in 0..rows as u32 {
+        let label = key.below(16 * row, 2);
+        let sign = 2.0 * label as f32 - 1.0;
+        let shift = if key.uniform(16 * row + 1) < share { sign } else { -sign };
+        let number =
+            |i: u32| shift + key.normal(16 * row + i) + if i % 2 == 0 { 0.5 * sign } else { -0.5 * sign };
+        x.extend((4..12).map(number));
+        y.push(label);
+    }
+    (x, y)
+}
+
+#[test]
+fn sagnet_is_less_moved_by_the_style_of_features() {
+    // How much the logits change when mean and variance of each feature vector are another sample's, relative to their size.
+    let moved = |name| {
+        let envs: [Env; 2] = [|k, n| styled(k, n, 0.95), |k, n| styled(k, n, 0.85)];
+        let run = Run::new(name, 8, 2, &envs, &[("sag_w_adv", json!(1.0))]);
+        let mut store = Store::new(gpu());
+        run.train(&mut run.trainer(&mut store), 0, 500);
+        let (x, _) = styled(Key::new(2, 0, "test"), 256, 0.5);
+        let g = Graph::new(gpu().caps());
+        let w = Weights::new(&g, DType::F32);
+        let f = run.network.features(&g, &w, g.input("x", &[256, 8], DType::F32), false);
+        g.output("features", f);
+        let mut plan = Plan::new(gpu(), g, &store).unwrap();
+        plan.write("x", &x).unwrap();
+        plan.run().unwrap();
+        let features = plan.read("features").unwrap();
+        let stats = |row: &[f32]| {
+            let n = row.len() as f32;
+            let mean = row.iter().sum::<f32>() / n;
+            (mean, (row.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / (n - 1.0)).sqrt())
+        };
+        let rows: Vec<&[f32]> = features.chunks(16).collect();
+        let restyled: Vec<f32> = (0..rows.len())
+            .flat_map(|i| {
+                let ((mean, std), (mean2, std2)) = (stats(rows[i]), stats(rows[(i + 97) % rows.len()]));
+                rows[i].iter().map(move |v| (v - mean) / std * std2 + mean2).collect::<Vec<_>>()
+            })
+            .collect();
+        let logits = |features: &[f32]| {
+            let g = Graph::new(gpu().caps());
+            let w = Weights::new(&g, DType::F32);
+            g.output("logits", run.network.classify(&g, &w, g.input("f", &[256, 16], DType::F32)));
+            let mut plan = Plan::new(gpu(), g, &store).unwrap();
+            plan.write("f", features).unwrap();
+            plan.run().unwrap();
+            plan.read("logits").unwrap()
+        };
+        let (before, after) = (logits(&features), logits(&restyled));
+        let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|v| v * v).sum::<f32>().sqrt();
+        norm(&mut before.iter().zip(&after).map(|(a, b)| a - b)) / norm(&mut before.iter().copied())
+    };
+    let (erm, sagnet) = (moved("ERM"), moved("SagNet"));
+    assert!(sagnet < 0.7 * erm, "logits move by {erm} of ERM, {sagnet} of SagNet");
+}
+
+#[test]
+fn mldg_without_anything_to_train_on_is_refused() {
+    let run = Run::new("MLDG", 8, 4, &CORNERS[..2], &[]);
+    let setup = |fixed| Setup { hparams: &run.hparams, preset: Preset::Db2024, fixed, envs: 2 };
+    let error = algorithm("MLDG", &setup(false)).err().unwrap().to_string();
+    assert!(error.contains("n_meta_test = 2 and 2 training environments would train nothing"), "{error}");
+    assert!(algorithm("MLDG", &setup(true)).is_ok());
+    let error = algorithm("MDLG", &setup(true)).err().unwrap().to_string();
+    assert_eq!(error, "no algorithm MDLG: did you mean MLDG?");
+}
