@@ -24,6 +24,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Run(commands::run::Args),
+    Data(commands::data::Args),
     Prompts(commands::prompts::Args),
     Generate(commands::generate::Args),
     Score(commands::score::Args),
@@ -43,6 +44,7 @@ fn main() -> std::process::ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Command::Run(args) => commands::run::run(args, &cli.gpu),
+        Command::Data(args) => commands::data::run(args),
         Command::Prompts(args) => commands::prompts::run(args, &cli.gpu),
         Command::Generate(args) => commands::generate::run(args, &cli.gpu),
         Command::Score(args) => commands::score::run(args, &cli.gpu),

@@ -5,6 +5,7 @@ use kaleid::core::{DType, Gpu, GpuOptions, Graph, Plan, Store, Weights};
 use kaleid::data::rng::Key;
 use kaleid::pipeline::domainbed::hparams::{Hparams, Kind, Preset};
 use kaleid::pipeline::domainbed::network::{Featurizer, Mlp, Network, Pass, initial};
+use kaleid::pipeline::domainbed::samples::{Rows, Samples};
 use kaleid::pipeline::domainbed::trainer::{Predictor, Spec, Trainer};
 use kaleid::pipeline::domainbed::{Algorithm, Setup, algorithm, names};
 use serde_json::{Value, json};
@@ -54,11 +55,11 @@ impl Run {
         algorithm(self.name, &Setup { hparams, preset: Preset::Db2024, fixed: self.fixed, envs }).unwrap()
     }
 
-    fn spec<'a>(&'a self, sample: &'a [usize; 1]) -> Spec<'a> {
+    fn spec<'a>(&'a self, samples: &'a Samples) -> Spec<'a> {
         Spec {
             network: &self.network,
             hparams: &self.hparams,
-            sample,
+            samples,
             envs: self.envs.len(),
             batch: self.batch,
             seed: 7,
@@ -70,7 +71,7 @@ impl Run {
 
     fn trainer(&self, store: &mut Store) -> Trainer {
         let init = |name: &str, shape: &[usize]| Ok(initial(name, shape, 3));
-        Trainer::new(store, self.make(), &self.spec(&[self.inputs]), init).unwrap()
+        Trainer::new(store, self.make(), &self.spec(&Samples::Numbers(vec![self.inputs])), init).unwrap()
     }
 
     fn minibatch(&self, step: u32) -> (Vec<f32>, Vec<u32>) {
@@ -93,7 +94,7 @@ impl Run {
         let since = end - (end - start).div_ceil(4);
         for step in start..end {
             let (x, y) = self.minibatch(step);
-            trainer.step(step, &x, &y, if step < since { step } else { since }).unwrap();
+            trainer.step(step, Rows::Numbers(&x), &y, if step < since { step } else { since }).unwrap();
         }
         trainer.logged(since, end).unwrap()
     }
@@ -101,8 +102,10 @@ impl Run {
     /// Logits of the samples of one environment, and their labels.
     fn logits(&self, store: &Store, env: Env, rows: usize) -> (Vec<f32>, Vec<u32>) {
         let (x, y) = env(Key::new(2, 0, "test"), rows);
-        let mut predictor = Predictor::new(store, &*self.make(), &self.spec(&[self.inputs]), rows).unwrap();
-        predictor.run(&x, Key::new(0, 0, "predict")).unwrap();
+        let mut predictor =
+            Predictor::new(store, &*self.make(), &self.spec(&Samples::Numbers(vec![self.inputs])), rows)
+                .unwrap();
+        predictor.run(Rows::Numbers(&x), Key::new(0, 0, "predict")).unwrap();
         (predictor.logits().unwrap(), y)
     }
 
@@ -359,15 +362,15 @@ fn an_update_that_does_not_fit_does_work_again_and_gives_the_same_numbers() {
         let config = ResNetConfig::named("resnet18", 8).unwrap();
         let network = Network { featurizer: Featurizer::ResNet(config, norm), classes: 4 };
         let train = |memory| {
-            let sample = [32, 32, 4];
-            let spec = Spec { network: &network, sample: &sample, batch: 4, memory, ..run.spec(&[0]) };
+            let samples = Samples::Numbers(vec![32, 32, 4]);
+            let spec = Spec { network: &network, batch: 4, memory, ..run.spec(&samples) };
             let mut store = Store::new(gpu());
             let init = |name: &str, shape: &[usize]| Ok(initial(name, shape, 3));
             let mut trainer = Trainer::new(&mut store, run.make(), &spec, init).unwrap();
             let x: Vec<f32> = (0..12 * 32 * 32 * 4).map(|i| Key::new(5, 0, "x").normal(i)).collect();
             let y: Vec<u32> = (0..12).map(|i| i % 4).collect();
             for step in 0..2 {
-                trainer.step(step, &x, &y, 0).unwrap();
+                trainer.step(step, Rows::Numbers(&x), &y, 0).unwrap();
             }
             let loss = trainer.logged(0, 2).unwrap()["loss"];
             let mean = store.read("layer2.0.bn1.running_mean").unwrap().1;
@@ -383,7 +386,8 @@ fn an_update_that_does_not_fit_does_work_again_and_gives_the_same_numbers() {
         assert!(mean.iter().zip(&mean2).all(|(a, b)| (a - b).abs() < 1e-3), "{name}: running mean");
     }
     let run = Run::new("ERM", 8, 4, &CORNERS, &[]);
-    let spec = Spec { memory: Some(1), ..run.spec(&[8]) };
+    let samples = Samples::Numbers(vec![8]);
+    let spec = Spec { memory: Some(1), ..run.spec(&samples) };
     let init = |name: &str, shape: &[usize]| Ok(initial(name, shape, 3));
     let error = Trainer::new(&mut Store::new(gpu()), run.make(), &spec, init).err().unwrap().to_string();
     assert!(error.contains("choose a smaller size or batch, or more --memory"), "{error}");

@@ -392,7 +392,7 @@ fn flags_that_cannot_be_say_what_can() {
         (&["--extra", "gone", "--variant", "d"], "gone: cannot list the folder"),
         (&["--adapter", "99"], "no adapter '99': there are "),
         (&["--width", "6"], "--width 6: it must be a multiple of 4"),
-        (&["--size", "0"], "--size 0: it must be from 1 to 8192"),
+        (&["--size", "0"], "--size 0: it must be from 1 to 4096"),
         (&["--stem", "65", "1"], "--stem: kernel 65: it must be from 1 to 64"),
         (&["--batch", "0"], "hyper-parameter batch_size = 0"),
         (&["--batch", "17"], "batch 17 is larger than its 16 training images"),

@@ -27,7 +27,9 @@ fn results(out: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(out.join("results.jsonl")).unwrap();
     let row = |line| {
         let mut row: Value = serde_json::from_str(line).unwrap();
-        row.as_object_mut().unwrap().remove("step_time");
+        for time in ["step_time", "data_time"] {
+            row.as_object_mut().unwrap().remove(time);
+        }
         row["args"].as_object_mut().unwrap().remove("output_dir");
         row
     };

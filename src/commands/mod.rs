@@ -14,6 +14,7 @@ pub fn print_line(line: std::fmt::Arguments) -> Result<()> {
 }
 
 pub mod bench;
+pub mod data;
 pub mod generate;
 pub mod info;
 pub mod prompts;

@@ -50,6 +50,15 @@ pub struct Args {
 /// What every job of a sweep shares.
 #[derive(clap::Args)]
 pub struct Shared {
+    /// Train on generated images in the style of the test domain too, as an environment of their own
+    #[arg(long)]
+    include_test_style: bool,
+    /// Leave images out that cannot be read
+    #[arg(long)]
+    skip_bad: bool,
+    /// Memory for decoded images in GiB; what is more goes into a file in --out until the run ends
+    #[arg(long, default_value_t = 8.0, value_name = "GIB")]
+    image_memory: f64,
     /// Keep a fifth of the concepts (file names) from training and test on them apart
     #[arg(long)]
     hold_out_concepts: bool,
@@ -128,6 +137,9 @@ impl Shared {
         }
         let defaults = Config::new(data, out);
         Ok(Config {
+            include_test_style: self.include_test_style,
+            skip_bad: self.skip_bad,
+            image_memory: (self.image_memory * f64::from(1 << 30)) as u64,
             hold_out_concepts: self.hold_out_concepts,
             preset: self.preset,
             fixed: self.fixed,

@@ -357,6 +357,14 @@ impl Plan {
         self.upload(name, DType::U32, data.len(), bytemuck::cast_slice(data))
     }
 
+    /// Fills the first elements of an input of whole numbers; the rest keep their values.
+    #[track_caller]
+    pub fn write_start(&mut self, name: &str, data: &[u32]) -> Result<()> {
+        let length = self.inputs.get(name).map_or(0, |(t, _)| t.len());
+        assert!(data.len() <= length, "input {name} has {length} elements, given {}", data.len());
+        self.upload(name, DType::U32, length, bytemuck::cast_slice(data))
+    }
+
     #[track_caller]
     fn upload(&mut self, name: &str, dtype: DType, len: usize, bytes: &[u8]) -> Result<()> {
         let Some((t, buffer)) = self.inputs.get(name) else { panic!("the plan has no input {name}") };

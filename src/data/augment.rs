@@ -1,23 +1,157 @@
-//! The random transform of DomainBed's training images: crop, flip, colour jitter, grey. Operations and their order are
+//! How DomainBed shows a training image to a network: crop, resize, flip, colour jitter, grey. Operations and their order are
 //! torchvision's on Pillow images, each rounding to 8 bits as Pillow does; only the random draws are our own, keyed by
 //! (seed, step, image), so that a run can stop, go on, and see the same pictures.
+//!
+//! A [`View`] is one such way. [`View::show`] goes it on the CPU; [`pack`] packs images and views for `Graph::augment`, which goes it
+//! on the device to the same bits.
 
-use super::image::{Filter, Rgb};
+use super::image::{Filter, Pixels, Rgb, Taps};
 use super::rng::Key;
+use rayon::prelude::*;
 
-/// Draws one augmented image of `size` x `size` pixels. `index` tells images of one step apart.
-pub fn augment(image: &Rgb, size: usize, key: Key, index: usize) -> Rgb {
-    let mut draws = Draws { key, next: index as u32 * DRAWS };
-    let (left, top, width, height) = random_crop(image, &mut draws);
-    let mut image = image.crop(left, top, width, height).resize(size, size, Filter::Bilinear);
-    if draws.uniform(0.0, 1.0) < 0.5 {
-        flip(&mut image);
+/// How one image is shown.
+#[derive(Clone, Debug, PartialEq)]
+pub struct View {
+    /// The part that is resized: left, top, width, height.
+    pub crop: [usize; 4],
+    /// Left and right change places.
+    pub flip: bool,
+    /// What happens to the colours, in order.
+    pub colours: Vec<Colour>,
+    /// No colours in the end.
+    pub grey: bool,
+}
+
+/// One operation of torchvision's ColorJitter. Factors are in 4096ths, so that their products with 8-bit numbers are exact
+/// however a device computes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Colour {
+    /// Away from black.
+    Brightness(u32),
+    /// Away from the mean grey.
+    Contrast(u32),
+    /// Away from each pixel's own grey.
+    Saturation(u32),
+    /// Around the circle of 256 hues.
+    Hue(u8),
+}
+
+/// 1 as a factor.
+pub const ONE: u32 = 4096;
+
+impl View {
+    /// All of an image, as it is.
+    pub fn plain(image: Pixels) -> View {
+        View { crop: [0, 0, image.width, image.height], flip: false, colours: vec![], grey: false }
     }
-    jitter(&mut image, &mut draws);
-    if draws.uniform(0.0, 1.0) < 0.1 {
-        image.data.chunks_exact_mut(3).for_each(|p| p.fill(grey(p)));
+
+    /// DomainBed's random transform. `index` tells images of one step apart.
+    pub fn random(image: Pixels, key: Key, index: usize) -> View {
+        let mut draws = Draws { key, next: index as u32 * DRAWS };
+        let crop = random_crop(image, &mut draws);
+        let flip = draws.uniform(0.0, 1.0) < 0.5;
+        // torchvision's ColorJitter(0.3, 0.3, 0.3, 0.3) in random order.
+        let mut order = [0, 1, 2, 3];
+        for i in (1..4).rev() {
+            order.swap(i, draws.below(i + 1));
+        }
+        let factors = [0.7, 0.7, 0.7].map(|low| (draws.uniform(low, 1.3) * f64::from(ONE)).round() as u32);
+        let shift = (draws.uniform(-0.3, 0.3) * 255.0) as i32 as u8;
+        let colours = order.map(|op| match op {
+            0 => Colour::Brightness(factors[0]),
+            1 => Colour::Contrast(factors[1]),
+            2 => Colour::Saturation(factors[2]),
+            _ => Colour::Hue(shift),
+        });
+        View { crop, flip, colours: colours.to_vec(), grey: draws.uniform(0.0, 1.0) < 0.1 }
     }
-    image
+
+    /// The view of an image, `size` x `size` pixels.
+    pub fn show(&self, image: Pixels, size: usize) -> Rgb {
+        let [left, top, width, height] = self.crop;
+        let mut image = image.crop(left, top, width, height).resize(size, size, Filter::Bilinear);
+        if self.flip {
+            flip(&mut image);
+        }
+        for &colour in &self.colours {
+            let factor = |n: u32| n as f32 / ONE as f32;
+            match colour {
+                Colour::Brightness(n) => brightness(&mut image, factor(n)),
+                Colour::Contrast(n) => contrast(&mut image, factor(n)),
+                Colour::Saturation(n) => saturation(&mut image, factor(n)),
+                Colour::Hue(shift) => hue(&mut image, shift),
+            }
+        }
+        if self.grey {
+            image.data.chunks_exact_mut(3).for_each(|p| p.fill(grey(p)));
+        }
+        image
+    }
+}
+
+/// Words that [`pack`] writes for an image before its pixels and taps: where they lie, and what happens to the colours.
+pub const HEADER: usize = 12;
+/// Taps of an output pixel when a crop is [`FOLD`] times as large, and the place of the first.
+const TAPS: usize = 2 * FOLD + 2;
+/// A crop that is more than this many times as wide or as high as the network's images is resized here and packed at their size.
+/// Photographs of many megapixels would otherwise decide how much device memory a minibatch takes, and how long its upload.
+const FOLD: usize = 2;
+
+/// Words that [`pack`] writes at most for an image of `width` x `height` pixels, its header aside.
+pub fn packed_words([width, height]: [usize; 2], size: usize) -> usize {
+    let [width, height] = [width, height].map(|n| n.min(FOLD * size).max(size));
+    width * height + 2 * size * TAPS
+}
+
+/// Images and how each is shown, packed for `Graph::augment`: a header for each, then for each the pixels of its crop (a word each,
+/// R + 256 G + 65536 B) and the taps of Pillow's resizing along rows and along columns: the place of the first input pixel, then
+/// weights of 22 bits.
+pub fn pack(size: usize, shown: &[(Pixels, View)]) -> Vec<u32> {
+    let one = |(image, view): &(Pixels, View)| {
+        let [left, top, width, height] = view.crop;
+        let small;
+        let (image, [left, top, width, height]) = match width.max(height) > FOLD * size {
+            true => {
+                small = image.crop(left, top, width, height).resize(size, size, Filter::Bilinear);
+                (small.pixels(), [0, 0, size, size])
+            }
+            false => (*image, view.crop),
+        };
+        let mut words = Vec::with_capacity(packed_words([width, height], size));
+        for row in image.data.chunks_exact(image.width * 3).skip(top).take(height) {
+            let pixels = row[left * 3..(left + width) * 3].chunks_exact(3);
+            words.extend(pixels.map(|p| u32::from_le_bytes([p[0], p[1], p[2], 0])));
+        }
+        let columns = words.len();
+        let wide = Taps::new(width, size, Filter::Bilinear).pack(view.flip, &mut words);
+        let rows = words.len();
+        let high = Taps::new(height, size, Filter::Bilinear).pack(false, &mut words);
+        let mut header = [0; HEADER];
+        for (word, colour) in header[6..].iter_mut().zip(&view.colours) {
+            *word = match *colour {
+                Colour::Brightness(n) => 1 << 16 | n,
+                Colour::Contrast(n) => 2 << 16 | n,
+                Colour::Saturation(n) => 3 << 16 | n,
+                Colour::Hue(shift) => 4 << 16 | u32::from(shift),
+            };
+        }
+        header[..6].copy_from_slice(&[0, width, columns, wide, rows, high].map(|n| n as u32));
+        header[10] = u32::from(view.grey);
+        (header, words)
+    };
+    let packed: Vec<([u32; HEADER], Vec<u32>)> = shown.par_iter().map(one).collect();
+    let mut all = Vec::with_capacity(packed.iter().map(|p| HEADER + p.1.len()).sum());
+    let mut start = (packed.len() * HEADER) as u32;
+    for (header, words) in &packed {
+        let mut header = *header;
+        for place in [0, 2, 4] {
+            header[place] += start;
+        }
+        all.extend(header);
+        start += words.len() as u32;
+    }
+    packed.iter().for_each(|(_, words)| all.extend_from_slice(words));
+    all
 }
 
 /// More than one image ever takes.
@@ -41,7 +175,7 @@ impl Draws {
 }
 
 /// torchvision's RandomResizedCrop with scale (0.7, 1) and aspect (3/4, 4/3): left, top, width, height.
-fn random_crop(image: &Rgb, draws: &mut Draws) -> (usize, usize, usize, usize) {
+fn random_crop(image: Pixels, draws: &mut Draws) -> [usize; 4] {
     let (w, h) = (image.width, image.height);
     let (narrow, wide) = (3.0 / 4.0, 4.0 / 3.0f64);
     for _ in 0..10 {
@@ -51,7 +185,7 @@ fn random_crop(image: &Rgb, draws: &mut Draws) -> (usize, usize, usize, usize) {
         let ch = (area / aspect).sqrt().round_ties_even() as usize;
         if 0 < cw && cw <= w && 0 < ch && ch <= h {
             let top = draws.below(h - ch + 1);
-            return (draws.below(w - cw + 1), top, cw, ch);
+            return [draws.below(w - cw + 1), top, cw, ch];
         }
     }
     // Images too long for such a crop: the middle, as near to the allowed aspects as it gets.
@@ -61,31 +195,13 @@ fn random_crop(image: &Rgb, draws: &mut Draws) -> (usize, usize, usize, usize) {
         a if a > wide => ((h as f64 * wide).round_ties_even() as usize, h),
         _ => (w, h),
     };
-    ((w - cw) / 2, (h - ch) / 2, cw, ch)
+    [(w - cw) / 2, (h - ch) / 2, cw, ch]
 }
 
 fn flip(image: &mut Rgb) {
     for row in image.data.chunks_exact_mut(image.width * 3) {
         row.reverse();
         row.chunks_exact_mut(3).for_each(<[u8]>::reverse);
-    }
-}
-
-/// torchvision's ColorJitter(0.3, 0.3, 0.3, 0.3): brightness, contrast, saturation and hue in random order.
-fn jitter(image: &mut Rgb, draws: &mut Draws) {
-    let mut order = [0, 1, 2, 3];
-    for i in (1..4).rev() {
-        order.swap(i, draws.below(i + 1));
-    }
-    let factors = [0.7, 0.7, 0.7].map(|low| draws.uniform(low, 1.3) as f32);
-    let shift = draws.uniform(-0.3, 0.3);
-    for op in order {
-        match op {
-            0 => brightness(image, factors[0]),
-            1 => contrast(image, factors[1]),
-            2 => saturation(image, factors[2]),
-            _ => hue(image, shift),
-        }
     }
 }
 
@@ -114,8 +230,7 @@ fn saturation(image: &mut Rgb, factor: f32) {
 }
 
 /// Turns the colour circle by `shift` of its 256 steps.
-fn hue(image: &mut Rgb, shift: f64) {
-    let shift = (shift * 255.0) as i32 as u8;
+fn hue(image: &mut Rgb, shift: u8) {
     for p in image.data.chunks_exact_mut(3) {
         let [h, s, v] = rgb_to_hsv([p[0], p[1], p[2]]);
         p.copy_from_slice(&hsv_to_rgb([h.wrapping_add(shift), s, v]));
@@ -188,7 +303,7 @@ pub(crate) mod tests {
                 "brightness" => brightness(&mut image, factor as f32),
                 "contrast" => contrast(&mut image, factor as f32),
                 "saturation" => saturation(&mut image, factor as f32),
-                _ => hue(&mut image, factor),
+                _ => hue(&mut image, (factor * 255.0) as i32 as u8),
             }
             let expected: Vec<u8> = serde_json::from_value(case["data"].clone()).unwrap();
             assert_eq!(image.data, expected, "{} {factor}", case["op"]);
@@ -212,11 +327,11 @@ pub(crate) mod tests {
     #[test]
     fn same_key_same_picture() {
         let (image, key) = (picture(), Key::new(1, 2, "augment"));
-        let draw = |index| augment(&image, 8, key, index);
+        let draw = |index| View::random(image.pixels(), key, index).show(image.pixels(), 8);
         assert_eq!(draw(0), draw(0));
         assert!((1..20).all(|i| draw(i) != draw(0)) && draw(0).data.len() == 8 * 8 * 3);
         let long = Rgb { width: 117, height: 1, data: image.data.clone() };
-        assert_eq!(augment(&long, 4, key, 0).data.len(), 48);
+        assert_eq!(View::random(long.pixels(), key, 0).show(long.pixels(), 4).data.len(), 48);
     }
 
     #[test]

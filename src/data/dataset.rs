@@ -140,7 +140,7 @@ fn domain(path: &Path, first: &str, classes: &[String]) -> Result<Vec<Item>> {
 }
 
 /// Names of the folders in `path`, sorted by code point. Links are followed.
-fn folders(path: &Path) -> Result<Vec<String>> {
+pub(super) fn folders(path: &Path) -> Result<Vec<String>> {
     let list =
         std::fs::read_dir(path).with_context(|| format!("{}: cannot list the folder", path.display()))?;
     let mut names = vec![];
@@ -156,7 +156,7 @@ fn folders(path: &Path) -> Result<Vec<String>> {
 }
 
 /// The images below `path` as torchvision's ImageFolder lists them: folders by their path, then files by name.
-fn images(path: &Path, class: usize) -> Result<Vec<Item>> {
+pub(super) fn images(path: &Path, class: usize) -> Result<Vec<Item>> {
     let mut all = vec![path.to_path_buf()];
     let mut next = 0;
     while next < all.len() {
@@ -167,17 +167,25 @@ fn images(path: &Path, class: usize) -> Result<Vec<Item>> {
     all.sort_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
     let mut items = vec![];
     for folder in all {
-        let list = std::fs::read_dir(&folder)
-            .with_context(|| format!("{}: cannot list the folder", folder.display()))?;
-        let mut files: Vec<PathBuf> = list.filter_map(|e| Some(e.ok()?.path())).collect();
-        files.retain(|f| {
-            let ending = f.extension().map(|e| e.to_string_lossy().to_lowercase());
-            ending.is_some_and(|e| ENDINGS.contains(&e.as_str())) && f.is_file()
-        });
-        files.sort_by(|a, b| a.file_name().cmp(&b.file_name()));
-        items.extend(files.into_iter().map(|path| Item { path, class }));
+        let found = files(&folder)?.into_iter().filter(|f| is_image(f));
+        items.extend(found.map(|path| Item { path, class }));
     }
     Ok(items)
+}
+
+/// Whether a file's name ends as an image's does.
+pub(super) fn is_image(path: &Path) -> bool {
+    let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase());
+    ending.is_some_and(|e| ENDINGS.contains(&e.as_str()))
+}
+
+/// The files in `path`, sorted by name.
+pub(super) fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    let list =
+        std::fs::read_dir(path).with_context(|| format!("{}: cannot list the folder", path.display()))?;
+    let mut files: Vec<PathBuf> = list.filter_map(|e| Some(e.ok()?.path())).filter(|f| f.is_file()).collect();
+    files.sort_by(|a, b| a.file_name().cmp(&b.file_name()));
+    Ok(files)
 }
 
 /// Decodes `items` on all cores; `each` is told of every image done.

@@ -15,6 +15,27 @@ pub struct Rgb {
     pub data: Vec<u8>,
 }
 
+/// The pixels of an image that something else holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pixels<'a> {
+    /// Pixels in a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// `height * width * 3` bytes.
+    pub data: &'a [u8],
+}
+
+impl Pixels<'_> {
+    /// The rectangle of `width` x `height` pixels from (`left`, `top`) on.
+    #[track_caller]
+    pub fn crop(self, left: usize, top: usize, width: usize, height: usize) -> Rgb {
+        assert!(left + width <= self.width && top + height <= self.height, "crop outside of the image");
+        let rows = self.data.chunks_exact(self.width * 3).skip(top).take(height);
+        Rgb { width, height, data: rows.flat_map(|r| &r[left * 3..(left + width) * 3]).copied().collect() }
+    }
+}
+
 /// Interpolation of [`Rgb::resize`], widened by the scale when shrinking (Pillow's antialias).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filter {
@@ -77,12 +98,15 @@ impl Rgb {
         Ok(Rgb { width, height, data })
     }
 
+    /// Its pixels.
+    pub fn pixels(&self) -> Pixels<'_> {
+        Pixels { width: self.width, height: self.height, data: &self.data }
+    }
+
     /// The rectangle of `width` x `height` pixels from (`left`, `top`) on.
     #[track_caller]
     pub fn crop(&self, left: usize, top: usize, width: usize, height: usize) -> Rgb {
-        assert!(left + width <= self.width && top + height <= self.height, "crop outside of the image");
-        let rows = self.data.chunks_exact(self.width * 3).skip(top).take(height);
-        Rgb { width, height, data: rows.flat_map(|r| &r[left * 3..(left + width) * 3]).copied().collect() }
+        self.pixels().crop(left, top, width, height)
     }
 
     /// The image at another size, aspect ignored. As Pillow: first along rows, then along columns, with weights of 22 bits
@@ -106,10 +130,10 @@ impl Rgb {
 const BITS: u32 = 22;
 
 /// For each output position: the first input position and the weights from there on.
-struct Taps(Vec<(usize, Vec<i32>)>);
+pub(super) struct Taps(Vec<(usize, Vec<i32>)>);
 
 impl Taps {
-    fn new(from: usize, to: usize, filter: Filter) -> Taps {
+    pub(super) fn new(from: usize, to: usize, filter: Filter) -> Taps {
         let scale = from as f64 / to as f64;
         let wide = scale.max(1.0);
         let support = filter.support() * wide;
@@ -127,6 +151,18 @@ impl Taps {
             (first, weights.iter().map(fixed).collect())
         };
         Taps((0..to).map(tap).collect())
+    }
+
+    /// Appends them, from the last on if `reversed`, as equally many words each: the first input position, then the weights, the
+    /// missing ones 0. Returns how many weights each has.
+    pub(super) fn pack(&self, reversed: bool, words: &mut Vec<u32>) -> usize {
+        let count = self.0.iter().map(|t| t.1.len()).max().unwrap_or(0);
+        for i in 0..self.0.len() {
+            let (first, weights) = &self.0[if reversed { self.0.len() - 1 - i } else { i }];
+            words.push(*first as u32);
+            words.extend((0..count).map(|k| weights.get(k).map_or(0, |&w| w as u32)));
+        }
+        count
     }
 
     /// One row of pixels.

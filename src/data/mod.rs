@@ -1,10 +1,12 @@
 //! Files and numbers on the CPU: checkpoints, tokenizers, images, data sets, random draws. Nothing here knows of the GPU.
 
 pub mod augment;
+pub mod check;
 pub mod checkpoint;
 pub mod dataset;
 pub mod folder;
 pub mod image;
+pub mod images;
 pub mod known;
 pub mod python;
 pub mod rng;

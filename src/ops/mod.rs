@@ -3,6 +3,7 @@
 //! **Images are (N, H, W, C).** Token sequences are (B, T, C). Weights keep torch's orientation.
 
 mod attention;
+mod augment;
 mod conv;
 mod elementwise;
 mod gather;

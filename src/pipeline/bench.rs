@@ -31,7 +31,7 @@ type Record = dyn Fn(&Inputs) -> Vec<Tensor>;
 pub struct Inputs<'g> {
     g: &'g Graph,
     floats: RefCell<Vec<Tensor>>,
-    ids: RefCell<Vec<(Tensor, u32)>>,
+    words: RefCell<Vec<(Tensor, Vec<u32>)>>,
 }
 
 impl Inputs<'_> {
@@ -44,16 +44,22 @@ impl Inputs<'_> {
 
     /// Whole numbers below `end`.
     fn u32(&self, shape: &[usize], end: u32) -> Tensor {
-        let x = self.g.input(&format!("u32.{}", self.ids.borrow().len()), shape, DType::U32);
-        self.ids.borrow_mut().push((x, end));
+        let n = shape.iter().product::<usize>() as u32;
+        self.words(shape, (0..n).map(|k| k.wrapping_mul(2_654_435_761) % end).collect())
+    }
+
+    /// These whole numbers.
+    fn words(&self, shape: &[usize], values: Vec<u32>) -> Tensor {
+        let x = self.g.input(&format!("u32.{}", self.words.borrow().len()), shape, DType::U32);
+        self.words.borrow_mut().push((x, values));
         x
     }
 }
 
 impl Case {
-    /// Records the case into `g`, and says which inputs it has: with ids, below which number.
-    fn record(&self, g: &Graph) -> (Vec<Tensor>, Vec<(Tensor, u32)>) {
-        let inputs = Inputs { g, floats: RefCell::default(), ids: RefCell::default() };
+    /// Records the case into `g`, and says which inputs it has, those of whole numbers with their values.
+    fn record(&self, g: &Graph) -> (Vec<Tensor>, Vec<(Tensor, Vec<u32>)>) {
+        let inputs = Inputs { g, floats: RefCell::default(), words: RefCell::default() };
         let mut outputs = (self.record)(&inputs);
         let floats = inputs.floats.into_inner();
         if self.backward {
@@ -64,7 +70,7 @@ impl Case {
         for (i, &y) in outputs.iter().enumerate() {
             g.output(&format!("y{i}"), y);
         }
-        (floats, inputs.ids.into_inner())
+        (floats, inputs.words.into_inner())
     }
 
     /// The kernels that it takes on a device of a class. Needs no device.
@@ -81,15 +87,14 @@ impl Case {
 
     fn plan(&self, gpu: &Gpu, tile: Option<[usize; 5]>) -> Result<Plan> {
         let g = Graph::new(&Caps { tile, ..gpu.caps().clone() });
-        let (floats, ids) = self.record(&g);
+        let (floats, words) = self.record(&g);
         let mut plan = Plan::new(gpu, g, &Store::new(gpu)).with_context(|| self.name.clone())?;
         for (i, x) in floats.iter().enumerate() {
             let data: Vec<f32> = (0..x.len()).map(|k| (k * 7919 % 1009) as f32 / 1009.0).collect();
             plan.write(&format!("f32.{i}"), &data)?;
         }
-        for (i, (x, end)) in ids.iter().enumerate() {
-            let data: Vec<u32> = (0..x.len() as u32).map(|k| k.wrapping_mul(2_654_435_761) % end).collect();
-            plan.write_u32(&format!("u32.{i}"), &data)?;
+        for (i, (_, data)) in words.iter().enumerate() {
+            plan.write_u32(&format!("u32.{i}"), data)?;
         }
         Ok(plan)
     }

@@ -2,6 +2,7 @@
 //! A row is `Case::new(name, input shapes).check(op, reference)`; `tests/tidy.rs` fails when a public op has none.
 
 mod attention;
+mod augment;
 mod conv;
 mod elementwise;
 mod gather;

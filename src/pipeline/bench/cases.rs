@@ -2,6 +2,9 @@
 
 use super::{Case, Inputs};
 use crate::core::{Class, DType, Init, Kernel, Tensor};
+use crate::data::augment::{View, pack};
+use crate::data::image::Pixels;
+use crate::data::rng::Key;
 use crate::ops::{Act, Adam, Attention, Conv, Epilogue, Matmul, Sgd};
 use std::rc::Rc;
 
@@ -43,6 +46,7 @@ pub fn all() -> Vec<Case> {
     losses(&mut table);
     pools(&mut table);
     random(&mut table);
+    pictures(&mut table);
     optimizers(&mut table);
     table.0
 }
@@ -267,6 +271,18 @@ fn random(t: &mut Table) {
     t.forward("random_uniform", |r| vec![r.g.random_uniform(r.u32(&[4], u32::MAX), &IMAGE)]);
     t.forward("random_normal", |r| vec![r.g.random_normal(r.u32(&[4], u32::MAX), &IMAGE)]);
     t.both("dropout", |r| r.g.dropout(r.f32(&TOKENS), r.f32(&TOKENS), 0.1));
+}
+
+/// A minibatch of photographs of 300 x 250 pixels at ResNet's size.
+fn pictures(t: &mut Table) {
+    t.forward("augment_8x224", |r| {
+        let data: Vec<u8> =
+            (0..300 * 250 * 3u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let image = Pixels { width: 300, height: 250, data: &data };
+        let view = |i| (image, View::random(image, Key::new(0, 0, "augment"), i));
+        let words = pack(224, &(0..8).map(view).collect::<Vec<_>>());
+        vec![r.g.augment(r.words(&[words.len()], words), 8, 224, [0.5; 3], [0.2; 3])]
+    });
 }
 
 fn optimizers(t: &mut Table) {

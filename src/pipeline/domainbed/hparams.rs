@@ -218,7 +218,7 @@ impl Hparams {
         if !same {
             bail!("hyper-parameter {name} = {value}: it must be like {old}");
         }
-        if ["class_balanced", "nonlinear_classifier"].contains(&name) && value == json!(true) {
+        if name == "nonlinear_classifier" && value == json!(true) {
             bail!("hyper-parameter {name} = true is not supported");
         }
         let below_one = ["resnet_dropout", "mlp_dropout", "ema", "rsc_f_drop_factor", "rsc_b_drop_factor"]
@@ -321,6 +321,6 @@ mod tests {
             error(&mut hparams, "batch_size", json!(0.5)),
             "hyper-parameter batch_size = 0.5: it must be like 32"
         );
-        assert!(error(&mut hparams, "class_balanced", json!(true)).contains("not supported"));
+        assert!(error(&mut hparams, "nonlinear_classifier", json!(true)).contains("not supported"));
     }
 }

@@ -24,6 +24,7 @@ mod mtl;
 pub mod network;
 mod rsc;
 mod sagnet;
+pub mod samples;
 mod sd;
 mod selfreg;
 pub mod trainer;

@@ -2,6 +2,7 @@
 
 use super::hparams::Hparams;
 use super::network::Network;
+use super::samples::{Rows, Samples};
 use super::{Algorithm, Predict, Step};
 use crate::core::{DType, Gpu, Graph, Init, OutOfMemory, Plan, Store, Tensor, Weights, plan};
 use crate::data::rng::Key;
@@ -15,8 +16,8 @@ pub struct Spec<'a> {
     pub network: &'a Network,
     /// Its hyper-parameters and the algorithm's.
     pub hparams: &'a Hparams,
-    /// Shape of a sample.
-    pub sample: &'a [usize],
+    /// The kind of samples.
+    pub samples: &'a Samples,
     /// Number of training environments.
     pub envs: usize,
     /// Samples of each in a step.
@@ -263,7 +264,7 @@ impl Trainer {
     ///
     /// # Errors
     /// A device that fails.
-    pub fn step(&mut self, step: u32, x: &[f32], y: &[u32], since: u32) -> Result<()> {
+    pub fn step(&mut self, step: u32, x: Rows, y: &[u32], since: u32) -> Result<()> {
         self.step_with(step, x, y, since, &mut Draws::Seeded { seed: self.seed, next: 0 })
     }
 
@@ -271,19 +272,12 @@ impl Trainer {
     ///
     /// # Errors
     /// A device that fails; a recording that does not fit.
-    pub fn step_with(
-        &mut self,
-        step: u32,
-        x: &[f32],
-        y: &[u32],
-        since: u32,
-        draws: &mut Draws,
-    ) -> Result<()> {
+    pub fn step_with(&mut self, step: u32, x: Rows, y: &[u32], since: u32, draws: &mut Draws) -> Result<()> {
         let algorithm = &*self.algorithm;
         let number = algorithm.turn(step);
         let first = !(since..step).any(|s| algorithm.turn(s) == number);
         let Turn { plan, masks, .. } = &mut self.turns[number];
-        plan.write("x", x)?;
+        x.write(plan)?;
         plan.write_u32("y", y)?;
         plan.write("count", &[algorithm.adam_step(step) as f32])?;
         plan.write("keep", &[if first { 0.0 } else { 1.0 }])?;
@@ -343,12 +337,11 @@ impl Turn {
         let gpu = store.gpu().clone();
         let g = Graph::new(gpu.caps());
         let rows = spec.envs * spec.batch;
-        let shape: Vec<usize> = [rows].iter().chain(spec.sample).copied().collect();
         let step = Step {
             g: &g,
             w: Weights::new(&g, DType::F32),
             network: spec.network,
-            x: g.input("x", &shape, DType::F32),
+            x: spec.samples.input(&g, rows),
             y: g.input("y", &[rows], DType::U32),
             envs: spec.envs,
             turn,
@@ -399,6 +392,7 @@ impl Turn {
 /// The trained network as it predicts.
 pub struct Predictor {
     plan: Plan,
+    rows: usize,
     classes: usize,
 }
 
@@ -410,8 +404,7 @@ impl Predictor {
     pub fn new(store: &Store, algorithm: &dyn Algorithm, spec: &Spec, batch: usize) -> Result<Predictor> {
         let gpu: &Gpu = store.gpu();
         let g = Graph::new(gpu.caps());
-        let shape: Vec<usize> = [batch].iter().chain(spec.sample).copied().collect();
-        let [x, key] = [g.input("x", &shape, DType::F32), g.input("key", &[4], DType::U32)];
+        let (x, key) = (spec.samples.input(&g, batch), g.input("key", &[4], DType::U32));
         let w = Weights::new(&g, DType::F32);
         let mut predict = Predict { g: &g, w: w.clone(), network: spec.network, x, key };
         let mut logits = algorithm.predict(&predict);
@@ -427,15 +420,20 @@ impl Predictor {
         drop(predict);
         g.output("logits", logits);
         let plan = Plan::new(gpu, g, store)?;
-        Ok(Predictor { plan, classes: spec.network.classes })
+        Ok(Predictor { plan, rows: batch, classes: spec.network.classes })
+    }
+
+    /// Samples of one batch.
+    pub fn rows(&self) -> usize {
+        self.rows
     }
 
     /// Hands one batch to the device, with the key of what is random in the prediction.
     ///
     /// # Errors
     /// A device that fails.
-    pub fn run(&mut self, x: &[f32], key: Key) -> Result<()> {
-        self.plan.write("x", x)?;
+    pub fn run(&mut self, x: Rows, key: Key) -> Result<()> {
+        x.write(&mut self.plan)?;
         self.plan.write_u32("key", &key.0)?;
         self.plan.run()
     }

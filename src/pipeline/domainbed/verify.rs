@@ -7,6 +7,7 @@
 use super::fish::INNER;
 use super::hparams::{Hparams, Preset};
 use super::network::{Featurizer, Mlp, Network};
+use super::samples::{Rows, Samples};
 use super::trainer::{Draw, Draws, Predictor, Spec, Trainer};
 use super::{Setup, algorithm};
 use crate::core::{Gpu, Store};
@@ -124,10 +125,11 @@ impl Recording<'_> {
         let (_, _, sample, envs) = self.minibatch(0)?;
         let setup = Setup { hparams: &hparams, preset: Preset::Dbhead, fixed: false, envs };
         let make = || algorithm(self.name, &setup);
+        let samples = Samples::Numbers(sample[1..].to_vec());
         let spec = Spec {
             network: &network,
             hparams: &hparams,
-            sample: &sample[1..],
+            samples: &samples,
             envs,
             batch: sample[0],
             seed: 0,
@@ -149,7 +151,7 @@ impl Recording<'_> {
                 bail!("batch.step{step}: shape {found:?}, not {sample:?}");
             }
             let mut draws = Draws::Recorded(self.draws(record)?);
-            trainer.step_with(step, &x, &y, step, &mut draws)?;
+            trainer.step_with(step, Rows::Numbers(&x), &y, step, &mut draws)?;
             if let Draws::Recorded(left) = draws
                 && !left.is_empty()
             {
@@ -181,7 +183,7 @@ impl Recording<'_> {
         if self.tensors.contains(&predicted) {
             let (shape, x) = self.tensors.tensor("test.x")?;
             let mut predictor = Predictor::new(&store, &*make()?, &spec, shape[0])?;
-            predictor.run(&x, Key::new(0, 0, "predict"))?;
+            predictor.run(Rows::Numbers(&x), Key::new(0, 0, "predict"))?;
             out.push(compare("predict", &predictor.logits()?, &self.tensors.tensor(&predicted)?.1));
         }
         Ok(out)

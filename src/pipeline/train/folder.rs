@@ -104,6 +104,19 @@ impl<'a> Folder<'a> {
         }
     }
 
+    /// Notes the images that are left out, or fails when a run that is under way had left out others.
+    pub fn check_skipped(&self, names: &str) -> Result<()> {
+        let file = self.path.join("skipped.txt");
+        if !self.path.join(CHECKPOINT).exists() {
+            let _ = std::fs::remove_file(&file);
+            return if names.is_empty() { Ok(()) } else { write_atomic(file, names.as_bytes()) };
+        }
+        if std::fs::read_to_string(&file).unwrap_or_default() != names {
+            bail!("{}: other images can be read than when this run began; {}", file.display(), self.anew());
+        }
+        Ok(())
+    }
+
     /// What to do about files that do not belong together.
     pub fn anew(&self) -> String {
         format!("delete {} to train anew", self.path.display())

@@ -5,35 +5,29 @@
 //! draw is a function of (seed, step, purpose), and a checkpoint holds every tensor that lives across steps.
 
 mod folder;
+mod images;
 
 use super::domainbed::hparams::{Hparams, Kind, Preset};
 use super::domainbed::network::{Featurizer, Network, initial};
+use super::domainbed::samples::Rows;
 use super::domainbed::trainer::{Predictor, Spec, Trainer};
-use super::domainbed::{self, Setup, algorithm};
+use super::domainbed::{self, Algorithm, Setup, algorithm};
 use super::progress::{Progress, bail_if_stopped, stopped};
 use crate::core::{Gpu, Store};
-use crate::data::augment::augment;
 use crate::data::checkpoint::Checkpoint;
-use crate::data::dataset::{Dataset, Item, fnv1a, load, split};
-use crate::data::image::{Filter, Rgb};
+use crate::data::dataset::{Dataset, Item};
+use crate::data::images::Images;
 use crate::data::known;
-use crate::data::rng::Key;
 use crate::models::resnet::{BatchNorm, ResNetConfig};
 use anyhow::{Context, Result, bail};
 use folder::{Folder, python_json};
-use rayon::prelude::*;
+use images::{EVAL_BATCH, Env, Shown, environments, leave_out_unreadable, warn_of_missing_classes};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Statistics of ImageNet's channels.
-const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-const STD: [f32; 3] = [0.229, 0.224, 0.225];
-/// Channels of an image on the device: three, and one of zeros (see [`resnet::features`]).
-const CHANNELS: usize = 4;
-/// Images of one prediction; DomainBed's number.
-const EVAL_BATCH: usize = 64;
 /// Least time between two checkpoints.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(15);
 
@@ -115,6 +109,12 @@ pub struct Config {
     pub seed: u64,
     /// Share of each domain that is kept for validation.
     pub holdout_fraction: f64,
+    /// Whether generated images in the style of a test domain are trained on.
+    pub include_test_style: bool,
+    /// Whether images that cannot be read are left out.
+    pub skip_bad: bool,
+    /// Bytes of decoded images that are kept in memory; the rest goes into a file in `out`.
+    pub image_memory: u64,
     /// Folder for the results.
     pub out: PathBuf,
 }
@@ -149,6 +149,9 @@ impl Config {
             trial_seed: 0,
             seed: 0,
             holdout_fraction: 0.2,
+            include_test_style: false,
+            skip_bad: false,
+            image_memory: 8 << 30,
             out: out.into(),
         }
     }
@@ -165,15 +168,6 @@ pub struct Outcome {
     pub records: Vec<Map<String, Value>>,
 }
 
-/// One environment: the images of a domain, and which of them are trained on.
-struct Env {
-    name: String,
-    items: Vec<Item>,
-    /// Places in `items`: the large part and the small (validation) part.
-    parts: [Vec<usize>; 2],
-    test: bool,
-}
-
 /// Trains, or goes on with, or only reads, the run in `config.out`.
 ///
 /// # Errors
@@ -182,7 +176,7 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     let out = &config.out;
     check_flags(config)?;
     let dataset = Dataset::open(&config.data)?;
-    let envs = environments(config, &dataset)?;
+    let mut envs = environments(config, &dataset)?;
     let training: Vec<usize> = (0..envs.len()).filter(|&e| !envs[e].test).collect();
     let (hparams, batch) = hyper_parameters(config, &envs, training.len())?;
     let resnet = ResNetConfig {
@@ -201,18 +195,7 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     let fixed = config.fixed.contains(&config.algorithm);
     let setup = Setup { hparams: &hparams, preset: config.preset, fixed, envs: training.len() };
     let make = || algorithm(&config.algorithm, &setup);
-    let sample = [config.size, config.size, CHANNELS];
-    let spec = Spec {
-        network: &network,
-        hparams: &hparams,
-        sample: &sample,
-        envs: training.len(),
-        batch,
-        seed: config.seed,
-        average_from: config.average_from.map(|step| step as u32).or(make()?.average_from()),
-        memory: config.memory.map(|mib| mib << 20),
-        recompute: config.recompute,
-    };
+    let average_from = config.average_from.map(|step| step as u32).or(make()?.average_from());
 
     let args = arguments(config, &dataset);
     let described = describe(&args, &hparams, &envs, config);
@@ -231,8 +214,25 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
 
     let total: usize = envs.iter().map(|e| e.items.len()).sum();
     let progress = Progress::new("images", total as u64, "images");
-    let images = envs.iter().map(|e| load(&e.items, || progress.inc(1))).collect::<Result<Vec<_>>>()?;
+    let lists: Vec<&[Item]> = envs.iter().map(|e| &e.items[..]).collect();
+    let images = Images::load(&lists, config.image_memory, &out.join("images.cache"), || progress.inc(1))?;
     progress.finish();
+    leave_out_unreadable(config, &mut envs, &images, &folder)?;
+    check_batch(&envs, batch)?;
+    warn_of_missing_classes(&envs, &dataset.classes);
+    let choices = ["data_augmentation", "class_balanced"].map(|name| hparams.bool(name));
+    let shown = Shown::new(config, &envs, &images, choices);
+    let spec = Spec {
+        network: &network,
+        hparams: &hparams,
+        samples: &shown.samples(),
+        envs: training.len(),
+        batch,
+        seed: config.seed,
+        average_from,
+        memory: config.memory.map(|mib| mib << 20),
+        recompute: config.recompute,
+    };
 
     let mut store = Store::new(gpu);
     let start = folder.restore(&mut store, config.steps)?;
@@ -240,7 +240,7 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     records.retain(|r| r.get("step").and_then(Value::as_u64).is_some_and(|s| s < start as u64));
     folder.check_records(&records, (0..start).filter(|&s| due(s)))?;
     let plans = Trainer::new(&mut store, make()?, &spec, init)
-        .and_then(|trainer| Ok((trainer, Predictor::new(&store, &*make()?, &spec, EVAL_BATCH)?)));
+        .and_then(|trainer| Ok((trainer, predictor(&store, &make, &spec)?)));
     let (mut trainer, mut predictor) = match start {
         0 => plans?,
         _ => plans.with_context(|| folder.cannot_go_on())?,
@@ -255,19 +255,26 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     if !saving.is_empty() {
         eprintln!("a step takes {} MiB, with {saving}", memory >> 20);
     }
-    let shown = Shown { config, envs: &envs, images: &images, augmented: hparams.bool("data_augmentation") };
 
     let steps_per_epoch = envs.iter().map(|e| e.parts[0].len()).min().unwrap_or(1) as f64 / batch as f64;
     let first = records.last().and_then(|r| r["step"].as_u64()).map_or(0, |s| s as usize + 1);
     let progress = Progress::new("train", config.steps as u64, "steps");
     progress.skip(start as u64);
     let (mut since, mut saved, mut clock) = (first, Instant::now(), Instant::now());
-    let mut next = (start < config.steps).then(|| shown.minibatch(start, &training, batch));
+    // Seconds of the host's work on minibatches, which the device does not wait for unless its own takes less.
+    let preparing = Cell::new(0.0);
+    let minibatch = |step: usize| {
+        let start = Instant::now();
+        let made = (step < config.steps).then(|| shown.minibatch(step, &training, batch));
+        preparing.set(preparing.get() + start.elapsed().as_secs_f64());
+        made
+    };
+    let mut next = minibatch(start);
     for step in start..config.steps {
         let Some((x, y)) = next.take() else { break };
-        trainer.step(step as u32, &x, &y, since as u32)?;
+        trainer.step(step as u32, Rows::Pictures(&x), &y, since as u32)?;
         // The device is busy with this step while the next one's images are made.
-        next = (step + 1 < config.steps).then(|| shown.minibatch(step + 1, &training, batch));
+        next = minibatch(step + 1);
         progress.inc(1);
         let recording = due(step);
         if recording {
@@ -279,6 +286,7 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
                 record.insert(name.into(), short(value));
             }
             record.insert("step_time".into(), json!(clock.elapsed().as_secs_f64() / count as f64));
+            record.insert("data_time".into(), json!(preparing.take() / count as f64));
             record.insert("step".into(), json!(step));
             record.insert("epoch".into(), json!(step as f64 / steps_per_epoch));
             record.insert("mem_gb".into(), json!(memory as f64 / f64::from(1 << 30)));
@@ -309,65 +317,6 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     outcome(records)
 }
 
-/// The environments: DomainBed's, then those of new generated domains.
-fn environments(config: &Config, dataset: &Dataset) -> Result<Vec<Env>> {
-    for name in &config.test_domains {
-        dataset.env(name)?;
-    }
-    let held = |item: &Item| config.hold_out_concepts && is_unseen(item);
-    let mut envs: Vec<Env> = vec![];
-    for domain in &dataset.domains {
-        let test = config.test_domains.contains(&domain.name);
-        let items: Vec<Item> = domain.items.iter().filter(|i| test || !held(i)).cloned().collect();
-        let (small, large) = split(items.len(), config.holdout_fraction, config.trial_seed, envs.len());
-        envs.push(Env { name: domain.name.clone(), items, parts: [large, small], test });
-    }
-    if envs.iter().all(|e| e.test) {
-        bail!("all {} domains are test domains: nothing is left to train on", envs.len());
-    }
-    if config.variant == Variant::O {
-        return Ok(envs);
-    }
-    let Some(extra) = &config.extra else {
-        bail!("variant {} needs --extra, the folder of generated images", config.variant.name());
-    };
-    let (mut joined, mut new) = (0, 0);
-    for domain in Dataset::added(extra, &dataset.classes)? {
-        match envs.iter_mut().find(|e| e.name == domain.name) {
-            // Nothing in the style of a domain that is tested on is ever trained on.
-            Some(env) if env.test => {}
-            // Validation stays on originals, the same ones for every variant.
-            Some(env) if config.variant != Variant::D => {
-                env.parts[0].extend(env.items.len()..env.items.len() + domain.items.len());
-                env.items.extend(domain.items);
-                joined += 1;
-            }
-            None if config.variant != Variant::Q => {
-                let n = domain.items.len();
-                let (small, large) = split(n, config.holdout_fraction, config.trial_seed, envs.len());
-                envs.push(Env { name: domain.name, items: domain.items, parts: [large, small], test: false });
-                new += 1;
-            }
-            _ => {}
-        }
-    }
-    let lacks = |what: &str| {
-        format!("{}: no images {what}, which variant {} adds", extra.display(), config.variant.name())
-    };
-    if joined == 0 && config.variant != Variant::D {
-        bail!(lacks("in the style of a training domain"));
-    }
-    if new == 0 && config.variant != Variant::Q {
-        bail!(lacks("of a new domain"));
-    }
-    Ok(envs)
-}
-
-/// A fifth of all concepts.
-fn is_unseen(item: &Item) -> bool {
-    fnv1a(item.stem()).is_multiple_of(5)
-}
-
 /// The hyper-parameters, and the samples that a step takes from each of `training` environments.
 fn hyper_parameters(config: &Config, envs: &[Env], training: usize) -> Result<(Hparams, usize)> {
     domainbed::check_name(&config.algorithm)?;
@@ -387,6 +336,23 @@ fn hyper_parameters(config: &Config, envs: &[Env], training: usize) -> Result<(H
         hparams.set("batch_size", json!(total / training))?;
     }
     let batch = hparams.usize("batch_size");
+    check_batch(envs, batch)?;
+    Ok((hparams, batch))
+}
+
+/// The largest predictor that the device has room for.
+fn predictor(store: &Store, make: impl Fn() -> Result<Box<dyn Algorithm>>, spec: &Spec) -> Result<Predictor> {
+    let mut rows = EVAL_BATCH;
+    loop {
+        match Predictor::new(store, &*make()?, spec, rows) {
+            Err(_) if rows > 1 => rows /= 2,
+            done => return done,
+        }
+    }
+}
+
+/// Fails where upstream would wait for a batch for ever.
+fn check_batch(envs: &[Env], batch: usize) -> Result<()> {
     for env in envs.iter().filter(|e| !e.test) {
         let n = env.parts[0].len();
         if batch > n {
@@ -396,7 +362,7 @@ fn hyper_parameters(config: &Config, envs: &[Env], training: usize) -> Result<(H
             );
         }
     }
-    Ok((hparams, batch))
+    Ok(())
 }
 
 /// Numbers that are wrong whatever the data are.
@@ -404,7 +370,7 @@ fn check_flags(config: &Config) -> Result<()> {
     let [kernel, stride] = config.stem;
     for (flag, n, most) in [
         ("--width", config.width, 2048),
-        ("--size", config.size, 8192),
+        ("--size", config.size, 4096),
         ("--steps", config.steps, 1_000_000_000),
         ("--stem: kernel", kernel, 64),
         ("--stem: stride", stride, 64),
@@ -433,131 +399,6 @@ fn initial_values(config: &Config) -> Result<impl Fn(&str, &[usize]) -> Result<V
     })
 }
 
-/// Images as the network is shown them.
-struct Shown<'a> {
-    config: &'a Config,
-    envs: &'a [Env],
-    images: &'a [Vec<Rgb>],
-    augmented: bool,
-}
-
-impl Shown<'_> {
-    /// `rows` images, normalised, (rows, size, size, CHANNELS); `picture` makes one.
-    fn tensor(&self, rows: usize, picture: impl Fn(usize) -> Rgb + Sync) -> Vec<f32> {
-        let normal = |v: usize, c: usize| (v as f32 / 255.0 - MEAN[c]) / STD[c];
-        let table: Vec<[f32; 3]> = (0..256).map(|v| [0, 1, 2].map(|c| normal(v, c))).collect();
-        let length = self.config.size * self.config.size * CHANNELS;
-        let mut x = vec![0.0; rows * length];
-        x.par_chunks_mut(length).enumerate().for_each(|(row, to)| {
-            let image = picture(row);
-            for (to, from) in to.chunks_exact_mut(CHANNELS).zip(image.data.chunks_exact(3)) {
-                for c in 0..3 {
-                    to[c] = table[usize::from(from[c])][c];
-                }
-            }
-        });
-        x
-    }
-
-    fn plain(&self, image: &Rgb) -> Rgb {
-        image.resize(self.config.size, self.config.size, Filter::Bilinear)
-    }
-
-    /// `batch` images, drawn with replacement, of each training environment.
-    fn minibatch(&self, step: usize, training: &[usize], batch: usize) -> (Vec<f32>, Vec<u32>) {
-        let (seed, step) = (self.config.seed, step as u32);
-        let keys: Vec<[Key; 2]> = training
-            .iter()
-            .map(|e| [format!("batch {e}"), format!("augment {e}")].map(|p| Key::new(seed, step, &p)))
-            .collect();
-        let drawn: Vec<(usize, usize)> = (0..training.len() * batch)
-            .map(|row| {
-                let (t, env) = (row / batch, training[row / batch]);
-                let part = &self.envs[env].parts[0];
-                (env, part[keys[t][0].below((row % batch) as u32, part.len() as u32) as usize])
-            })
-            .collect();
-        let x = self.tensor(drawn.len(), |row| {
-            let (env, i) = drawn[row];
-            let image = &self.images[env][i];
-            match self.augmented {
-                true => augment(image, self.config.size, keys[row / batch][1], row % batch),
-                false => self.plain(image),
-            }
-        });
-        (x, drawn.iter().map(|&(env, i)| self.envs[env].items[i].class as u32).collect())
-    }
-
-    /// Adds the accuracies of every environment's parts, and of the test domains as a whole.
-    fn evaluate(
-        &self,
-        predictor: &mut Predictor,
-        step: usize,
-        record: &mut Map<String, Value>,
-    ) -> Result<()> {
-        let (mut right, mut unseen) = ([0, 0], [0, 0]);
-        for (part, name) in ["in", "out"].into_iter().enumerate() {
-            for (e, env) in self.envs.iter().enumerate() {
-                let places = &env.parts[part];
-                if places.is_empty() || (part == 0 && !env.test && !self.config.train_accuracy) {
-                    continue;
-                }
-                let correct = self.correct(predictor, e, part, step)?;
-                let share = correct.iter().filter(|&&c| c).count() as f64 / places.len() as f64;
-                record.insert(format!("env{e}_{name}_acc"), json!(share));
-                if env.test {
-                    for (&i, &c) in places.iter().zip(&correct) {
-                        let add = |to: &mut [usize; 2]| *to = [to[0] + usize::from(c), to[1] + 1];
-                        add(&mut right);
-                        if is_unseen(&env.items[i]) {
-                            add(&mut unseen);
-                        }
-                    }
-                }
-            }
-        }
-        let share = |[right, all]: [usize; 2]| json!(right as f64 / all as f64);
-        if right[1] > 0 {
-            record.insert("test_acc".into(), share(right));
-        }
-        if self.config.hold_out_concepts && unseen[1] > 0 {
-            record.insert("test_unseen_acc".into(), share(unseen));
-        }
-        Ok(())
-    }
-
-    /// Which images of one part of one environment are classified rightly.
-    fn correct(&self, predictor: &mut Predictor, e: usize, part: usize, step: usize) -> Result<Vec<bool>> {
-        let env = &self.envs[e];
-        let key = Key::new(self.config.seed, step as u32, &format!("evaluate {e} {part}"));
-        let augmented = self.augmented && !env.test && self.config.val_augment;
-        let batches: Vec<&[usize]> = env.parts[part].chunks(EVAL_BATCH).collect();
-        let make = |b: usize| {
-            let from = b * EVAL_BATCH;
-            self.tensor(EVAL_BATCH, |row| {
-                // The last batch is filled up with its last image.
-                let row = row.min(batches[b].len() - 1);
-                let image = &self.images[e][batches[b][row]];
-                match augmented {
-                    true => augment(image, self.config.size, key, from + row),
-                    false => self.plain(image),
-                }
-            })
-        };
-        let mut x = Some(make(0));
-        let mut correct = vec![];
-        for b in 0..batches.len() {
-            let now = x.take().unwrap_or_default();
-            predictor
-                .run(&now, Key::new(self.config.seed, step as u32, &format!("predict {e} {part} {b}")))?;
-            x = (b + 1 < batches.len()).then(|| make(b + 1));
-            let labels = predictor.labels()?;
-            correct.extend(batches[b].iter().zip(labels).map(|(&i, l)| env.items[i].class == l));
-        }
-        Ok(correct)
-    }
-}
-
 fn outcome(records: Vec<Map<String, Value>>) -> Result<Outcome> {
     let last = records.last().context("no results")?;
     let number = |key: &str| last.get(key).and_then(Value::as_f64);
@@ -579,11 +420,11 @@ fn arguments(config: &Config, dataset: &Dataset) -> Map<String, Value> {
         "checkpoint_freq": config.checkpoint_freq,
         "data_dir": path(&config.data), "dataset": known::name_of(&config.data),
         "extra": config.extra.as_deref().map(path), "fixed": config.fixed, "hold_out_concepts": config.hold_out_concepts,
-        "holdout_fraction": config.holdout_fraction,
+        "holdout_fraction": config.holdout_fraction, "include_test_style": config.include_test_style,
         "hparams": (!config.hparams.is_empty()).then(|| python_json(&config.hparams)),
         "hparams_seed": config.hparams_seed, "output_dir": path(&config.out),
         "preset": config.preset, "seed": config.seed,
-        "size": config.size, "skip_model_save": false, "stem": config.stem, "steps": config.steps,
+        "size": config.size, "skip_bad": config.skip_bad, "skip_model_save": false, "stem": config.stem, "steps": config.steps,
         "task": "domain_generalization", "test_envs": test, "total_batch": config.total_batch,
         "train_accuracy": config.train_accuracy, "trial_seed": config.trial_seed,
         "uda_holdout_fraction": 0, "val_augment": config.val_augment, "variant": config.variant.name(),
@@ -621,7 +462,7 @@ fn summary(record: &Map<String, Value>) -> String {
         match key.as_str() {
             "test_acc" | "test_unseen_acc" => line += &format!(", {key} {:.1} %", 100.0 * value),
             key if key.ends_with("_out_acc") => line += &format!(", {key} {:.1} %", 100.0 * value),
-            "step" | "epoch" | "mem_gb" | "step_time" => {}
+            "step" | "epoch" | "mem_gb" | "step_time" | "data_time" => {}
             key if key.ends_with("_acc") => {}
             key => line += &format!(", {key} {value:.4}"),
         }

@@ -1,0 +1,96 @@
+//! `kaleid data`
+
+use anyhow::{Result, bail};
+use kaleid::data::check::{Counts, Found};
+use kaleid::pipeline::progress::Progress;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Look at a data set before anything depends on it
+///
+/// Example: kaleid data check PACS --extra runs/pacs/images
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Tell what is in a data set, and what is wrong with it: a line each, and exit code 2
+    Check(Check),
+}
+
+#[derive(clap::Args)]
+struct Check {
+    /// ROOT/DOMAIN/CLASS/image
+    #[arg(value_name = "ROOT")]
+    data: PathBuf,
+    /// Generated images, DOMAIN/CLASS/image, none of which may be a copy of an original
+    #[arg(long, value_name = "DIR")]
+    extra: Option<PathBuf>,
+    /// One JSON object instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<()> {
+    let Command::Check(args) = args.command;
+    let mut found = Found::list(&args.data, args.extra.as_deref())?;
+    let progress = Progress::new("check", found.images() as u64, "images");
+    found.read(|| progress.inc(1));
+    progress.finish();
+    if args.json {
+        say!(
+            "{}",
+            json!({"dataset": found.known, "domains": tree(&found.domains), "extra": tree(&found.added),
+                "problems": found.problems})
+        )?;
+    } else {
+        say!("{}: {}", args.data.display(), found.known.unwrap_or("no data set known by name"))?;
+        table(&found.domains)?;
+        if let Some(extra) = &args.extra {
+            say!("\n{}: generated images", extra.display())?;
+            table(&found.added)?;
+        }
+        for problem in &found.problems {
+            say!("wrong: {problem}")?;
+        }
+    }
+    match found.problems.len() {
+        0 => Ok(()),
+        1 => bail!("{}: one thing is wrong", args.data.display()),
+        n => bail!("{}: {n} things are wrong", args.data.display()),
+    }
+}
+
+/// Domains as JSON.
+fn tree(domains: &BTreeMap<String, Counts>) -> Value {
+    let row = |(name, c): (&String, &Counts)| {
+        (name.clone(), json!({"images": c.values().sum::<usize>(), "classes": c}))
+    };
+    domains.iter().map(row).collect()
+}
+
+/// Images of each class (rows) in each domain (columns).
+fn table(domains: &BTreeMap<String, Counts>) -> Result<()> {
+    let mut classes: Vec<&String> = domains.values().flat_map(BTreeMap::keys).collect();
+    classes.sort();
+    classes.dedup();
+    let wide = |names: &mut dyn Iterator<Item = &String>, least| {
+        names.map(|n| n.chars().count()).fold(least, usize::max)
+    };
+    let first = wide(&mut classes.iter().copied(), 5);
+    let widths: Vec<usize> = domains.keys().map(|d| wide(&mut [d].into_iter(), 6)).collect();
+    let row = |name: &str, cells: Vec<String>| {
+        let cells: String = cells.iter().zip(&widths).map(|(c, w)| format!("  {c:>w$}")).collect();
+        say!("{name:first$}{cells}")
+    };
+    row("", domains.keys().cloned().collect())?;
+    for class in classes {
+        row(class, domains.values().map(|c| c.get(class).map_or("-".into(), usize::to_string)).collect())?;
+    }
+    row("all", domains.values().map(|c| c.values().sum::<usize>().to_string()).collect())
+}

@@ -1,0 +1,303 @@
+//! What is in a folder of labelled images, and what is wrong with it: everything that shifts labels, hides images, breaks a run
+//! hours after its start, or lets the network see what it is tested on.
+
+use super::dataset::{files, folders, images, is_image};
+use super::image::Rgb;
+use anyhow::Result;
+use rayon::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// A data set that papers compare on.
+struct Known {
+    name: &'static str,
+    /// Names that its folder goes by, in lower case, without underscores.
+    folders: &'static [&'static str],
+    /// Its domains; the number of images of each, where it is known.
+    domains: &'static [(&'static str, Option<usize>)],
+    classes: usize,
+}
+
+const KNOWN: [Known; 5] = [
+    Known {
+        name: "PACS",
+        folders: &["pacs", "kfold"],
+        domains: &[
+            ("art_painting", Some(2048)),
+            ("cartoon", Some(2344)),
+            ("photo", Some(1670)),
+            ("sketch", Some(3929)),
+        ],
+        classes: 7,
+    },
+    Known {
+        name: "OfficeHome",
+        folders: &["officehome", "officehomedataset10072016"],
+        domains: &[
+            ("Art", Some(2427)),
+            ("Clipart", Some(4365)),
+            ("Product", Some(4439)),
+            ("Real World", Some(4357)),
+        ],
+        classes: 65,
+    },
+    Known {
+        name: "VLCS",
+        folders: &["vlcs"],
+        domains: &[
+            ("Caltech101", Some(1415)),
+            ("LabelMe", Some(2656)),
+            ("SUN09", Some(3282)),
+            ("VOC2007", Some(3376)),
+        ],
+        classes: 5,
+    },
+    Known {
+        name: "TerraIncognita",
+        folders: &["terraincognita"],
+        domains: &[
+            ("location_100", None),
+            ("location_38", None),
+            ("location_43", None),
+            ("location_46", None),
+        ],
+        classes: 10,
+    },
+    Known {
+        name: "DomainNet",
+        folders: &["domainnet"],
+        domains: &[
+            ("clip", None),
+            ("info", None),
+            ("paint", None),
+            ("quick", None),
+            ("real", None),
+            ("sketch", None),
+        ],
+        classes: 345,
+    },
+];
+
+/// Number of images of each class of one domain.
+pub type Counts = BTreeMap<String, usize>;
+
+/// What was found.
+#[derive(Debug, Default, PartialEq)]
+pub struct Found {
+    /// The data set it was taken for, if it is a known one.
+    pub known: Option<&'static str>,
+    /// Its domains.
+    pub domains: BTreeMap<String, Counts>,
+    /// The domains of the added images.
+    pub added: BTreeMap<String, Counts>,
+    /// What is wrong, a line each.
+    pub problems: Vec<String>,
+    originals: Vec<File>,
+    generated: Vec<File>,
+}
+
+#[derive(Debug, PartialEq)]
+struct File {
+    domain: String,
+    path: PathBuf,
+}
+
+impl Found {
+    /// Lists the data set `root` and the tree `extra` of added (generated) images.
+    ///
+    /// # Errors
+    /// A folder that cannot be listed. What is wrong with its content is no error but a line in [`Found::problems`].
+    pub fn list(root: &Path, extra: Option<&Path>) -> Result<Found> {
+        let mut found = Found::default();
+        (found.domains, found.originals) = list(root, &mut found.problems)?;
+        if found.domains.is_empty() {
+            let root = root.display();
+            found
+                .problems
+                .push(format!("{root}: no domain folders here: a data set is ROOT/DOMAIN/CLASS/image"));
+        }
+        found.known = compare(root, &found.domains, &mut found.problems);
+        classes_agree(root, &found.domains, &mut found.problems);
+        let Some(extra) = extra else { return Ok(found) };
+        (found.added, found.generated) = list(extra, &mut found.problems)?;
+        let classes: BTreeSet<&String> = found.domains.values().flat_map(BTreeMap::keys).collect();
+        for (domain, counts) in &found.added {
+            for class in counts.keys().filter(|c| !classes.contains(c)) {
+                let path = extra.join(domain).join(class);
+                found.problems.push(format!("{}: the data set has no class {class}", path.display()));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Number of images.
+    pub fn images(&self) -> usize {
+        self.originals.len() + self.generated.len()
+    }
+
+    /// Opens every image: finds those that cannot be read, and copies where none may be. `each` is told of every image.
+    pub fn read(&mut self, each: impl Fn() + Sync) {
+        let seen = contents(&self.originals, &mut self.problems, &each);
+        let painted = contents(&self.generated, &mut self.problems, &each);
+        for files in seen.values() {
+            if let Some(other) = files.iter().find(|f| f.domain != files[0].domain) {
+                self.problems.push(format!(
+                    "{} and {}: the same picture in two domains: what is tested on may be trained on; delete one",
+                    files[0].path.display(),
+                    other.path.display()
+                ));
+            }
+        }
+        for (content, files) in &painted {
+            let Some(original) = seen.get(content) else { continue };
+            self.problems.extend(files.iter().map(|f| {
+                let original = original[0].path.display();
+                format!(
+                    "{}: the same picture as the original {original}: leakage; delete it",
+                    f.path.display()
+                )
+            }));
+        }
+    }
+}
+
+/// The domains of a tree, with their classes, and every image with its domain. Adds what is in odd places to `problems`.
+fn list(root: &Path, problems: &mut Vec<String>) -> Result<(BTreeMap<String, Counts>, Vec<File>)> {
+    let (mut tree, mut all) = (BTreeMap::new(), vec![]);
+    stray(root, "DOMAIN/CLASS", problems)?;
+    for domain in folders(root)? {
+        let path = root.join(&domain);
+        if odd(&domain) {
+            problems.push(format!("{}: DomainBed takes this folder for a domain; delete it", path.display()));
+            continue;
+        }
+        stray(&path, "CLASS", problems)?;
+        let mut counts = Counts::new();
+        for class in folders(&path)? {
+            let path = path.join(&class);
+            if odd(&class) {
+                problems.push(format!(
+                    "{}: torchvision takes this folder for a class; delete it",
+                    path.display()
+                ));
+                continue;
+            }
+            let items = images(&path, 0)?;
+            if items.is_empty() {
+                problems.push(format!("{}: no images in this class folder", path.display()));
+            }
+            counts.insert(class, items.len());
+            all.extend(items.into_iter().map(|item| File { domain: domain.clone(), path: item.path }));
+        }
+        if counts.is_empty() {
+            problems.push(format!("{}: no class folders in this domain", path.display()));
+        }
+        tree.insert(domain, counts);
+    }
+    Ok((tree, all))
+}
+
+/// Folders that archives and systems leave behind.
+fn odd(name: &str) -> bool {
+    name.starts_with('.') || name == "__MACOSX"
+}
+
+/// Images beside folders are seen by nobody.
+fn stray(path: &Path, below: &str, problems: &mut Vec<String>) -> Result<()> {
+    let lost = files(path)?.into_iter().filter(|f| is_image(f));
+    problems.extend(lost.map(|f| {
+        format!("{}: an image outside of {below} is used by nothing; move or delete it", f.display())
+    }));
+    Ok(())
+}
+
+/// The known data set that this one is, by its domains or its folder's name. Adds what differs.
+fn compare(
+    root: &Path,
+    domains: &BTreeMap<String, Counts>,
+    problems: &mut Vec<String>,
+) -> Option<&'static str> {
+    let name = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
+    let name = name.file_name().unwrap_or_default().to_string_lossy().to_lowercase().replace('_', "");
+    let holds = |k: &&Known| k.domains.iter().all(|d| domains.contains_key(d.0));
+    let known =
+        KNOWN.iter().find(holds).or_else(|| KNOWN.iter().find(|k| k.folders.contains(&name.as_str())))?;
+    let places: Vec<_> = known.domains.iter().map(|d| d.0).collect();
+    for (domain, counts) in domains {
+        let path = root.join(domain);
+        let Some((_, expected)) = known.domains.iter().find(|d| d.0 == domain) else {
+            problems.push(format!(
+                "{}: {} has no such domain; it has {}",
+                path.display(),
+                known.name,
+                places.join(", ")
+            ));
+            continue;
+        };
+        let count: usize = counts.values().sum();
+        if expected.is_some_and(|e| e != count) {
+            let expected = expected.unwrap_or(0);
+            problems.push(format!(
+                "{}: {count} images; {} has {expected} here: splits will not be DomainBed's",
+                path.display(),
+                known.name
+            ));
+        }
+        if counts.len() != known.classes {
+            problems.push(format!(
+                "{}: {} classes; {} has {}",
+                path.display(),
+                counts.len(),
+                known.name,
+                known.classes
+            ));
+        }
+    }
+    for domain in places.iter().filter(|d| !domains.contains_key(**d)) {
+        problems.push(format!("{}: the domain {domain} of {} is missing", root.display(), known.name));
+    }
+    Some(known.name)
+}
+
+/// Every domain must have the classes that most have, or labels shift.
+fn classes_agree(root: &Path, domains: &BTreeMap<String, Counts>, problems: &mut Vec<String>) {
+    let with = |class: &String| domains.values().filter(|c| c.contains_key(class)).count();
+    let all: BTreeSet<&String> = domains.values().flat_map(BTreeMap::keys).collect();
+    for (domain, counts) in domains {
+        let path = root.join(domain).display().to_string();
+        for class in &all {
+            let (has, most) = (counts.contains_key(*class), 2 * with(class) >= domains.len());
+            match (has, most) {
+                (false, true) => {
+                    problems.push(format!("{path}: the class {class} of other domains is missing"))
+                }
+                (true, false) => problems.push(format!("{path}: other domains have no class {class}")),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Files by what they show: MD5 of size and pixels, as the same picture may be packed in two ways. Names those that cannot be read.
+fn contents<'a>(
+    files: &'a [File],
+    problems: &mut Vec<String>,
+    each: &(impl Fn() + Sync),
+) -> BTreeMap<[u8; 16], Vec<&'a File>> {
+    let digest = |file: &File| {
+        let image = Rgb::open(&file.path);
+        each();
+        let mut image = image?;
+        image.data.extend((image.width as u64).to_le_bytes());
+        anyhow::Ok(md5::compute(&image.data).0)
+    };
+    let digests: Vec<Result<[u8; 16]>> = files.par_iter().map(digest).collect();
+    let mut by_content: BTreeMap<[u8; 16], Vec<_>> = BTreeMap::new();
+    for (file, digest) in files.iter().zip(digests) {
+        match digest {
+            Ok(digest) => by_content.entry(digest).or_default().push(file),
+            Err(e) => problems.push(format!("{e:#}")),
+        }
+    }
+    by_content
+}
