@@ -273,9 +273,11 @@ impl Graph {
         let y = f(self, x);
         assert!(y.id >= first, "checkpoint of a function that returns {y:?}, which was there before");
         let inner = self.inner.borrow();
-        let inputs = inner.nodes[node..].iter().flat_map(|n| &n.inputs).map(|&id| inner.tensors[id].0);
-        let mut others: Vec<Tensor> = inputs.filter(|t| t.id < first && t.id != x.id).collect();
-        others.retain(|t| t.dtype == DType::F32);
+        // Parameters may be asked for here for the first time.
+        let outside = |id: usize| id < first || matches!(inner.tensors[id].1, Kind::State(..));
+        let inputs = inner.nodes[node..].iter().flat_map(|n| n.inputs.iter().copied());
+        let inputs = inputs.filter(|&id| outside(id) && id != x.id).map(|id| inner.tensors[id].0);
+        let mut others: Vec<Tensor> = inputs.filter(|t| t.dtype == DType::F32).collect();
         others.sort_by_key(|t| t.id);
         others.dedup_by_key(|t| t.id);
         drop(inner);
@@ -286,7 +288,9 @@ impl Graph {
             let before = g.recomputing.replace(true);
             let again = f(g, wrt[0]);
             g.recomputing.set(before);
-            let product = g.mul(g.reshape(again, &[again.len()]), g.reshape(dy, &[dy.len()]));
+            // So is dy: what made it depends on the same parameters.
+            let dy = g.reshape(g.stop_gradient(dy), &[dy.len()]);
+            let product = g.mul(g.reshape(again, &[again.len()]), dy);
             let grads = g.backward(g.sum(product, &[0]), &wrt);
             [x].into_iter().chain(others.iter().copied()).zip(grads).collect()
         });
