@@ -11,6 +11,7 @@ use std::path::PathBuf;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   kaleid run
+  kaleid run --algorithms all
   kaleid run pacs.toml --out runs/pacs
 
 pacs.toml (all that is not there has a default, written to OUT/run.toml):
@@ -34,6 +35,10 @@ pub struct Args {
     /// Decides every draw; the configuration's by default
     #[arg(long)]
     seed: Option<u64>,
+    /// Algorithms to train, separated by commas; all: the paper's eight, on originals with every choice of images. A run that is
+    /// done may be given more
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    algorithms: Vec<String>,
     /// Few images and short trainings: to see that everything works
     #[arg(long)]
     quick: bool,
@@ -50,6 +55,9 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
         }
     };
     config.seed = args.seed.unwrap_or(config.seed);
+    if !args.algorithms.is_empty() {
+        config = config.algorithms(args.algorithms)?;
+    }
     if args.quick {
         config = config.quick();
     }

@@ -62,6 +62,13 @@ pub struct Shared {
     /// Average the weights from this step on; the average predicts
     #[arg(long, value_name = "STEP")]
     average_from: Option<usize>,
+    /// Device memory that training may take; where it does not suffice, work is done again to keep less. What the adapter has, by
+    /// default
+    #[arg(long, value_name = "MIB")]
+    memory: Option<usize>,
+    /// Compute residual blocks again for the backward pass instead of keeping them
+    #[arg(long)]
+    recompute: bool,
     /// Network: resnet18, resnet34, resnet50
     #[arg(long, default_value = "resnet50")]
     arch: String,
@@ -125,6 +132,8 @@ impl Shared {
             preset: self.preset,
             fixed: self.fixed,
             average_from: self.average_from,
+            memory: self.memory,
+            recompute: self.recompute,
             arch: self.arch,
             width: self.width,
             stem: self.stem.try_into().ok().context("--stem takes a kernel and a stride")?,

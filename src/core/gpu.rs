@@ -33,6 +33,18 @@ impl Backend {
     }
 }
 
+/// There is no memory for something, or the adapter allows no buffer of its size; the text says what and how much.
+#[derive(Debug)]
+pub struct OutOfMemory(pub String);
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for OutOfMemory {}
+
 /// Which adapter to open.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct GpuOptions {
@@ -336,12 +348,13 @@ impl Gpu {
         let (size, caps) = ((bytes as u64).saturating_add(32), self.caps());
         let limit = caps.buffer_bytes.min(caps.binding_bytes);
         if size > limit {
-            bail!(
+            let text = format!(
                 "{label} needs a buffer of {} MiB, and {} allows {} MiB: choose a smaller size or batch, or f16 weights",
                 size >> 20,
                 caps.adapter,
                 limit >> 20
             );
+            return Err(OutOfMemory(text).into());
         }
         Ok(())
     }
@@ -359,11 +372,13 @@ impl Gpu {
         });
         match pollster::block_on(scope.pop()) {
             None => Ok(buffer),
-            Some(_) => bail!(
-                "{label}: {} has no {} MiB left: choose a smaller size or batch, or f16 weights",
-                caps.adapter,
-                size >> 20
-            ),
+            Some(_) => {
+                let (adapter, size) = (&caps.adapter, size >> 20);
+                let text = format!(
+                    "{label}: {adapter} has no {size} MiB left: choose a smaller size or batch, or f16 weights"
+                );
+                Err(OutOfMemory(text).into())
+            }
         }
     }
 

@@ -156,6 +156,8 @@ pub struct Graph {
     scopes: RefCell<Vec<String>>,
     /// A panic is on its way out and has said at which scope.
     panicked: Cell<bool>,
+    /// A pass is recorded once more, for its backward: states were updated by the first.
+    recomputing: Cell<bool>,
 }
 
 /// Ends a scope when dropped.
@@ -180,6 +182,7 @@ impl Graph {
             inner: RefCell::default(),
             scopes: RefCell::default(),
             panicked: Cell::new(false),
+            recomputing: Cell::new(false),
         }
     }
 
@@ -260,6 +263,34 @@ impl Graph {
     /// `x` as a value from which no gradient flows back.
     pub fn stop_gradient(&self, x: Tensor) -> Tensor {
         self.tensor(x.shape(), x.dtype, Kind::Alias(x.id))
+    }
+
+    /// f(x), whose intermediate results are not kept for the backward pass but made again in it, one more forward pass for less
+    /// memory (Chen et al., "Training deep nets with sublinear memory cost", 2016). Gradients also flow to whatever else `f` uses,
+    /// such as parameters. Updates of states in `f`, such as running statistics, happen once.
+    pub fn checkpoint(&self, x: Tensor, f: impl Fn(&Graph, Tensor) -> Tensor + 'static) -> Tensor {
+        let (first, node) = (self.inner.borrow().tensors.len(), self.inner.borrow().nodes.len());
+        let y = f(self, x);
+        assert!(y.id >= first, "checkpoint of a function that returns {y:?}, which was there before");
+        let inner = self.inner.borrow();
+        let inputs = inner.nodes[node..].iter().flat_map(|n| &n.inputs).map(|&id| inner.tensors[id].0);
+        let mut others: Vec<Tensor> = inputs.filter(|t| t.id < first && t.id != x.id).collect();
+        others.retain(|t| t.dtype == DType::F32);
+        others.sort_by_key(|t| t.id);
+        others.dedup_by_key(|t| t.id);
+        drop(inner);
+        self.vjp(y, move |g, dy| {
+            // Cut off, so that the gradient stops here and not where x was made.
+            let mut wrt = vec![g.stop_gradient(x)];
+            wrt.extend(&others);
+            let before = g.recomputing.replace(true);
+            let again = f(g, wrt[0]);
+            g.recomputing.set(before);
+            let product = g.mul(g.reshape(again, &[again.len()]), g.reshape(dy, &[dy.len()]));
+            let grads = g.backward(g.sum(product, &[0]), &wrt);
+            [x].into_iter().chain(others.iter().copied()).zip(grads).collect()
+        });
+        y
     }
 
     /// The kernel variants recorded so far, each once; for tools that look at them.
@@ -469,6 +500,9 @@ impl Call<'_> {
     /// later calls.
     pub fn update(self, states: &[Tensor]) -> Vec<Tensor> {
         let graph = self.graph;
+        if graph.recomputing.get() {
+            return states.to_vec();
+        }
         let new: Vec<Tensor> =
             states.iter().map(|s| graph.tensor(s.shape(), s.dtype, Kind::Alias(s.id))).collect();
         let file = self.kernel.file;

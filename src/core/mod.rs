@@ -10,7 +10,7 @@ pub mod plan;
 pub mod profile;
 pub mod store;
 
-pub use gpu::{Backend, Caps, Class, Gpu, GpuOptions};
+pub use gpu::{Backend, Caps, Class, Gpu, GpuOptions, OutOfMemory};
 pub use graph::{Call, DType, Graph, Init, Tensor};
 pub use kernel::Kernel;
 pub use plan::{Memory, Plan};

@@ -1,7 +1,7 @@
 //! From a graph to something that runs: dead code dropped, buffers given to live ranges, pipelines compiled, bind groups made.
 //! A plan is then replayed: a run only encodes the same dispatches again.
 
-use super::gpu::{Class, Gpu, Pipeline, debug_level};
+use super::gpu::{Class, Gpu, OutOfMemory, Pipeline, debug_level};
 use super::graph::{DType, Graph, Inner, Kind, Tensor};
 use super::profile::{Profile, Row};
 use super::store::Store;
@@ -49,6 +49,13 @@ pub struct Memory {
     pub activation: usize,
     /// Intermediate results if nothing were shared.
     pub unshared: usize,
+}
+
+impl Memory {
+    /// What has to be there at once.
+    pub fn total(&self) -> usize {
+        self.state.saturating_add(self.input).saturating_add(self.activation)
+    }
 }
 
 impl std::fmt::Display for Memory {
@@ -174,7 +181,7 @@ pub fn check(gpu: &Gpu, graph: &Graph) -> Result<()> {
     for (name, bytes) in kept.chain(layout.slots.iter().map(|&bytes| ("an intermediate result", bytes))) {
         gpu.allows(name, bytes).with_context(|| format!("the plan needs {memory}"))?;
     }
-    fits(gpu, &memory, memory.state.saturating_add(memory.input).saturating_add(memory.activation))
+    fits(gpu, &memory, memory.total())
 }
 
 /// Refuses sizes that kernels cannot count.
@@ -542,10 +549,11 @@ fn fits(gpu: &Gpu, memory: &Memory, more: usize) -> Result<()> {
         return Ok(());
     };
     if more as u64 > available {
-        bail!(
+        let text = format!(
             "the plan needs {memory}, and this machine has {} MiB left: choose a smaller size or batch, or f16 weights",
             available >> 20
         );
+        return Err(OutOfMemory(text).into());
     }
     Ok(())
 }

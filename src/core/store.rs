@@ -224,6 +224,19 @@ impl<'g> Weights<'g> {
         Weights { overlay: Rc::new(tensors), ..self.clone() }
     }
 
+    /// The same parameters in a closure that outlives the borrow of the graph, for what is recorded again.
+    pub fn keep(&self) -> impl Fn(&Graph) -> Weights + use<> {
+        let Weights { path, store_prefix, dtype, overlay, declared, .. } = self.clone();
+        move |graph| Weights {
+            graph,
+            path: path.clone(),
+            store_prefix: store_prefix.clone(),
+            dtype,
+            overlay: overlay.clone(),
+            declared: declared.clone(),
+        }
+    }
+
     /// Full name of the parameter `name` below this path.
     pub fn name(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }

@@ -86,8 +86,15 @@ impl ResNetConfig {
 }
 
 /// Images x (N, H, W, 3) -> features (N, [`ResNetConfig::features`]). A fourth channel, of zeros, spares a copy of the images:
-/// convolutions read four at a time.
-pub fn features(g: &Graph, w: &Weights, config: &ResNetConfig, x: Tensor, mode: BatchNorm) -> Tensor {
+/// convolutions read four at a time. With `recompute`, what is inside a block is not kept for the backward pass but made again.
+pub fn features(
+    g: &Graph,
+    w: &Weights,
+    config: &ResNetConfig,
+    x: Tensor,
+    mode: BatchNorm,
+    recompute: bool,
+) -> Tensor {
     let stem = Conv::strided(config.stem_stride, config.stem_kernel / 2);
     let mut x = conv_norm(g, w, ["conv1", "bn1"], x, config.width, config.stem_kernel, stem, mode);
     x = g.relu(x);
@@ -99,7 +106,9 @@ pub fn features(g: &Graph, w: &Weights, config: &ResNetConfig, x: Tensor, mode: 
             let name = format!("layer{}.{i}", stage + 1);
             let _scope = g.scope(&name);
             let stride = if i == 0 && stage > 0 { 2 } else { 1 };
-            x = block(g, &w.sub(&name), config, x, config.width << stage, stride, mode);
+            let (again, config, width) = (w.sub(&name).keep(), config.clone(), config.width << stage);
+            let made = move |g: &Graph, x| block(g, &again(g), &config, x, width, stride, mode);
+            x = if recompute { g.checkpoint(x, made) } else { made(g, x) };
         }
     }
     let mean = g.mean(x, &[1, 2]);
@@ -228,7 +237,7 @@ pub fn golden(golden: &Golden) -> Result<Vec<Comparison>> {
     let w = Weights::new(&g, DType::F32);
     let x = g.input("images", &shape, DType::F32);
     let y = g.input("labels", &labels_shape, DType::U32);
-    let logits = classifier(&g, &w, features(&g, &w, &config, x, mode), classes);
+    let logits = classifier(&g, &w, features(&g, &w, &config, x, mode, false), classes);
     let loss = g.cross_entropy(logits, y);
     let params: Vec<_> = w.params().into_iter().filter(|(name, _)| is_parameter(name)).collect();
     let tensors: Vec<Tensor> = params.iter().map(|p| p.1).collect();

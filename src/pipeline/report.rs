@@ -84,6 +84,29 @@ pub fn table(dir: &Path, config: &Config) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// The paper's Table 1: algorithms by variants, and their average over algorithms (each seed's mean first). Its header and rows.
+fn matrix(rows: &[Row], config: &Config) -> (Vec<&'static str>, Vec<(String, Vec<String>)>) {
+    let variants: Vec<&str> = config.train.variants.iter().map(|v| v.name()).collect();
+    let of = |algorithm: &str, variant: &str| {
+        rows.iter().find(|r| r.algorithm == algorithm && r.variant == variant)
+    };
+    let shown = |mean: Option<Mean>| mean.map_or("–".into(), |m| m.to_string());
+    let mut table: Vec<(String, Vec<String>)> = vec![];
+    for algorithm in &config.train.algorithms {
+        let cells = variants.iter().map(|v| shown(of(algorithm, v).map(|r| r.all))).collect();
+        table.push((algorithm.clone(), cells));
+    }
+    let average = |variant: &&str| {
+        let all: Option<Vec<&Row>> = config.train.algorithms.iter().map(|a| of(a, variant)).collect();
+        let all = all.filter(|all| all.iter().all(|row| row.seeds.len() == all[0].seeds.len()))?;
+        let seeds = 0..all[0].seeds.len();
+        let means = seeds.map(|s| all.iter().map(|r| r.seeds[s]).sum::<f64>() / all.len() as f64);
+        Some(Mean::of(&means.collect::<Vec<_>>()))
+    };
+    table.push(("average".into(), variants.iter().map(|v| shown(average(v))).collect()));
+    (variants, table)
+}
+
 /// The record that validation on the training domains selects: the first of the best, as DomainBed does it.
 fn selected(file: &Path) -> Result<Map<String, Value>> {
     let text = read(file)?;
@@ -210,6 +233,7 @@ pub fn run(dir: &Path) -> Result<PathBuf> {
         "class_agreement": diversity.as_ref().map(|d| percent(d.class_agreement)),
         "style_agreement": diversity.as_ref().map(|d| percent(d.style_agreement)),
         "findings": findings(&rows),
+        "matrix": (config.train.algorithms.len() > 1).then(|| matrix(&rows, &config)),
     });
     let template = env.get_template("report.html").context("report.html")?;
     let html = template.render(minijinja::value::Serde(&shown));

@@ -14,9 +14,11 @@
 //! Each stage goes on where it was cut, to the bytes of an uncut run; times are all that differs.
 
 use super::demo::{self, BUILTIN};
+use super::domainbed;
+use super::domainbed::hparams::Preset;
 use super::prompts::{self, Grammar, Llm};
 use super::train::{self, Variant};
-use super::{generate, report, score};
+use super::{generate, report, score, sweep};
 use crate::core::{Gpu, GpuOptions};
 use crate::data::write_atomic;
 use crate::diffusion::sampler::Options;
@@ -145,6 +147,10 @@ pub struct Train {
     pub variants: Vec<Variant>,
     /// Trainings of each algorithm and variant.
     pub seeds: u64,
+    pub preset: Preset,
+    pub fixed: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub average_from: Option<usize>,
     pub arch: String,
     pub width: usize,
     pub stem: [usize; 2],
@@ -168,6 +174,9 @@ impl Default for Train {
             algorithms: vec![train.algorithm],
             variants: vec![Variant::O, Variant::Qd],
             seeds: 3,
+            preset: train.preset,
+            fixed: train.fixed,
+            average_from: train.average_from,
             arch: train.arch,
             width: train.width,
             stem: train.stem,
@@ -198,7 +207,38 @@ impl Config {
         if train.algorithms.is_empty() || train.variants.is_empty() || train.seeds == 0 {
             bail!("{name}: [train] needs at least one of algorithms, of variants and of seeds");
         }
+        for algorithm in train.algorithms.iter().chain(&train.fixed) {
+            domainbed::check_name(algorithm).with_context(|| name.to_string())?;
+        }
         Ok(config)
+    }
+
+    /// Whether this is `held` with more algorithms, variants or seeds to train: the same folder, then, goes on.
+    fn extends(&self, held: &Config) -> bool {
+        let (now, then) = (&self.train, &held.train);
+        let (algorithms, variants, seeds) = (now.algorithms.clone(), now.variants.clone(), now.seeds);
+        let others = Config { train: Train { algorithms, variants, seeds, ..then.clone() }, ..held.clone() };
+        others == *self
+            && then.algorithms.iter().all(|a| now.algorithms.contains(a))
+            && then.variants.iter().all(|v| now.variants.contains(v))
+            && then.seeds <= now.seeds
+    }
+
+    /// Trains these algorithms; `all` are the paper's eight, each on o, q, d and qd, for its Table 1.
+    ///
+    /// # Errors
+    /// A name that is no algorithm.
+    pub fn algorithms(mut self, names: Vec<String>) -> Result<Config> {
+        if names == ["all"] {
+            self.train.algorithms = sweep::ALGORITHMS.map(String::from).to_vec();
+            self.train.variants = vec![Variant::O, Variant::Q, Variant::D, Variant::Qd];
+            return Ok(self);
+        }
+        for name in &names {
+            domainbed::check_name(name)?;
+        }
+        self.train.algorithms = names;
+        Ok(self)
     }
 
     /// The same with few images and short trainings: to see that everything works.
@@ -284,7 +324,8 @@ fn claim(config: &Config, out: &Path) -> Result<File> {
         write_atomic(&file, text.as_bytes())?;
     }
     let held = std::fs::read_to_string(&file).with_context(|| format!("{}: cannot read", file.display()))?;
-    if held != text {
+    let grown = held != text && Config::parse(&held, "").is_ok_and(|held| config.extends(&held));
+    if held != text && !grown {
         let other = text.lines().find(|line| !held.lines().any(|l| l == *line)).unwrap_or("fewer settings");
         bail!("{}: holds a run with other settings (here: {other}): choose another --out", out.display());
     }
@@ -295,6 +336,10 @@ fn claim(config: &Config, out: &Path) -> Result<File> {
             "{}: another process is running in this folder: wait for it, or choose another --out",
             out.display()
         );
+    }
+    if grown {
+        write_atomic(&file, text.as_bytes())?;
+        return claim(config, out);
     }
     Ok(lock)
 }
@@ -339,6 +384,9 @@ fn trainings(config: &Config, data: &Path, images: &Path, out: &Path) -> Vec<tra
                     test_domains: vec![config.test_domain.clone()],
                     hold_out_concepts: config.hold_out_concepts,
                     algorithm: algorithm.clone(),
+                    preset: t.preset,
+                    fixed: t.fixed.clone(),
+                    average_from: t.average_from,
                     arch: t.arch.clone(),
                     width: t.width,
                     stem: t.stem,

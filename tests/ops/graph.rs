@@ -113,3 +113,42 @@ fn a_tensor_that_the_adapter_cannot_hold_is_refused_with_a_suggestion() {
     let text = format!("{error:#}");
     assert!(text.contains("MiB") && text.contains("smaller"), "{text}");
 }
+
+#[test]
+fn a_checkpoint_gives_the_same_gradients_keeps_less_and_updates_states_once() {
+    let run = |checkpointed: bool| {
+        let g = Graph::new(gpu().caps());
+        let w = g.state("w", &[64, 64], DType::F32, kaleid::core::Init::Loaded);
+        let input = g.input("x", &[512, 64], DType::F32);
+        let layer = move |g: &Graph, x| {
+            let count = g.state("count", &[1], DType::F32, kaleid::core::Init::Zeros);
+            g.assign(count, g.add_scalar(count, 1.0));
+            let h = g.tanh(g.matmul(x, w));
+            g.tanh(g.matmul(g.tanh(g.matmul(h, w)), w))
+        };
+        let mut x = input;
+        for _ in 0..4 {
+            x = if checkpointed { g.checkpoint(x, layer) } else { layer(&g, x) };
+        }
+        let loss = g.sum(g.mul(x, x), &[0, 1]);
+        for (name, d) in ["dx", "dw"].iter().zip(g.backward(g.reshape(loss, &[1]), &[input, w])) {
+            g.output(name, d);
+        }
+        let mut store = Store::new(gpu());
+        let weight: Vec<f32> = (0..4096).map(|i| 0.3 * crate::harness::random(1, i) as f32).collect();
+        store.write("w", &[64, 64], &weight).unwrap();
+        let mut plan = Plan::new(gpu(), g, &store).unwrap();
+        let values: Vec<f32> = (0..512 * 64).map(|i| crate::harness::random(2, i) as f32).collect();
+        plan.write("x", &values).unwrap();
+        plan.run().unwrap();
+        let count = store.read("count").unwrap().1[0];
+        (plan.read("dx").unwrap(), plan.read("dw").unwrap(), plan.memory().activation, count)
+    };
+    let (dx, dw, kept, _) = run(false);
+    let (dx2, dw2, less, count) = run(true);
+    let wide = |v: &[f32]| v.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
+    compare("dx", &dx2, &wide(&dx), 1e-5);
+    compare("dw", &dw2, &wide(&dw), 1e-5);
+    assert!(less < kept * 2 / 3, "{less} bytes of activations with checkpoints, {kept} without");
+    assert_eq!(count, 4.0);
+}

@@ -35,10 +35,10 @@ use crate::models::resnet;
 use crate::ops::Adam;
 use anyhow::{Result, bail};
 use hparams::{Hparams, Preset, nearest};
-use network::Network;
+use network::{Network, Pass};
 use std::cell::Cell;
 use std::collections::HashMap;
-use trainer::Batch;
+use trainer::{Batch, Saving};
 
 /// How one algorithm updates the network.
 pub trait Algorithm {
@@ -77,7 +77,7 @@ pub trait Algorithm {
 
     /// Logits of samples after training.
     fn predict(&self, p: &Predict) -> Tensor {
-        p.network.classify(p.g, &p.w, p.network.features(p.g, &p.w, p.x, false))
+        p.network.classify(p.g, &p.w, p.network.features(p.g, &p.w, p.x, Pass::Predict))
     }
 }
 
@@ -178,6 +178,7 @@ pub struct Step<'a> {
     count: Tensor,
     /// Dropout masks so far.
     masks: Cell<usize>,
+    saving: Saving,
 }
 
 /// One Adam and its place in its life.
@@ -199,7 +200,21 @@ impl Step<'_> {
 
     /// Features of the samples `x` in training mode, after dropout, with the parameters `w`.
     pub fn features_of(&self, w: &Weights, x: Tensor) -> Tensor {
-        self.dropout(self.network.features(self.g, w, x, true), self.hparams.f32("resnet_dropout"))
+        let (g, network, rows) = (self.g, self.network, x.dim(0));
+        let recompute = self.saving.recompute;
+        let features = match self.saving.parts.min(rows) {
+            1 => network.features(g, w, x, Pass::Train { recompute }),
+            parts => {
+                let size = rows.div_ceil(parts);
+                let part = |start: usize| {
+                    let (network, again) = (network.clone(), w.keep());
+                    let x = g.slice(x, 0, start, size.min(rows - start));
+                    g.checkpoint(x, move |g, x| network.features(g, &again(g), x, Pass::Train { recompute }))
+                };
+                g.concat(&(0..rows).step_by(size).map(part).collect::<Vec<_>>(), 0)
+            }
+        };
+        self.dropout(features, self.hparams.f32("resnet_dropout"))
     }
 
     /// Features (B, F) of each environment. Where the network normalises by statistics of the batch, each environment has its own,
@@ -261,7 +276,7 @@ impl Step<'_> {
 
     /// Every tensor of the network, by name, before it is used: a prediction is recorded whose result nobody reads.
     pub fn declare(&self) -> Vec<(String, Tensor)> {
-        self.classify(self.network.features(self.g, &self.w, self.x, false));
+        self.classify(self.network.features(self.g, &self.w, self.x, Pass::Predict));
         self.w.params()
     }
 

@@ -8,6 +8,7 @@
 //! Upstream overwrites r_e with normal noise, in training and in prediction (issue 159), also where its published numbers come
 //! from: this is kept. Fixed, r_e itself is used, and the mean of the batch predicts.
 
+use super::network::Pass;
 use super::trainer::Batch;
 use super::{Algorithm, Predict, Setup, Step};
 use crate::core::{DType, Init, Tensor};
@@ -62,7 +63,7 @@ impl Algorithm for Mtl {
     }
 
     fn predict(&self, p: &Predict) -> Tensor {
-        let f = p.network.features(p.g, &p.w, p.x, false);
+        let f = p.network.features(p.g, &p.w, p.x, Pass::Predict);
         let beside = match self.fixed {
             true => p.g.expand(p.g.mean(f, &[0]), f.shape()),
             false => p.g.random_normal(p.key, f.shape()),

@@ -14,6 +14,18 @@ pub struct Network {
     pub classes: usize,
 }
 
+/// What a forward pass is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Predictions: running statistics are used.
+    Predict,
+    /// Gradients; with `recompute`, what is inside a residual block is made again for the backward pass instead of being kept.
+    Train {
+        /// See there.
+        recompute: bool,
+    },
+}
+
 /// From samples to feature vectors.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Featurizer {
@@ -47,11 +59,14 @@ pub fn mlp(g: &Graph, w: &Weights, x: Tensor, mlp: &Mlp, dropout: impl Fn(Tensor
 
 impl Network {
     /// Features (N, F) of samples.
-    pub fn features(&self, g: &Graph, w: &Weights, x: Tensor, training: bool) -> Tensor {
+    pub fn features(&self, g: &Graph, w: &Weights, x: Tensor, pass: Pass) -> Tensor {
         match &self.featurizer {
             Featurizer::ResNet(config, mode) => {
-                let mode = if training { *mode } else { BatchNorm::Frozen };
-                resnet::features(g, w, config, x, mode)
+                let (mode, recompute) = match pass {
+                    Pass::Predict => (BatchNorm::Frozen, false),
+                    Pass::Train { recompute } => (*mode, recompute),
+                };
+                resnet::features(g, w, config, x, mode, recompute)
             }
             Featurizer::Mlp(shape) => mlp(g, w, x, shape, |x| x),
         }

@@ -3,10 +3,10 @@
 use super::hparams::Hparams;
 use super::network::Network;
 use super::{Algorithm, Predict, Step};
-use crate::core::{DType, Gpu, Graph, Init, Plan, Store, Tensor, Weights, plan};
+use crate::core::{DType, Gpu, Graph, Init, OutOfMemory, Plan, Store, Tensor, Weights, plan};
 use crate::data::rng::Key;
 use crate::models::resnet::is_parameter;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, VecDeque};
 
 /// What a run trains.
@@ -25,6 +25,50 @@ pub struct Spec<'a> {
     pub seed: u64,
     /// The step from which on the parameters are averaged; the average predicts.
     pub average_from: Option<u32>,
+    /// Bytes of device memory that training may take; what the adapter has, by default.
+    pub memory: Option<usize>,
+    /// Compute blocks again instead of keeping them, even if there is memory.
+    pub recompute: bool,
+}
+
+/// What is done again so that less is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Saving {
+    /// The featurizer takes the rows of a pass in so many parts, one after the other, and each again for the backward pass. Only
+    /// where samples do not see one another: then the numbers are the same, whatever the algorithm does with the features.
+    pub parts: usize,
+    /// What is inside a residual block is made again for the backward pass.
+    pub recompute: bool,
+}
+
+impl Saving {
+    /// From keeping everything (or from `recompute`, where that is asked for) to what takes least memory.
+    fn all(network: &Network, recompute: bool, rows: usize) -> Vec<Saving> {
+        let mut all = vec![Saving { parts: 1, recompute }];
+        if network.sees_batches() {
+            all.push(Saving { parts: 1, recompute: true });
+        } else {
+            let parts = std::iter::successors(Some(2), |p| Some(2 * p)).take_while(|&p| p <= rows);
+            all.extend(parts.map(|parts| Saving { parts, recompute }));
+            all.push(Saving { parts: rows, recompute: true });
+        }
+        all.dedup();
+        all
+    }
+}
+
+impl std::fmt::Display for Saving {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self.parts {
+            1 => {}
+            parts => write!(f, "the samples of a pass in {parts} parts")?,
+        }
+        if self.recompute {
+            f.write_str(if self.parts > 1 { ", and " } else { "" })?;
+            f.write_str("blocks computed again for the backward pass")?;
+        }
+        Ok(())
+    }
 }
 
 /// What the average of a parameter is called in the store.
@@ -174,6 +218,7 @@ pub struct Trainer {
     envs: usize,
     seed: u64,
     average_from: Option<u32>,
+    saving: Saving,
 }
 
 struct Turn {
@@ -194,11 +239,24 @@ impl Trainer {
         spec: &Spec,
         init: impl Fn(&str, &[usize]) -> Result<Vec<f32>>,
     ) -> Result<Trainer> {
-        let turns = (0..algorithm.turns())
-            .map(|turn| Turn::new(store, &*algorithm, spec, turn, &init))
-            .collect::<Result<Vec<_>>>()?;
+        let savings = Saving::all(spec.network, spec.recompute, spec.envs * spec.batch);
         let (envs, seed, average_from) = (spec.envs, spec.seed, spec.average_from);
-        Ok(Trainer { turns, algorithm, envs, seed, average_from })
+        let mut tried = savings.into_iter().peekable();
+        loop {
+            let saving = tried.next().context("no way to record the update")?;
+            let all = 0..algorithm.turns();
+            let turns = all.map(|turn| Turn::new(store, &*algorithm, spec, turn, saving, &init));
+            match turns.collect::<Result<Vec<_>>>() {
+                Ok(turns) => return Ok(Trainer { turns, algorithm, envs, seed, average_from, saving }),
+                Err(e) if e.downcast_ref::<OutOfMemory>().is_some() && tried.peek().is_some() => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// What is done again so that the update fits.
+    pub fn saving(&self) -> Saving {
+        self.saving
     }
 
     /// Hands one update to the device and returns before it is done. Logged numbers are those of the steps from `since` on.
@@ -279,6 +337,7 @@ impl Turn {
         algorithm: &dyn Algorithm,
         spec: &Spec,
         turn: usize,
+        saving: Saving,
         init: impl Fn(&str, &[usize]) -> Result<Vec<f32>>,
     ) -> Result<Turn> {
         let gpu = store.gpu().clone();
@@ -296,6 +355,7 @@ impl Turn {
             hparams: spec.hparams,
             count: g.input("count", &[1], DType::F32),
             masks: 0.into(),
+            saving,
         };
         let values = algorithm.update(&step);
         let keep = g.input("keep", &[1], DType::F32);
@@ -311,6 +371,14 @@ impl Turn {
             }
         }
         plan::check(&gpu, &g)?;
+        let memory = plan::memory(&g);
+        if let Some(limit) = spec.memory.filter(|&limit| memory.total() > limit) {
+            let text = format!(
+                "a step needs {memory}, and may take {} MiB: choose a smaller size or batch, or more --memory",
+                limit >> 20
+            );
+            return Err(OutOfMemory(text).into());
+        }
         let held = store.names();
         for (name, t) in step.w.params() {
             if !held.contains(&name) {

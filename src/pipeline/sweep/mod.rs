@@ -351,7 +351,7 @@ fn model_bytes(config: &train::Config) -> Option<u64> {
     let g = Graph::new(&Caps::nominal(Class::Software));
     let w = Weights::new(&g, DType::F32);
     let x = g.input("x", &[1, 224, 224, 4], DType::F32);
-    resnet::features(&g, &w, &resnet, x, BatchNorm::Frozen);
+    resnet::features(&g, &w, &resnet, x, BatchNorm::Frozen, false);
     Some(w.params().iter().map(|(_, t)| 4 * t.len() as u64).sum())
 }
 

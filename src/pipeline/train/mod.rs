@@ -81,6 +81,10 @@ pub struct Config {
     pub fixed: Vec<String>,
     /// The step from which on the weights are averaged; the average predicts.
     pub average_from: Option<usize>,
+    /// MiB of device memory that training may take; what the adapter has, by default.
+    pub memory: Option<usize>,
+    /// Compute residual blocks again for the backward pass instead of keeping them.
+    pub recompute: bool,
     /// `resnet18`, `resnet34` or `resnet50`.
     pub arch: String,
     /// Channels of the first stage.
@@ -128,6 +132,8 @@ impl Config {
             preset: Preset::default(),
             fixed: vec![],
             average_from: None,
+            memory: None,
+            recompute: false,
             arch: "resnet50".into(),
             width: 64,
             stem: [7, 2],
@@ -204,6 +210,8 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
         batch,
         seed: config.seed,
         average_from: config.average_from.map(|step| step as u32).or(make()?.average_from()),
+        memory: config.memory.map(|mib| mib << 20),
+        recompute: config.recompute,
     };
 
     let args = arguments(config, &dataset);
@@ -243,6 +251,10 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
         bail!("{}: it lacks {name}", folder.cannot_go_on());
     }
     let memory = trainer.memory();
+    let saving = trainer.saving().to_string();
+    if !saving.is_empty() {
+        eprintln!("a step takes {} MiB, with {saving}", memory >> 20);
+    }
     let shown = Shown { config, envs: &envs, images: &images, augmented: hparams.bool("data_augmentation") };
 
     let steps_per_epoch = envs.iter().map(|e| e.parts[0].len()).min().unwrap_or(1) as f64 / batch as f64;
