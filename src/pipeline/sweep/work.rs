@@ -7,8 +7,9 @@ use crate::core::{Gpu, GpuOptions};
 use crate::data::write_atomic;
 use crate::pipeline::progress::{bail_if_stopped, be_quiet, catch_ctrl_c, stopped};
 use crate::pipeline::train;
-use anyhow::{Result, anyhow};
+use anyhow::{Error, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -153,7 +154,7 @@ impl Work<'_> {
                 State::Failed if !self.retry_failed => continue,
                 _ => {}
             }
-            let Some(_claim) = Claim::take(&job.out)? else { continue };
+            let Some(claim) = Claim::take(&job.out)? else { continue };
             // Another process may have ended it meanwhile.
             if State::of(&job.out) == State::Done {
                 continue;
@@ -161,6 +162,7 @@ impl Work<'_> {
             eprintln!("job {i}: {}", label(job));
             let started = Instant::now();
             run_claimed(&mut gpu, options, job)?;
+            drop(claim);
             self.report(i, started.elapsed().as_secs_f64());
         }
         Ok(())
@@ -199,14 +201,17 @@ fn run_claimed(gpu: &mut Option<Gpu>, options: &GpuOptions, job: &train::Config)
                 log.write(&job.out)?;
                 return bail_if_stopped();
             }
+            // No job is to blame, and the others would fail too.
+            Err(e) if disk_is_full(&e) => return Err(e),
             Err(e) if again => {
-                eprintln!("{}: {e}; it is tried once more", label(job));
+                eprintln!("{}: {e:#}; it is tried once more", label(job));
                 // It may have been the device.
                 *gpu = None;
             }
             Err(e) => {
-                eprintln!("{}: {e}; it is marked as failed", label(job));
-                log.error = Some(e);
+                let error = format!("{e:#}");
+                eprintln!("{}: {error}; it is marked as failed", label(job));
+                log.error = Some(error);
                 return log.write(&job.out);
             }
         }
@@ -214,17 +219,21 @@ fn run_claimed(gpu: &mut Option<Gpu>, options: &GpuOptions, job: &train::Config)
     Ok(())
 }
 
-/// The training; its error in one line, also where this program is to blame: a sweep of days must not end by one job.
-fn train(gpu: &Gpu, job: &train::Config) -> Result<(), String> {
+/// The training. Where this program is to blame that is an error too: a sweep of days must not end by one job.
+fn train(gpu: &Gpu, job: &train::Config) -> Result<()> {
     match catch_unwind(AssertUnwindSafe(|| train::run(gpu, job))) {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(e)) => Err(format!("{e:#}")),
+        Ok(result) => result.map(|_| ()),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|t| t.to_string()));
-            Err(format!("a mistake in this program: {}", text.unwrap_or_default()))
+            bail!("a mistake in this program: {}", text.unwrap_or_default())
         }
     }
+}
+
+fn disk_is_full(error: &Error) -> bool {
+    let kinds = error.chain().filter_map(|e| Some(e.downcast_ref::<std::io::Error>()?.kind()));
+    kinds.into_iter().any(|kind| [ErrorKind::StorageFull, ErrorKind::QuotaExceeded].contains(&kind))
 }
 
 /// `42 s`, `3 min`, `2 h 10 min`.
