@@ -41,7 +41,18 @@ fn a_killed_run_ends_with_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let [root, whole, cut] = ["toy", "whole", "cut"].map(|n| dir.path().join(n));
     toy(&root);
-    let more = ["--test-domain", "sketch", "--steps", "41", "--checkpoint-freq", "10", "--seed", "3"];
+    let more = [
+        "--test-domain",
+        "sketch",
+        "--steps",
+        "41",
+        "--checkpoint-freq",
+        "10",
+        "--seed",
+        "3",
+        "--log-every",
+        "7",
+    ];
     let run = |out: &Path| kaleid(&root, out, &more).output().unwrap();
 
     let mut child = kaleid(&root, &cut, &more).spawn().unwrap();
@@ -60,6 +71,20 @@ fn a_killed_run_ends_with_the_same_bytes() {
     let model = |out: &Path| std::fs::read(out.join("model.safetensors")).unwrap();
     assert!(model(&whole) == model(&cut));
     assert_eq!(results(&whole), results(&cut));
+    let curves = |out: &Path| std::fs::read_to_string(out.join("curves.svg")).unwrap();
+    assert!(curves(&whole).contains("env0_out_acc") && curves(&whole) == curves(&cut));
+    // Rows at the results and, in between, every seven steps.
+    let metrics = |out: &Path| {
+        let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+        let row = |line| {
+            let row: Value = serde_json::from_str(line).unwrap();
+            (row["step"].as_u64().unwrap(), row["loss"].as_f64().unwrap())
+        };
+        text.lines().map(row).collect::<Vec<_>>()
+    };
+    assert_eq!(metrics(&whole), metrics(&cut));
+    let steps: Vec<u64> = metrics(&whole).iter().map(|row| row.0).collect();
+    assert_eq!(steps, [0, 6, 10, 13, 20, 27, 30, 34, 40]);
 
     let rows = results(&whole);
     assert_eq!(rows.iter().map(|r| r["step"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 10, 20, 30, 40]);

@@ -108,6 +108,9 @@ pub struct Shared {
     /// Record results every so many steps and at the end; 0: only at the end
     #[arg(long, default_value_t = 300, value_name = "STEPS")]
     checkpoint_freq: usize,
+    /// Write what is logged to metrics.jsonl every so many steps
+    #[arg(long, default_value_t = 50, value_name = "STEPS")]
+    log_every: usize,
     /// Validate on plain images of the training domains; DomainBed augments them
     #[arg(long)]
     plain_validation: bool,
@@ -144,6 +147,7 @@ impl Shared {
             preset: self.preset,
             fixed: self.fixed,
             average_from: self.average_from,
+            log_every: self.log_every,
             memory: self.memory,
             recompute: self.recompute,
             arch: self.arch,

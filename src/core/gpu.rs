@@ -7,6 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Graphics interface to reach the adapter through.
@@ -44,6 +45,41 @@ impl fmt::Display for OutOfMemory {
 }
 
 impl std::error::Error for OutOfMemory {}
+
+/// A copy from the device that is under way.
+pub(crate) struct Download {
+    gpu: Gpu,
+    staging: wgpu::Buffer,
+    bytes: usize,
+    state: Arc<AtomicU8>,
+}
+
+const UNDER_WAY: u8 = 0;
+const MAPPED: u8 = 1;
+const FAILED: u8 = 2;
+
+impl Download {
+    /// Whether [`Download::wait`] would return at once.
+    pub(crate) fn is_ready(&self) -> bool {
+        let _ = self.gpu.device().poll(wgpu::PollType::Poll);
+        self.state.load(Relaxed) != UNDER_WAY
+    }
+
+    /// The bytes.
+    pub(crate) fn wait(&self) -> Result<Vec<u8>> {
+        if self.state.load(Relaxed) == UNDER_WAY {
+            self.gpu.wait()?;
+        }
+        self.gpu.check(|| "reading results".into())?;
+        if self.state.load(Relaxed) != MAPPED {
+            bail!("{}: results cannot be read", self.gpu.caps().adapter);
+        }
+        let mapped = self.staging.get_mapped_range(..);
+        let mapped =
+            mapped.with_context(|| format!("{}: results cannot be read", self.gpu.caps().adapter))?;
+        Ok(mapped[..self.bytes].to_vec())
+    }
+}
 
 /// Which adapter to open.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -384,6 +420,11 @@ impl Gpu {
 
     /// Copies `bytes` from the start of `buffer` to the host.
     pub(crate) fn download(&self, buffer: &wgpu::Buffer, bytes: usize) -> Result<Vec<u8>> {
+        self.download_later(buffer, bytes).wait()
+    }
+
+    /// Hands a copy to the device, behind what it was given before, and returns before it is done.
+    pub(crate) fn download_later(&self, buffer: &wgpu::Buffer, bytes: usize) -> Download {
         let size = (bytes as u64).next_multiple_of(4);
         let staging = self.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some("download"),
@@ -394,13 +435,11 @@ impl Gpu {
         let mut encoder = self.device().create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, size);
         self.queue().submit([encoder.finish()]);
-        let (send, receive) = std::sync::mpsc::channel();
-        staging.map_async(wgpu::MapMode::Read, .., move |r| _ = send.send(r));
-        self.wait()?;
-        self.check(|| "reading results".into())?;
-        let mapped = receive.recv().ok().and_then(Result::ok).map(|()| staging.get_mapped_range(..));
-        let Some(Ok(mapped)) = mapped else { bail!("{}: results cannot be read", self.caps().adapter) };
-        Ok(mapped[..bytes].to_vec())
+        let state = Arc::new(AtomicU8::new(UNDER_WAY));
+        let reached = state.clone();
+        let tell = move |r: Result<(), _>| reached.store(if r.is_ok() { MAPPED } else { FAILED }, Relaxed);
+        staging.map_async(wgpu::MapMode::Read, .., tell);
+        Download { gpu: self.clone(), staging, bytes, state }
     }
 
     /// Waits until the device has done all that was submitted.

@@ -13,6 +13,6 @@ pub mod store;
 pub use gpu::{Backend, Caps, Class, Gpu, GpuOptions, OutOfMemory};
 pub use graph::{Call, DType, Graph, Init, Tensor};
 pub use kernel::Kernel;
-pub use plan::{Memory, Plan};
+pub use plan::{Later, Memory, Plan};
 pub use profile::Profile;
 pub use store::{Store, Weights};

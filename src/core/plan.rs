@@ -1,7 +1,7 @@
 //! From a graph to something that runs: dead code dropped, buffers given to live ranges, pipelines compiled, bind groups made.
 //! A plan is then replayed: a run only encodes the same dispatches again.
 
-use super::gpu::{Class, Gpu, OutOfMemory, Pipeline, debug_level};
+use super::gpu::{Class, Download, Gpu, OutOfMemory, Pipeline, debug_level};
 use super::graph::{DType, Graph, Inner, Kind, Tensor};
 use super::profile::{Profile, Row};
 use super::store::Store;
@@ -155,6 +155,24 @@ impl Layout {
             }
         }
         memory
+    }
+}
+
+/// An output on its way to the host.
+pub struct Later(Download);
+
+impl Later {
+    /// Whether [`Later::wait`] would return at once.
+    pub fn is_ready(&self) -> bool {
+        self.0.is_ready()
+    }
+
+    /// The numbers.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn wait(&self) -> Result<Vec<f32>> {
+        self.0.wait().map(|bytes| bytemuck::pod_collect_to_vec(&bytes))
     }
 }
 
@@ -439,6 +457,14 @@ impl Plan {
     #[track_caller]
     pub fn read_u32(&self, name: &str) -> Result<Vec<u32>> {
         self.fetch(name, DType::U32).map(|bytes| bytemuck::pod_collect_to_vec(&bytes))
+    }
+
+    /// The f32 output `name` of the last run, later: returns before it is done, and runs may follow.
+    #[track_caller]
+    pub fn read_later(&self, name: &str) -> Later {
+        let Some((t, buffer)) = self.outputs.get(name) else { panic!("the plan has no output {name}") };
+        assert_eq!(t.dtype(), DType::F32, "output {name} is {t:?}");
+        Later(self.gpu.download_later(buffer, t.bytes()))
     }
 
     #[track_caller]

@@ -4,11 +4,11 @@ use super::hparams::Hparams;
 use super::network::Network;
 use super::samples::{Rows, Samples};
 use super::{Algorithm, Predict, Step};
-use crate::core::{DType, Gpu, Graph, Init, OutOfMemory, Plan, Store, Tensor, Weights, plan};
+use crate::core::{DType, Gpu, Graph, Init, Later, OutOfMemory, Plan, Store, Tensor, Weights, plan};
 use crate::data::rng::Key;
 use crate::models::resnet::is_parameter;
 use anyhow::{Context, Result, bail};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What a run trains.
 pub struct Spec<'a> {
@@ -298,23 +298,39 @@ impl Trainer {
         plan.run()
     }
 
+    /// Names of all logged numbers.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.turns
+            .iter()
+            .flat_map(|turn| turn.logged.iter().copied())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
+    }
+
+    /// Number of the steps from `since` to before `end` that logged `name`.
+    pub fn count(&self, name: &str, since: u32, end: u32) -> usize {
+        let logs = |s: &u32| self.turns[self.algorithm.turn(*s)].logged.contains(&name);
+        (since..end).filter(logs).count()
+    }
+
     /// Means of the logged numbers over the steps from `since` to before `end`, each over those that gave it. Waits for the device.
     ///
     /// # Errors
-    /// A device that failed; a number that is not finite.
+    /// As [`Logged::wait`].
     pub fn logged(&self, since: u32, end: u32) -> Result<BTreeMap<&'static str, f32>> {
-        let mut out = BTreeMap::new();
+        self.logged_later(since, end).wait()
+    }
+
+    /// [`Trainer::logged`] without waiting: steps may follow, and add up anew.
+    pub fn logged_later(&self, since: u32, end: u32) -> Logged {
+        let mut sums = vec![];
         for (number, turn) in self.turns.iter().enumerate() {
             let count = (since..end).filter(|&s| self.algorithm.turn(s) == number).count();
-            for &name in turn.logged.iter().filter(|_| count > 0) {
-                let mean = turn.plan.read(name)?[0] / count as f32;
-                if !mean.is_finite() {
-                    bail!("the {name} is {mean}: training diverged; lower the learning rate");
-                }
-                out.insert(name, mean);
-            }
+            let logged = turn.logged.iter().filter(|_| count > 0);
+            sums.extend(logged.map(|&name| (name, count, turn.plan.read_later(name))));
         }
-        Ok(out)
+        Logged(sums)
     }
 
     /// Device memory that the plans take together.
@@ -322,6 +338,32 @@ impl Trainer {
         let each = self.turns.iter().map(|turn| turn.plan.memory());
         let state = each.clone().map(|m| m.state).max().unwrap_or(0);
         state + each.map(|m| m.input + m.activation).sum::<usize>()
+    }
+}
+
+/// Logged numbers on their way to the host: name, number of steps, sum.
+pub struct Logged(Vec<(&'static str, usize, Later)>);
+
+impl Logged {
+    /// Whether [`Logged::wait`] would return at once.
+    pub fn is_ready(&self) -> bool {
+        self.0.iter().all(|(_, _, sum)| sum.is_ready())
+    }
+
+    /// Their means.
+    ///
+    /// # Errors
+    /// A device that failed; a number that is not finite.
+    pub fn wait(&self) -> Result<BTreeMap<&'static str, f32>> {
+        let mut out = BTreeMap::new();
+        for (name, count, sum) in &self.0 {
+            let mean = sum.wait()?[0] / *count as f32;
+            if !mean.is_finite() {
+                bail!("the {name} is {mean}: training diverged; lower the learning rate");
+            }
+            out.insert(*name, mean);
+        }
+        Ok(out)
     }
 }
 

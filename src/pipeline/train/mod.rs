@@ -6,6 +6,7 @@
 
 mod folder;
 mod images;
+mod metrics;
 
 use super::domainbed::hparams::{Hparams, Kind, Preset};
 use super::domainbed::network::{Featurizer, Network, initial};
@@ -22,6 +23,7 @@ use crate::models::resnet::{BatchNorm, ResNetConfig};
 use anyhow::{Context, Result, bail};
 use folder::{Folder, python_json};
 use images::{EVAL_BATCH, Env, Shown, environments, leave_out_unreadable, warn_of_missing_classes};
+use metrics::Metrics;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::cell::Cell;
@@ -93,6 +95,8 @@ pub struct Config {
     pub steps: usize,
     /// Results are recorded every so many steps, and at the end; 0: only at the end.
     pub checkpoint_freq: usize,
+    /// What is logged is written to metrics.jsonl every so many steps.
+    pub log_every: usize,
     /// Whether validation images of training domains are augmented, as DomainBed does it.
     pub val_augment: bool,
     /// Whether accuracy on the training images themselves is recorded.
@@ -141,6 +145,7 @@ impl Config {
             size: 224,
             steps: 5001,
             checkpoint_freq: 300,
+            log_every: 50,
             val_augment: true,
             train_accuracy: true,
             total_batch: None,
@@ -260,7 +265,10 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     let first = records.last().and_then(|r| r["step"].as_u64()).map_or(0, |s| s as usize + 1);
     let progress = Progress::new("train", config.steps as u64, "steps");
     progress.skip(start as u64);
+    let ends = |step: usize| due(step) || (step + 1).is_multiple_of(config.log_every);
+    let mut metrics = Metrics::open(out, start, ends)?;
     let (mut since, mut saved, mut clock) = (first, Instant::now(), Instant::now());
+    let mut row_clock = (start, Instant::now());
     // Seconds of the host's work on minibatches, which the device does not wait for unless its own takes less.
     let preparing = Cell::new(0.0);
     let minibatch = |step: usize| {
@@ -272,18 +280,24 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     let mut next = minibatch(start);
     for step in start..config.steps {
         let Some((x, y)) = next.take() else { break };
-        trainer.step(step as u32, Rows::Pictures(&x), &y, since as u32)?;
+        trainer.step(step as u32, Rows::Pictures(&x), &y, metrics.since())?;
         // The device is busy with this step while the next one's images are made.
         next = minibatch(step + 1);
         progress.inc(1);
+        if ends(step) {
+            // Times are those of the host, which is a step or two ahead of the device.
+            let seconds = row_clock.1.elapsed().as_secs_f64() / (step + 1 - row_clock.0) as f64;
+            metrics.end_row(&trainer, step, Map::from_iter([("step_time".into(), json!(seconds))]))?;
+            row_clock = (step + 1, Instant::now());
+        }
+        metrics.poll()?;
         let recording = due(step);
         if recording {
+            metrics.flush()?;
             let count = step + 1 - since;
             let mut record = Map::new();
-            let logged = trainer.logged(since as u32, step as u32 + 1);
-            let logged = logged.with_context(|| format!("steps {since} to {step}"))?;
-            for (name, value) in logged {
-                record.insert(name.into(), short(value));
+            for (name, value) in metrics.means(&trainer, since) {
+                record.insert(name, json!(value));
             }
             record.insert("step_time".into(), json!(clock.elapsed().as_secs_f64() / count as f64));
             record.insert("data_time".into(), json!(preparing.take() / count as f64));
@@ -297,10 +311,13 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
             progress.say(&summary(&record));
             records.push(record);
             folder.write_records(&records, &described)?;
+            metrics.draw(&trainer, &records)?;
+            row_clock.1 = Instant::now();
             since = step + 1;
         }
         if recording || stopped() || saved.elapsed() > CHECKPOINT_EVERY {
             let before = Instant::now();
+            metrics.flush()?;
             folder.checkpoint(&store, step + 1)?;
             // A large model on a slow disk must not spend its time on checkpoints.
             saved = Instant::now() + 20 * before.elapsed();
@@ -311,6 +328,9 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
         if recording {
             clock = Instant::now();
         }
+    }
+    if let Some(line) = metrics.spark(&trainer) {
+        progress.say(&line);
     }
     progress.finish();
     folder.write_model(&store, &network, &dataset)?;
@@ -372,6 +392,7 @@ fn check_flags(config: &Config) -> Result<()> {
         ("--width", config.width, 2048),
         ("--size", config.size, 4096),
         ("--steps", config.steps, 1_000_000_000),
+        ("--log-every", config.log_every, 1_000_000_000),
         ("--stem: kernel", kernel, 64),
         ("--stem: stride", stride, 64),
     ] {
@@ -447,11 +468,6 @@ fn describe(args: &Map<String, Value>, hparams: &Hparams, envs: &[Env], config: 
     };
     let envs: Vec<Value> = envs.iter().map(env).collect();
     json!({"args": args, "hparams": hparams.0, "environments": envs})
-}
-
-/// A float as few digits as tell it apart.
-fn short(value: f32) -> Value {
-    value.to_string().parse::<f64>().map_or(Value::Null, |v| json!(v))
 }
 
 /// One line for people: the loss, and the accuracies that count.
