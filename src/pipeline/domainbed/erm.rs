@@ -2,7 +2,6 @@
 
 use super::{Algorithm, Setup, Step};
 use crate::core::Tensor;
-use crate::ops::Adam;
 
 /// ERM (Vapnik, "Statistical learning theory", 1998): the mean cross entropy over the samples of all environments, as if there
 /// were no domains. Its strength when tuned is DomainBed's finding.
@@ -44,7 +43,7 @@ impl Algorithm for ErmPlusPlus {
         } else {
             let head = step.params(|name| name.starts_with("fc."));
             let mut optimizer = step.optimizer();
-            (optimizer.lr, optimizer.adam) = (step.number(self.linear_lr), Adam::default());
+            optimizer.lr = step.number(self.linear_lr);
             step.descend(optimizer, &head, &step.g.backward(loss, &head));
         }
         vec![("loss", loss)]

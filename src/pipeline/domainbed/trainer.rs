@@ -109,6 +109,8 @@ pub enum Draw {
     Permutation(Vec<usize>),
     /// A beta variate.
     Beta(f32),
+    /// A number below n.
+    Integer(usize),
     /// Uniform numbers in [0, 1).
     Uniform(Vec<f32>),
     /// Normal numbers.
@@ -151,6 +153,7 @@ impl Batch<'_> {
     pub fn below(&mut self, n: usize) -> Result<usize> {
         match self.draw() {
             Ok(key) => Ok(key.below(0, n as u32) as usize),
+            Err(Some(Draw::Integer(value))) if value < n => Ok(value),
             Err(other) => unexpected(other, &format!("a number below {n}")),
         }
     }

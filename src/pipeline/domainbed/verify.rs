@@ -8,7 +8,7 @@ use super::fish::INNER;
 use super::hparams::{Hparams, Preset};
 use super::network::{Featurizer, Mlp, Network};
 use super::samples::{Rows, Samples};
-use super::trainer::{Draw, Draws, Predictor, Spec, Trainer};
+use super::trainer::{AVERAGE, Draw, Draws, Predictor, Spec, Trainer};
 use super::{Setup, algorithm};
 use crate::core::{Gpu, Store};
 use crate::data::checkpoint::Checkpoint;
@@ -49,8 +49,10 @@ struct Recording<'a> {
 fn ours(name: &str) -> String {
     let featurizer = ["featurizer.", "network.0.", "network_f.", "network.net.0."];
     let classifier = ["classifier.", "network.1.", "network_c.", "network.net.1."];
-    if let Some(rest) = name.strip_prefix("network_inner.") {
-        return format!("{INNER}{}", ours(&format!("network.{rest}")));
+    for (copy, prefix) in [("network_inner.", INNER), ("network_sma.", AVERAGE)] {
+        if let Some(rest) = name.strip_prefix(copy) {
+            return format!("{prefix}{}", ours(&format!("network.{rest}")));
+        }
     }
     let rest = |prefixes: &[&str]| prefixes.iter().find_map(|p| name.strip_prefix(p));
     match (rest(&featurizer), rest(&classifier)) {
@@ -94,6 +96,9 @@ impl Recording<'_> {
             let name = value.as_str().unwrap_or_default();
             Ok(match kind {
                 "beta" => Draw::Beta(value.as_f64().context("a beta variate that is no number")? as f32),
+                "integer" => {
+                    Draw::Integer(value.as_u64().context("a drawn number that is no whole one")? as usize)
+                }
                 "permutation" => {
                     Draw::Permutation(self.tensors.u32s(name)?.iter().map(|&i| i as usize).collect())
                 }
