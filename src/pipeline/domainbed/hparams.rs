@@ -166,6 +166,12 @@ fn own(kind: Kind) -> Vec<Rule> {
     }
 }
 
+/// Whether any algorithm has a hyper-parameter of this name.
+fn belongs_to_some(name: &str) -> bool {
+    let of = |algorithm| own(Kind { algorithm, dataset: "", preset: Preset::Db2024 });
+    super::names().into_iter().flat_map(of).any(|rule| rule.0 == name)
+}
+
 /// The name of `names` that a mistyped one was most likely meant to be.
 pub(crate) fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let likeness = |n: &str| strsim::jaro_winkler(&name.to_lowercase(), &n.to_lowercase());
@@ -196,12 +202,15 @@ impl Hparams {
         Ok(Hparams(shared(kind).into_iter().chain(own(kind)).map(value).collect()))
     }
 
-    /// Sets one to a value of the same kind.
+    /// Sets one to a value of the same kind. One that only other algorithms have is left out: sweeps give all of them the same list.
     ///
     /// # Errors
     /// A name that does not exist, to which the nearest is offered; a value of another kind; one that is not supported.
     pub fn set(&mut self, name: &str, value: Value) -> Result<()> {
         let names: Vec<String> = self.0.keys().cloned().collect();
+        if !self.0.contains_key(name) && belongs_to_some(name) {
+            return Ok(());
+        }
         let Some(old) = self.0.get_mut(name) else {
             match nearest(name, names.iter().map(String::as_str)) {
                 Some(near) => bail!("no hyper-parameter {name}: did you mean {near}?"),
@@ -311,6 +320,8 @@ mod tests {
         let mut hparams = hparams("ERM", 0, 0);
         hparams.set("lr", json!(1)).unwrap();
         assert_eq!(hparams.f32("lr"), 1.0);
+        hparams.set("irm_lambda", json!(1)).unwrap();
+        assert!(!hparams.0.contains_key("irm_lambda"));
         let error = |h: &mut Hparams, name, value| h.set(name, value).unwrap_err().to_string();
         assert!(error(&mut hparams, "zzz", json!(1)).contains("no hyper-parameter zzz: there are data_aug"));
         assert_eq!(
