@@ -66,13 +66,13 @@ impl Algorithm for Fishr {
         let mean = step.mean(&used);
         let far: Vec<Tensor> = used.iter().map(|&u| g.mse_loss(u, mean)).collect();
         let penalty = step.mean(&far);
-        let loss = g.add(nll, g.mul(g.input("penalty weight", &[1], DType::F32), penalty));
+        let loss = g.add(nll, self.weight.times(g, penalty));
         step.adam(loss);
         vec![("loss", loss), ("nll", nll), ("penalty", penalty)]
     }
 
     fn inputs(&self, batch: &mut Batch) -> Result<()> {
-        batch.write("penalty weight", &[self.weight.at(batch.step)])
+        self.weight.fill(batch)
     }
 
     fn adam_resets(&self) -> Vec<u32> {

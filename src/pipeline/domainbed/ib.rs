@@ -9,7 +9,7 @@
 
 use super::trainer::Batch;
 use super::{Algorithm, Anneal, Setup, Step, irm};
-use crate::core::{DType, Tensor};
+use crate::core::Tensor;
 use anyhow::Result;
 
 /// IB_ERM, and with IRM's penalty IB_IRM.
@@ -39,11 +39,11 @@ impl Algorithm for Ib {
         // The unbiased variance, as torch's var.
         let n = by_env.len() as f32 * (step.batch() - 1) as f32 / step.batch() as f32;
         let ib = g.reshape(g.scale(g.sum(g.mul(away, away), &[0, 1, 2]), 1.0 / n), &[1]);
-        let mut loss = g.add(nll, g.mul(g.input("ib weight", &[1], DType::F32), ib));
+        let mut loss = g.add(nll, self.weight.times(g, ib));
         let mut logged = vec![("IB_penalty", ib)];
-        if self.irm.is_some() {
+        if let Some(weight) = &self.irm {
             let penalty = irm::penalty(g, logits, step.one_hot(step.y), step.envs);
-            loss = g.add(loss, g.mul(g.input("irm weight", &[1], DType::F32), penalty));
+            loss = g.add(loss, weight.times(g, penalty));
             logged.push(("IRM_penalty", penalty));
         }
         step.adam(loss);
@@ -53,8 +53,8 @@ impl Algorithm for Ib {
     }
 
     fn inputs(&self, batch: &mut Batch) -> Result<()> {
-        batch.write("ib weight", &[self.weight.at(batch.step)])?;
-        self.irm.as_ref().map_or(Ok(()), |irm| batch.write("irm weight", &[irm.at(batch.step)]))
+        self.weight.fill(batch)?;
+        self.irm.as_ref().map_or(Ok(()), |weight| weight.fill(batch))
     }
 
     fn adam_resets(&self) -> Vec<u32> {

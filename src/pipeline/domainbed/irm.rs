@@ -11,7 +11,7 @@
 
 use super::trainer::Batch;
 use super::{Algorithm, Anneal, Setup, Step};
-use crate::core::{DType, Graph, Tensor};
+use crate::core::{Graph, Tensor};
 use anyhow::Result;
 
 /// IRM.
@@ -31,13 +31,13 @@ impl Algorithm for Irm {
         let logits = step.classify(step.features());
         let nll = g.mean(step.risks(logits), &[0]);
         let penalty = penalty(g, logits, step.one_hot(step.y), step.envs);
-        let loss = g.add(nll, g.mul(g.input("penalty weight", &[1], DType::F32), penalty));
+        let loss = g.add(nll, self.weight.times(g, penalty));
         step.adam(loss);
         vec![("loss", loss), ("nll", nll), ("penalty", penalty)]
     }
 
     fn inputs(&self, batch: &mut Batch) -> Result<()> {
-        batch.write("penalty weight", &[self.weight.at(batch.step)])
+        self.weight.fill(batch)
     }
 
     fn adam_resets(&self) -> Vec<u32> {

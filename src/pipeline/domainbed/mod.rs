@@ -345,20 +345,26 @@ pub struct Predict<'a> {
     pub key: Tensor,
 }
 
-/// A penalty's weight, which jumps at a step.
+/// A penalty's weight, which jumps at a step. It is an input by the name of its hyper-parameter.
 struct Anneal {
+    name: &'static str,
     at: u32,
     before: f32,
     after: f32,
 }
 
 impl Anneal {
-    /// From the hyper-parameters of these names.
-    fn new(setup: &Setup, at: &str, before: f32, after: &str) -> Self {
-        Anneal { at: setup.hparams.usize(at) as u32, before, after: setup.hparams.f32(after) }
+    /// From `before` to the hyper-parameter `name` at the step that the hyper-parameter `at` says.
+    fn new(setup: &Setup, at: &str, before: f32, name: &'static str) -> Self {
+        Anneal { name, at: setup.hparams.usize(at) as u32, before, after: setup.hparams.f32(name) }
     }
 
-    fn at(&self, step: u32) -> f32 {
-        if step < self.at { self.before } else { self.after }
+    /// The weight times `penalty` (1).
+    fn times(&self, g: &Graph, penalty: Tensor) -> Tensor {
+        g.mul(g.input(self.name, &[1], DType::F32), penalty)
+    }
+
+    fn fill(&self, batch: &mut Batch) -> Result<()> {
+        batch.write(self.name, &[if batch.step < self.at { self.before } else { self.after }])
     }
 }

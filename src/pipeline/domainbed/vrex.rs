@@ -9,7 +9,7 @@
 
 use super::trainer::Batch;
 use super::{Algorithm, Anneal, Setup, Step};
-use crate::core::{DType, Tensor};
+use crate::core::Tensor;
 use anyhow::Result;
 
 /// VREx.
@@ -30,13 +30,13 @@ impl Algorithm for Vrex {
         let mean = g.mean(risks, &[0]);
         let away = g.sub(risks, mean);
         let penalty = g.mean(g.mul(away, away), &[0]);
-        let loss = g.add(mean, g.mul(g.input("penalty weight", &[1], DType::F32), penalty));
+        let loss = g.add(mean, self.weight.times(g, penalty));
         step.adam(loss);
         vec![("loss", loss), ("nll", g.slice(risks, 0, step.envs - 1, 1)), ("penalty", penalty)]
     }
 
     fn inputs(&self, batch: &mut Batch) -> Result<()> {
-        batch.write("penalty weight", &[self.weight.at(batch.step)])
+        self.weight.fill(batch)
     }
 
     fn adam_resets(&self) -> Vec<u32> {
