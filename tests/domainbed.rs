@@ -4,7 +4,7 @@
 use kaleid::core::{DType, Gpu, GpuOptions, Graph, Plan, Store, Weights};
 use kaleid::data::rng::Key;
 use kaleid::pipeline::domainbed::hparams::{Hparams, Kind, Preset};
-use kaleid::pipeline::domainbed::network::{Featurizer, Mlp, Network, Pass, initial};
+use kaleid::pipeline::domainbed::network::{Featurizer, Mlp, Network, Pass};
 use kaleid::pipeline::domainbed::samples::{Rows, Samples};
 use kaleid::pipeline::domainbed::trainer::{Predictor, Spec, Trainer};
 use kaleid::pipeline::domainbed::{Algorithm, Setup, algorithm, names};
@@ -46,7 +46,7 @@ impl Run {
             }
         }
         let mlp = Mlp { width: 16, depth: 3, outputs: 16, dropout: 0.0 };
-        let network = Network { featurizer: Featurizer::Mlp(mlp), classes };
+        let network = Network { featurizer: Featurizer::Mlp(mlp), classes, nonlinear: false };
         Run { name, hparams: drawn, network, inputs, envs: envs.to_vec(), batch: 16, fixed: false }
     }
 
@@ -70,7 +70,7 @@ impl Run {
     }
 
     fn trainer(&self, store: &mut Store) -> Trainer {
-        let init = |name: &str, shape: &[usize]| Ok(initial(name, shape, 3));
+        let init = |name: &str, shape: &[usize], fan_in| Ok(self.network.initial(name, shape, fan_in, 3));
         Trainer::new(store, self.make(), &self.spec(&Samples::Numbers(vec![self.inputs])), init).unwrap()
     }
 
@@ -360,12 +360,12 @@ fn an_update_that_does_not_fit_does_work_again_and_gives_the_same_numbers() {
     {
         let run = Run::new(name, 0, 4, &CORNERS, &[]);
         let config = ResNetConfig::named("resnet18", 8).unwrap();
-        let network = Network { featurizer: Featurizer::ResNet(config, norm), classes: 4 };
+        let network = Network { featurizer: Featurizer::ResNet(config, norm), classes: 4, nonlinear: false };
         let train = |memory| {
             let samples = Samples::Numbers(vec![64, 64, 4]);
             let spec = Spec { network: &network, batch: 4, memory, ..run.spec(&samples) };
             let mut store = Store::new(gpu());
-            let init = |name: &str, shape: &[usize]| Ok(initial(name, shape, 3));
+            let init = |name: &str, shape: &[usize], fan_in| Ok(network.initial(name, shape, fan_in, 3));
             let mut trainer = Trainer::new(&mut store, run.make(), &spec, init).unwrap();
             let x: Vec<f32> = (0..12 * 64 * 64 * 4).map(|i| Key::new(5, 0, "x").normal(i)).collect();
             let y: Vec<u32> = (0..12).map(|i| i % 4).collect();
@@ -392,7 +392,47 @@ fn an_update_that_does_not_fit_does_work_again_and_gives_the_same_numbers() {
     let run = Run::new("ERM", 8, 4, &CORNERS, &[]);
     let samples = Samples::Numbers(vec![8]);
     let spec = Spec { memory: Some(1), ..run.spec(&samples) };
-    let init = |name: &str, shape: &[usize]| Ok(initial(name, shape, 3));
+    let init = |name: &str, shape: &[usize], fan_in| Ok(run.network.initial(name, shape, fan_in, 3));
     let error = Trainer::new(&mut Store::new(gpu()), run.make(), &spec, init).err().unwrap().to_string();
     assert!(error.contains("choose a smaller size or batch, or more --memory"), "{error}");
+}
+
+/// Classes of images that differ in brightness.
+fn brightness(step: u32, rows: usize, size: usize) -> (Vec<f32>, Vec<u32>) {
+    let (key, pixels) = (Key::new(9, step, "brightness"), size * size);
+    let y: Vec<u32> = (0..rows as u32).map(|row| row % 4).collect();
+    let value = |i: usize| match i % 4 {
+        3 => 0.0,
+        _ => 0.5 * y[i / 4 / pixels] as f32 - 0.75 + 0.5 * key.normal(i as u32),
+    };
+    ((0..rows * pixels * 4).map(value).collect(), y)
+}
+
+#[test]
+fn the_networks_for_small_images_and_the_classifier_of_three_layers_learn() {
+    use kaleid::models::resnet::BatchNorm;
+    let run = Run::new("ERM", 0, 4, &CORNERS[..2], &[("lr", json!(0.003))]);
+    for (arch, size, nonlinear) in
+        [("mnist_cnn", 28, false), ("wide_resnet", 32, false), ("mnist_cnn", 28, true)]
+    {
+        let featurizer = Featurizer::named(arch, size, 64, [7, 2], BatchNorm::Live).unwrap();
+        assert_eq!(Featurizer::default_name(size), arch);
+        let network = Network { featurizer, classes: 4, nonlinear };
+        let samples = Samples::Numbers(vec![size, size, 4]);
+        let spec = Spec { network: &network, batch: 8, ..run.spec(&samples) };
+        let mut store = Store::new(gpu());
+        let init = |name: &str, shape: &[usize], fan_in| Ok(network.initial(name, shape, fan_in, 3));
+        let mut trainer = Trainer::new(&mut store, run.make(), &spec, init).unwrap();
+        let mut losses = vec![];
+        for step in 0..24 {
+            let (x, y) = brightness(step, 16, size);
+            trainer.step(step, Rows::Numbers(&x), &y, step).unwrap();
+            losses.push(trainer.logged(step, step + 1).unwrap()["loss"]);
+        }
+        let head = if nonlinear { ("fc.4.weight", vec![4, 32]) } else { ("fc.weight", vec![4, 128]) };
+        assert_eq!(store.read(head.0).unwrap().0, head.1, "{arch}");
+        let mean = |of: &[f32]| of.iter().sum::<f32>() / of.len() as f32;
+        assert!(mean(&losses[20..]) < 0.6 * mean(&losses[..4]), "{arch}: {losses:?}");
+    }
+    assert!(Featurizer::named("mnist_cnn", 32, 64, [7, 2], BatchNorm::Live).is_err());
 }

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 use kaleid::core::{Gpu, GpuOptions};
 use kaleid::data::dataset::Dataset;
 use kaleid::pipeline::domainbed::hparams::Preset;
+use kaleid::pipeline::domainbed::network::Featurizer;
 use kaleid::pipeline::train::{Config, Variant, run as train};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -78,9 +79,9 @@ pub struct Shared {
     /// Compute residual blocks again for the backward pass instead of keeping them
     #[arg(long)]
     recompute: bool,
-    /// Network: resnet18, resnet34, resnet50
-    #[arg(long, default_value = "resnet50")]
-    arch: String,
+    /// Network: resnet18, resnet34, resnet50, mnist_cnn (28 pixels), wide_resnet (32 pixels) [default: by --size, as in DomainBed]
+    #[arg(long)]
+    arch: Option<String>,
     /// Channels of its first stage
     #[arg(long, default_value_t = 64)]
     width: usize,
@@ -150,7 +151,7 @@ impl Shared {
             log_every: self.log_every,
             memory: self.memory,
             recompute: self.recompute,
-            arch: self.arch,
+            arch: self.arch.unwrap_or_else(|| Featurizer::default_name(self.size).into()),
             width: self.width,
             stem: self.stem.try_into().ok().context("--stem takes a kernel and a stride")?,
             weights: self.weights,

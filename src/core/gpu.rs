@@ -4,10 +4,11 @@ use super::graph::DType;
 use super::kernel::Kernel;
 use super::profile::Profile;
 use anyhow::{Context, Result, anyhow, bail};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Graphics interface to reach the adapter through.
@@ -51,32 +52,30 @@ pub(crate) struct Download {
     gpu: Gpu,
     staging: wgpu::Buffer,
     bytes: usize,
-    state: Arc<AtomicU8>,
+    /// Whether it came; told by whichever thread polls the device.
+    told: Receiver<bool>,
+    came: Cell<Option<bool>>,
 }
-
-const UNDER_WAY: u8 = 0;
-const MAPPED: u8 = 1;
-const FAILED: u8 = 2;
 
 impl Download {
     /// Whether [`Download::wait`] would return at once.
     pub(crate) fn is_ready(&self) -> bool {
-        let _ = self.gpu.device().poll(wgpu::PollType::Poll);
-        self.state.load(Relaxed) != UNDER_WAY
+        if self.came.get().is_none() {
+            let _ = self.gpu.device().poll(wgpu::PollType::Poll);
+            self.came.set(self.told.try_recv().ok());
+        }
+        self.came.get().is_some()
     }
 
     /// The bytes.
     pub(crate) fn wait(&self) -> Result<Vec<u8>> {
-        if self.state.load(Relaxed) == UNDER_WAY {
+        if self.came.get().is_none() {
             self.gpu.wait()?;
+            self.came.set(self.told.recv().ok());
         }
         self.gpu.check(|| "reading results".into())?;
-        if self.state.load(Relaxed) != MAPPED {
-            bail!("{}: results cannot be read", self.gpu.caps().adapter);
-        }
-        let mapped = self.staging.get_mapped_range(..);
-        let mapped =
-            mapped.with_context(|| format!("{}: results cannot be read", self.gpu.caps().adapter))?;
+        let mapped = (self.came.get() == Some(true)).then(|| self.staging.get_mapped_range(..));
+        let Some(Ok(mapped)) = mapped else { bail!("{}: results cannot be read", self.gpu.caps().adapter) };
         Ok(mapped[..self.bytes].to_vec())
     }
 }
@@ -435,11 +434,9 @@ impl Gpu {
         let mut encoder = self.device().create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, size);
         self.queue().submit([encoder.finish()]);
-        let state = Arc::new(AtomicU8::new(UNDER_WAY));
-        let reached = state.clone();
-        let tell = move |r: Result<(), _>| reached.store(if r.is_ok() { MAPPED } else { FAILED }, Relaxed);
-        staging.map_async(wgpu::MapMode::Read, .., tell);
-        Download { gpu: self.clone(), staging, bytes, state }
+        let (tell, told) = channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| _ = tell.send(result.is_ok()));
+        Download { gpu: self.clone(), staging, bytes, told, came: Cell::new(None) }
     }
 
     /// Waits until the device has done all that was submitted.

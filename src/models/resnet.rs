@@ -10,9 +10,10 @@ use crate::nn;
 use crate::ops::{Adam, Conv, Sgd};
 use anyhow::{Context, Result, bail};
 
-/// Batch normalisation's epsilon and the share that the running statistics keep in a step.
+/// Batch normalisation's epsilon, torch's default.
 const EPS: f32 = 1e-5;
-const KEEP: f32 = 0.9;
+/// The share that the running statistics keep in a step: one less torch's default momentum.
+pub const KEEP: f32 = 0.9;
 
 /// Sizes of a ResNet.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +51,9 @@ impl ResNetConfig {
             "resnet18" => ([2, 2, 2, 2], false),
             "resnet34" => ([3, 4, 6, 3], false),
             "resnet50" => ([3, 4, 6, 3], true),
-            _ => bail!("no architecture {name}: there are resnet18, resnet34, resnet50"),
+            _ => bail!(
+                "no architecture {name}: there are resnet18, resnet34, resnet50, mnist_cnn, wide_resnet"
+            ),
         };
         Ok(ResNetConfig { layers, bottleneck, width, stem_kernel: 7, stem_stride: 2, stem_pool: true })
     }
@@ -164,29 +167,32 @@ fn conv_norm(
     let x = match (conv_name, x.last()) {
         ("conv1", 4) => {
             let weight = w.sub(conv_name).get("weight", &[out, 3, kernel, kernel]);
-            g.conv2d(x, g.pad(weight, &[(0, 0), (0, 0), (0, 0), (0, 1)]), conv)
+            g.conv2d(x, for_images(g, weight), conv)
         }
         _ => nn::conv2d(g, &w.sub(conv_name), x, out, kernel, conv, false),
     };
-    let norm = w.sub(norm_name);
-    match mode {
-        BatchNorm::Frozen => {
-            let [weight, bias, mean, var] = norm_tensors(&norm, out);
-            g.batch_norm_frozen(x, mean, var, weight, bias, EPS)
-        }
-        BatchNorm::Live => batch_norm(g, &norm, x),
-    }
+    norm(g, &w.sub(norm_name), x, mode, KEEP)
 }
 
-fn norm_tensors(w: &Weights, channels: usize) -> [Tensor; 4] {
-    ["weight", "bias", "running_mean", "running_var"].map(|n| w.get(n, &[channels]))
+/// The weight of a convolution over three channels for images with a fourth.
+pub fn for_images(g: &Graph, weight: Tensor) -> Tensor {
+    g.pad(weight, &[(0, 0), (0, 0), (0, 0), (0, 1)])
 }
 
 /// Torch's `nn.BatchNorm1d` and `2d` in training, of x (.., C): normalises by the batch and updates the running statistics.
 pub fn batch_norm(g: &Graph, w: &Weights, x: Tensor) -> Tensor {
-    let [weight, bias, mean, var] = norm_tensors(w, x.last());
+    norm(g, w, x, BatchNorm::Live, KEEP)
+}
+
+/// Torch's batch normalisation with a momentum of 1 - `keep`, the share that the running statistics keep in a step.
+pub fn norm(g: &Graph, w: &Weights, x: Tensor, mode: BatchNorm, keep: f32) -> Tensor {
+    let [weight, bias, mean, var] =
+        ["weight", "bias", "running_mean", "running_var"].map(|n| w.get(n, &[x.last()]));
+    if mode == BatchNorm::Frozen {
+        return g.batch_norm_frozen(x, mean, var, weight, bias, EPS);
+    }
     let batch = g.batch_norm(x, weight, bias, EPS);
-    let (n, keep) = ((x.len() / x.last()) as f32, g.constant(&[1], &[KEEP]));
+    let (n, keep) = ((x.len() / x.last()) as f32, g.constant(&[1], &[keep]));
     g.ema(mean, batch.mean, keep);
     // Torch normalises with the biased variance and averages the unbiased one.
     g.ema(var, g.scale(batch.var, n / (n - 1.0).max(1.0)), keep);

@@ -205,7 +205,7 @@ impl Hparams {
     /// Sets one to a value of the same kind. One that only other algorithms have is left out: sweeps give all of them the same list.
     ///
     /// # Errors
-    /// A name that does not exist, to which the nearest is offered; a value of another kind; one that is not supported.
+    /// A name that does not exist, to which the nearest is offered; a value of another kind.
     pub fn set(&mut self, name: &str, value: Value) -> Result<()> {
         let names: Vec<String> = self.0.keys().cloned().collect();
         if !self.0.contains_key(name) && belongs_to_some(name) {
@@ -226,9 +226,6 @@ impl Hparams {
         };
         if !same {
             bail!("hyper-parameter {name} = {value}: it must be like {old}");
-        }
-        if name == "nonlinear_classifier" && value == json!(true) {
-            bail!("hyper-parameter {name} = true is not supported");
         }
         let below_one = ["resnet_dropout", "mlp_dropout", "ema", "rsc_f_drop_factor", "rsc_b_drop_factor"]
             .contains(&name);
@@ -332,6 +329,5 @@ mod tests {
             error(&mut hparams, "batch_size", json!(0.5)),
             "hyper-parameter batch_size = 0.5: it must be like 32"
         );
-        assert!(error(&mut hparams, "nonlinear_classifier", json!(true)).contains("not supported"));
     }
 }

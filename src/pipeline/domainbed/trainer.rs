@@ -232,8 +232,8 @@ struct Turn {
 }
 
 impl Trainer {
-    /// Records and plans the updates. Parameters that the store lacks get the values that `init` gives for their name and torch's
-    /// shape.
+    /// Records and plans the updates. Parameters that the store lacks get the values that `init` gives for their name, torch's shape
+    /// and the number of inputs that an output of their layer has, if it is one of weights and biases.
     ///
     /// # Errors
     /// No device memory; an error of `init`.
@@ -241,7 +241,7 @@ impl Trainer {
         store: &mut Store,
         algorithm: Box<dyn Algorithm>,
         spec: &Spec,
-        init: impl Fn(&str, &[usize]) -> Result<Vec<f32>>,
+        init: impl Fn(&str, &[usize], Option<usize>) -> Result<Vec<f32>>,
     ) -> Result<Trainer> {
         let savings = Saving::all(spec.network, spec.recompute, spec.envs * spec.batch);
         let (envs, seed, average_from) = (spec.envs, spec.seed, spec.average_from);
@@ -377,7 +377,7 @@ impl Turn {
         spec: &Spec,
         turn: usize,
         saving: Saving,
-        init: impl Fn(&str, &[usize]) -> Result<Vec<f32>>,
+        init: impl Fn(&str, &[usize], Option<usize>) -> Result<Vec<f32>>,
     ) -> Result<Turn> {
         let gpu = store.gpu().clone();
         let g = Graph::new(gpu.caps());
@@ -418,14 +418,17 @@ impl Turn {
             return Err(OutOfMemory(text).into());
         }
         let held = store.names();
-        for (name, t) in step.w.params() {
-            if !held.contains(&name) {
-                let shape = match *t.shape() {
-                    [o, h, w, i] => vec![o, i, h, w],
-                    ref shape => shape.to_vec(),
-                };
-                store.write(&name, &shape, &init(&name, &shape)?)?;
-            }
+        let params = step.w.params();
+        for (name, t) in params.iter().filter(|p| !held.contains(&p.0)) {
+            let shape = match *t.shape() {
+                [o, h, w, i] => vec![o, i, h, w],
+                ref shape => shape.to_vec(),
+            };
+            // Of a bias, that of its weight.
+            let weight = name.strip_suffix("bias").map_or(name.clone(), |layer| format!("{layer}weight"));
+            let weight = params.iter().find(|p| p.0 == weight).filter(|p| p.1.rank() > 1);
+            let fan_in = weight.map(|(_, t)| t.len() / t.dim(0));
+            store.write(name, &shape, &init(name, &shape, fan_in)?)?;
         }
         let masks = step.masks.get();
         drop(step);

@@ -126,7 +126,11 @@ impl Recording<'_> {
             outputs: shape("output.weight")?[0],
             dropout: 0.0,
         };
-        let network = Network { featurizer: Featurizer::Mlp(featurizer), classes: shape("fc.weight")?[0] };
+        let network = Network {
+            featurizer: Featurizer::Mlp(featurizer),
+            classes: shape("fc.weight")?[0],
+            nonlinear: false,
+        };
         let (_, _, sample, envs) = self.minibatch(0)?;
         let setup = Setup { hparams: &hparams, preset: Preset::Dbhead, fixed: false, envs };
         let make = || algorithm(self.name, &setup);
@@ -143,7 +147,7 @@ impl Recording<'_> {
             recompute: false,
         };
         let mut store = Store::new(gpu);
-        let value = |name: &str, _: &[usize]| {
+        let value = |name: &str, _: &[usize], _: Option<usize>| {
             init.get(name).map(|t| t.1.clone()).with_context(|| format!("no initial values of {name}"))
         };
         let mut trainer = Trainer::new(&mut store, make()?, &spec, value)?;

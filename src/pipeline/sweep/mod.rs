@@ -21,12 +21,13 @@ pub mod table;
 pub mod work;
 
 use super::domainbed::hparams::{Hparams, Kind};
+use super::domainbed::network::{Featurizer, Network, Pass};
 use super::domainbed::{Setup, algorithm};
 use super::train::{self, Variant};
 use crate::core::{Caps, Class, DType, Graph, Weights};
 use crate::data::dataset::{Dataset, seed_hash};
 use crate::data::{known, python, write_atomic};
-use crate::models::resnet::{self, BatchNorm, ResNetConfig};
+use crate::models::resnet::BatchNorm;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -343,15 +344,13 @@ pub fn cost(jobs: &[Job], seconds_per_job: Option<f64>) -> Cost {
 
 /// Bytes of a trained network, but for its classifier; none, if there is no such network.
 fn model_bytes(config: &train::Config) -> Option<u64> {
-    let resnet = ResNetConfig {
-        stem_kernel: config.stem[0],
-        stem_stride: config.stem[1],
-        ..ResNetConfig::named(&config.arch, config.width).ok()?
-    };
+    let mode = BatchNorm::Frozen;
+    let featurizer = Featurizer::named(&config.arch, config.size, config.width, config.stem, mode).ok()?;
+    let network = Network { featurizer, classes: 1, nonlinear: false };
     let g = Graph::new(&Caps::nominal(Class::Software));
     let w = Weights::new(&g, DType::F32);
-    let x = g.input("x", &[1, 224, 224, 4], DType::F32);
-    resnet::features(&g, &w, &resnet, x, BatchNorm::Frozen, false);
+    let x = g.input("x", &[1, config.size, config.size, 4], DType::F32);
+    network.features(&g, &w, x, Pass::Predict);
     Some(w.params().iter().map(|(_, t)| 4 * t.len() as u64).sum())
 }
 

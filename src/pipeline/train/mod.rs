@@ -9,7 +9,7 @@ mod images;
 mod metrics;
 
 use super::domainbed::hparams::{Hparams, Kind, Preset};
-use super::domainbed::network::{Featurizer, Network, initial};
+use super::domainbed::network::{Featurizer, Network};
 use super::domainbed::samples::Rows;
 use super::domainbed::trainer::{Predictor, Spec, Trainer};
 use super::domainbed::{self, Algorithm, Setup, algorithm};
@@ -19,7 +19,7 @@ use crate::data::checkpoint::Checkpoint;
 use crate::data::dataset::{Dataset, Item};
 use crate::data::images::Images;
 use crate::data::known;
-use crate::models::resnet::{BatchNorm, ResNetConfig};
+use crate::models::resnet::BatchNorm;
 use anyhow::{Context, Result, bail};
 use folder::{Folder, python_json};
 use images::{EVAL_BATCH, Env, Shown, environments, leave_out_unreadable, warn_of_missing_classes};
@@ -81,7 +81,7 @@ pub struct Config {
     pub memory: Option<usize>,
     /// Compute residual blocks again for the backward pass instead of keeping them.
     pub recompute: bool,
-    /// `resnet18`, `resnet34` or `resnet50`.
+    /// `resnet18`, `resnet34`, `resnet50`, `mnist_cnn` or `wide_resnet`.
     pub arch: String,
     /// Channels of the first stage.
     pub width: usize,
@@ -184,19 +184,18 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     let mut envs = environments(config, &dataset)?;
     let training: Vec<usize> = (0..envs.len()).filter(|&e| !envs[e].test).collect();
     let (hparams, batch) = hyper_parameters(config, &envs, training.len())?;
-    let resnet = ResNetConfig {
-        stem_kernel: config.stem[0],
-        stem_stride: config.stem[1],
-        ..ResNetConfig::named(&config.arch, config.width)?
-    };
     // Random weights need statistics of the batch; pretrained ones keep theirs, as DomainBed's papers do.
     let frozen = config.weights.is_some() && config.preset != Preset::Dbhead;
     let mode = if frozen { BatchNorm::Frozen } else { BatchNorm::Live };
-    let network = Network { featurizer: Featurizer::ResNet(resnet, mode), classes: dataset.classes.len() };
-    if training.len() * batch < 2 && mode == BatchNorm::Live {
+    let network = Network {
+        featurizer: Featurizer::named(&config.arch, config.size, config.width, config.stem, mode)?,
+        classes: dataset.classes.len(),
+        nonlinear: hparams.bool("nonlinear_classifier"),
+    };
+    if training.len() * batch < 2 && network.sees_batches() {
         bail!("a batch of one sample has no variance: batch normalisation needs more");
     }
-    let init = initial_values(config)?;
+    let init = initial_values(config, network.clone())?;
     let fixed = config.fixed.contains(&config.algorithm);
     let setup = Setup { hparams: &hparams, preset: config.preset, fixed, envs: training.len() };
     let make = || algorithm(&config.algorithm, &setup);
@@ -409,14 +408,17 @@ fn check_flags(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Values that parameters start with, by name and shape.
-fn initial_values(config: &Config) -> Result<impl Fn(&str, &[usize]) -> Result<Vec<f32>> + use<>> {
+/// Values that parameters start with.
+fn initial_values(
+    config: &Config,
+    network: Network,
+) -> Result<impl Fn(&str, &[usize], Option<usize>) -> Result<Vec<f32>> + use<>> {
     let checkpoint = config.weights.as_ref().map(Checkpoint::open).transpose()?;
     let seed = config.seed;
-    Ok(move |name: &str, shape: &[usize]| match &checkpoint {
+    Ok(move |name: &str, shape: &[usize], fan_in| match &checkpoint {
         // A pretrained classifier is for other classes.
         Some(checkpoint) if !name.starts_with("fc.") => checkpoint.f32(name, shape),
-        _ => Ok(initial(name, shape, seed)),
+        _ => Ok(network.initial(name, shape, fan_in, seed)),
     })
 }
 
