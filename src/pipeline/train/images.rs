@@ -52,14 +52,16 @@ pub fn environments(config: &Config, dataset: &Dataset) -> Result<Vec<Env>> {
             let (small, large) = split(items.len(), config.holdout_fraction, config.trial_seed, envs.len());
             envs.push(Env { name, items, parts: [large, small], test: false });
         };
+        let tested = config.test_domains.contains(&domain.name);
+        // Nothing in the style of a domain that is tested on is trained on, unless that is asked for.
+        if tested && !config.include_test_style {
+            continue;
+        }
         match originals.iter().position(|d| d.name == domain.name) {
-            // Nothing in the style of a domain that is tested on is trained on, unless that is asked for; then apart from the
-            // originals, which are only tested on.
-            Some(e) if config.test_domains.contains(&originals[e].name) => {
-                if config.include_test_style && config.variant != Variant::D {
-                    add(format!("{} (generated)", domain.name), domain.items);
-                    joined += 1;
-                }
+            // Then apart from the originals, which are only tested on.
+            Some(_) if tested && config.variant != Variant::D => {
+                add(format!("{} (generated)", domain.name), domain.items);
+                joined += 1;
             }
             // Validation stays on originals, the same ones for every variant.
             Some(e) if config.variant != Variant::D => {

@@ -244,7 +244,7 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     records.retain(|r| r.get("step").and_then(Value::as_u64).is_some_and(|s| s < start as u64));
     folder.check_records(&records, (0..start).filter(|&s| due(s)))?;
     let plans = Trainer::new(&mut store, make()?, &spec, init)
-        .and_then(|trainer| Ok((trainer, predictor(&store, &make, &spec)?)));
+        .and_then(|trainer| Ok((trainer, predictor(&store, make, &spec)?)));
     let (mut trainer, mut predictor) = match start {
         0 => plans?,
         _ => plans.with_context(|| folder.cannot_go_on())?,
