@@ -42,7 +42,7 @@ fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
 
 /// Files that record times, or where the run lies.
 fn records_times(name: &str) -> bool {
-    ["stages.json", "report.html", "results.jsonl", "out.txt", "train.json"]
+    ["stages.json", "report.html", "results.jsonl", "metrics.jsonl", "out.txt", "train.json"]
         .iter()
         .any(|end| name.ends_with(end))
 }

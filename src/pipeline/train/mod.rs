@@ -310,8 +310,6 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
             progress.say(&summary(&record));
             records.push(record);
             folder.write_records(&records, &described)?;
-            metrics.draw(&trainer, &records)?;
-            row_clock.1 = Instant::now();
             since = step + 1;
         }
         if recording || stopped() || saved.elapsed() > CHECKPOINT_EVERY {
@@ -325,7 +323,9 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
             }
         }
         if recording {
+            metrics.draw(&trainer, &records)?;
             clock = Instant::now();
+            row_clock.1 = clock;
         }
     }
     if let Some(line) = metrics.spark(&trainer) {
