@@ -3,80 +3,11 @@
 
 use super::dataset::{files, folders, images, is_image};
 use super::image::Rgb;
+use super::known::{self, KNOWN, Known};
 use anyhow::Result;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-
-/// A data set that papers compare on.
-struct Known {
-    name: &'static str,
-    /// Names that its folder goes by, in lower case, without underscores.
-    folders: &'static [&'static str],
-    /// Its domains; the number of images of each, where it is known.
-    domains: &'static [(&'static str, Option<usize>)],
-    classes: usize,
-}
-
-const KNOWN: [Known; 5] = [
-    Known {
-        name: "PACS",
-        folders: &["pacs", "kfold"],
-        domains: &[
-            ("art_painting", Some(2048)),
-            ("cartoon", Some(2344)),
-            ("photo", Some(1670)),
-            ("sketch", Some(3929)),
-        ],
-        classes: 7,
-    },
-    Known {
-        name: "OfficeHome",
-        folders: &["officehome", "officehomedataset10072016"],
-        domains: &[
-            ("Art", Some(2427)),
-            ("Clipart", Some(4365)),
-            ("Product", Some(4439)),
-            ("Real World", Some(4357)),
-        ],
-        classes: 65,
-    },
-    Known {
-        name: "VLCS",
-        folders: &["vlcs"],
-        domains: &[
-            ("Caltech101", Some(1415)),
-            ("LabelMe", Some(2656)),
-            ("SUN09", Some(3282)),
-            ("VOC2007", Some(3376)),
-        ],
-        classes: 5,
-    },
-    Known {
-        name: "TerraIncognita",
-        folders: &["terraincognita"],
-        domains: &[
-            ("location_100", None),
-            ("location_38", None),
-            ("location_43", None),
-            ("location_46", None),
-        ],
-        classes: 10,
-    },
-    Known {
-        name: "DomainNet",
-        folders: &["domainnet"],
-        domains: &[
-            ("clip", None),
-            ("info", None),
-            ("paint", None),
-            ("quick", None),
-            ("real", None),
-            ("sketch", None),
-        ],
-        classes: 345,
-    },
-];
 
 /// Number of images of each class of one domain.
 pub type Counts = BTreeMap<String, usize>;
@@ -211,52 +142,37 @@ fn stray(path: &Path, below: &str, problems: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// The known data set that this one is, by its domains or its folder's name. Adds what differs.
+/// The known data set that this one is, by its domains or by its folder's name. Adds what differs.
 fn compare(
     root: &Path,
     domains: &BTreeMap<String, Counts>,
     problems: &mut Vec<String>,
 ) -> Option<&'static str> {
-    let name = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
-    let name = name.file_name().unwrap_or_default().to_string_lossy().to_lowercase().replace('_', "");
-    let holds = |k: &&Known| k.domains.iter().all(|d| domains.contains_key(d.0));
-    let known =
-        KNOWN.iter().find(holds).or_else(|| KNOWN.iter().find(|k| k.folders.contains(&name.as_str())))?;
-    let places: Vec<_> = known.domains.iter().map(|d| d.0).collect();
+    let folder = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
+    let holds = |k: &&Known| k.domains.iter().all(|d| domains.contains_key(*d));
+    let known = KNOWN.iter().find(holds).or_else(|| known::named(&known::name_of(&folder)))?;
+    let Known { name, classes, .. } = known;
     for (domain, counts) in domains {
-        let path = root.join(domain);
-        let Some((_, expected)) = known.domains.iter().find(|d| d.0 == domain) else {
-            problems.push(format!(
-                "{}: {} has no such domain; it has {}",
-                path.display(),
-                known.name,
-                places.join(", ")
-            ));
+        let path = root.join(domain).display().to_string();
+        let Some(i) = known.domains.iter().position(|d| d == domain) else {
+            let all = known.domains.join(", ");
+            problems.push(format!("{path}: {name} has no such domain; it has {all}"));
             continue;
         };
         let count: usize = counts.values().sum();
-        if expected.is_some_and(|e| e != count) {
-            let expected = expected.unwrap_or(0);
+        if let Some(expected) = known.images.get(i).filter(|&&e| e != count) {
             problems.push(format!(
-                "{}: {count} images; {} has {expected} here: splits will not be DomainBed's",
-                path.display(),
-                known.name
+                "{path}: {count} images; {name} has {expected} here: splits will not be DomainBed's"
             ));
         }
-        if counts.len() != known.classes {
-            problems.push(format!(
-                "{}: {} classes; {} has {}",
-                path.display(),
-                counts.len(),
-                known.name,
-                known.classes
-            ));
+        if counts.len() != *classes {
+            problems.push(format!("{path}: {} classes; {name} has {classes}", counts.len()));
         }
     }
-    for domain in places.iter().filter(|d| !domains.contains_key(**d)) {
-        problems.push(format!("{}: the domain {domain} of {} is missing", root.display(), known.name));
+    for domain in known.domains.iter().filter(|d| !domains.contains_key(**d)) {
+        problems.push(format!("{}: the domain {domain} of {name} is missing", root.display()));
     }
-    Some(known.name)
+    Some(name)
 }
 
 /// Every domain must have the classes that most have, or labels shift.

@@ -11,25 +11,61 @@ pub struct Known {
     pub folder: &'static str,
     /// Short names of its domains, in their order.
     pub codes: &'static [&'static str],
+    /// Folders of its domains, in the same order.
+    pub domains: &'static [&'static str],
+    /// Images of each, where we know them; empty where we do not.
+    pub images: &'static [usize],
+    /// Number of its classes.
+    pub classes: usize,
 }
 
 /// Those that are folders of images, in DomainBed's order.
 pub const KNOWN: &[Known] = &[
-    Known { name: "VLCS", folder: "VLCS", codes: &["C", "L", "S", "V"] },
-    Known { name: "PACS", folder: "PACS", codes: &["A", "C", "P", "S"] },
-    Known { name: "OfficeHome", folder: "office_home", codes: &["A", "C", "P", "R"] },
-    Known { name: "TerraIncognita", folder: "terra_incognita", codes: &["L100", "L38", "L43", "L46"] },
+    Known {
+        name: "VLCS",
+        folder: "VLCS",
+        codes: &["C", "L", "S", "V"],
+        domains: &["Caltech101", "LabelMe", "SUN09", "VOC2007"],
+        images: &[1415, 2656, 3282, 3376],
+        classes: 5,
+    },
+    Known {
+        name: "PACS",
+        folder: "PACS",
+        codes: &["A", "C", "P", "S"],
+        domains: &["art_painting", "cartoon", "photo", "sketch"],
+        images: &[2048, 2344, 1670, 3929],
+        classes: 7,
+    },
+    Known {
+        name: "OfficeHome",
+        folder: "office_home",
+        codes: &["A", "C", "P", "R"],
+        domains: &["Art", "Clipart", "Product", "Real World"],
+        images: &[2427, 4365, 4439, 4357],
+        classes: 65,
+    },
+    Known {
+        name: "TerraIncognita",
+        folder: "terra_incognita",
+        codes: &["L100", "L38", "L43", "L46"],
+        domains: &["location_100", "location_38", "location_43", "location_46"],
+        images: &[],
+        classes: 10,
+    },
     Known {
         name: "DomainNet",
         folder: "domain_net",
         codes: &["clip", "info", "paint", "quick", "real", "sketch"],
+        domains: &["clipart", "infograph", "painting", "quickdraw", "real", "sketch"],
+        images: &[],
+        classes: 345,
     },
-    Known {
-        name: "SVIRO",
-        folder: "sviro",
-        codes: &["aclass", "escape", "hilux", "i3", "lexus", "tesla", "tiguan", "tucson", "x5", "zoe"],
-    },
+    Known { name: "SVIRO", folder: "sviro", codes: SVIRO, domains: SVIRO, images: &[], classes: 7 },
 ];
+
+const SVIRO: &[&str] =
+    &["aclass", "escape", "hilux", "i3", "lexus", "tesla", "tiguan", "tucson", "x5", "zoe"];
 
 /// The data set called `name`.
 pub fn named(name: &str) -> Option<&'static Known> {
