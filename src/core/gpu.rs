@@ -35,7 +35,8 @@ impl Backend {
     }
 }
 
-/// There is no memory for something, or the adapter allows no buffer of its size; the text says what and how much.
+/// There is no memory for something, or the adapter allows no buffer of its size, or cannot count so far; the text says what and how
+/// much.
 #[derive(Debug)]
 pub struct OutOfMemory(pub String);
 

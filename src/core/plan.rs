@@ -205,7 +205,11 @@ pub fn check(gpu: &Gpu, graph: &Graph) -> Result<()> {
 /// Refuses sizes that kernels cannot count.
 fn countable(gpu: &Gpu, inner: &Inner) -> Result<()> {
     match &inner.too_large {
-        Some(call) => bail!("{call}, more than {} can: choose a smaller size or batch", gpu.caps().adapter),
+        Some(call) => {
+            let text =
+                format!("{call}, more than {} can: choose a smaller size or batch", gpu.caps().adapter);
+            Err(OutOfMemory(text).into())
+        }
         None => Ok(()),
     }
 }

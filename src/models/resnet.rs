@@ -204,7 +204,7 @@ pub fn is_parameter(name: &str) -> bool {
     !name.ends_with("running_mean") && !name.ends_with("running_var")
 }
 
-/// Torchvision's random initial values of the tensor `name`, of torch's shape `shape`.
+/// Torchvision's random initial values of the convolution or normalisation tensor `name`, of torch's shape `shape`.
 pub fn initial(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
     let (n, key) = (shape.iter().product::<usize>() as u32, Key::new(seed, 0, name));
     match *shape {
@@ -212,10 +212,6 @@ pub fn initial(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
         [out, _, h, w] => {
             let std = (2.0 / (out * h * w) as f32).sqrt();
             (0..n).map(|i| std * key.normal(i)).collect()
-        }
-        [_, fan_in] => {
-            let bound = 1.0 / (fan_in as f32).sqrt();
-            (0..n).map(|i| bound * (2.0 * key.uniform(i) - 1.0)).collect()
         }
         _ if name.ends_with("weight") || name.ends_with("running_var") => vec![1.0; n as usize],
         _ => vec![0.0; n as usize],

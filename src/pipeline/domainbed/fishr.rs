@@ -12,7 +12,6 @@
 //! w is 0 until `penalty_anneal_iters` and `lambda` from then on, when Adam starts anew. The averages h advance at every step, and
 //! are part of a checkpoint here, which upstream forgets.
 
-use super::trainer::Batch;
 use super::{Algorithm, Anneal, Setup, Step};
 use crate::core::{DType, Graph, Init, Tensor};
 use crate::ops::Matmul;
@@ -71,12 +70,8 @@ impl Algorithm for Fishr {
         vec![("loss", loss), ("nll", nll), ("penalty", penalty)]
     }
 
-    fn inputs(&self, batch: &mut Batch) -> Result<()> {
-        self.weight.fill(batch)
-    }
-
-    fn adam_resets(&self) -> Vec<u32> {
-        vec![self.weight.at]
+    fn anneals(&self) -> Vec<&Anneal> {
+        vec![&self.weight]
     }
 }
 

@@ -87,7 +87,7 @@ fn shared(kind: Kind) -> Vec<Rule> {
     });
     rules.push(match kind.dataset {
         _ if small => count("batch_size", 64, 2.0, 3.0, 9.0),
-        "DomainNet" | "domain_net" => count("batch_size", 32, 2.0, 3.0, 5.0),
+        "DomainNet" => count("batch_size", 32, 2.0, 3.0, 5.0),
         _ => count("batch_size", 32, 2.0, 3.0, 5.5),
     });
     rules

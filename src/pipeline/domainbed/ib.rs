@@ -7,10 +7,8 @@
 //!
 //! w is 0 until `ib_penalty_anneal_iters` and `ib_lambda` from then on; Adam starts anew whenever a weight changes.
 
-use super::trainer::Batch;
 use super::{Algorithm, Anneal, Setup, Step, irm};
 use crate::core::Tensor;
-use anyhow::Result;
 
 /// IB_ERM, and with IRM's penalty IB_IRM.
 pub struct Ib {
@@ -52,12 +50,7 @@ impl Algorithm for Ib {
         logged
     }
 
-    fn inputs(&self, batch: &mut Batch) -> Result<()> {
-        self.weight.fill(batch)?;
-        self.irm.as_ref().map_or(Ok(()), |weight| weight.fill(batch))
-    }
-
-    fn adam_resets(&self) -> Vec<u32> {
-        [&self.weight].into_iter().chain(&self.irm).map(|weight| weight.at).collect()
+    fn anneals(&self) -> Vec<&Anneal> {
+        [&self.weight].into_iter().chain(&self.irm).collect()
     }
 }

@@ -9,10 +9,8 @@
 //! w is 1 until `irm_penalty_anneal_iters` and `irm_lambda` from then on, when Adam starts anew. The derivative is recorded in
 //! closed form, which the graph differentiates once more; a test compares it with differentiating twice.
 
-use super::trainer::Batch;
 use super::{Algorithm, Anneal, Setup, Step};
 use crate::core::{Graph, Tensor};
-use anyhow::Result;
 
 /// IRM.
 pub struct Irm {
@@ -36,12 +34,8 @@ impl Algorithm for Irm {
         vec![("loss", loss), ("nll", nll), ("penalty", penalty)]
     }
 
-    fn inputs(&self, batch: &mut Batch) -> Result<()> {
-        self.weight.fill(batch)
-    }
-
-    fn adam_resets(&self) -> Vec<u32> {
-        vec![self.weight.at]
+    fn anneals(&self) -> Vec<&Anneal> {
+        vec![&self.weight]
     }
 }
 

@@ -73,7 +73,7 @@ impl Algorithm for Mldg {
                 g.stop_gradient(g.sub(theta, g.mul(g.div(down, size), optimizer.lr)))
             };
             let inner: Vec<Tensor> = params.iter().zip(&grads_i).map(moved).collect();
-            let w = step.with(&names, &inner);
+            let w = step.w.overlay(names.iter().cloned().zip(inner.iter().copied()).collect());
             let logits = step.network.classify(g, &w, step.features_of(&w, step.env(x, j)));
             let loss_j = step.risk(logits, step.env(one_hot, j));
             let grads_j = g.backward(loss_j, &inner);

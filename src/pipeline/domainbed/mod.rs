@@ -38,7 +38,6 @@ use anyhow::{Result, bail};
 use hparams::{Hparams, Preset, nearest};
 use network::{Network, Pass};
 use std::cell::Cell;
-use std::collections::HashMap;
 use trainer::{Batch, Saving};
 
 /// How one algorithm updates the network.
@@ -46,9 +45,14 @@ pub trait Algorithm {
     /// Records one update, which changes the parameters in place. Returns the numbers to log, (1) each.
     fn update(&self, step: &Step) -> Vec<(&'static str, Tensor)>;
 
+    /// Weights of penalties that jump at a step, when Adam starts anew.
+    fn anneals(&self) -> Vec<&Anneal> {
+        vec![]
+    }
+
     /// Fills the inputs that `update` declared beyond the minibatch: annealed weights, random draws.
-    fn inputs(&self, _batch: &mut Batch) -> Result<()> {
-        Ok(())
+    fn inputs(&self, batch: &mut Batch) -> Result<()> {
+        self.anneals().into_iter().try_for_each(|weight| weight.fill(batch))
     }
 
     /// Number of updates of different kinds that take turns, each a plan of its own.
@@ -63,7 +67,7 @@ pub trait Algorithm {
 
     /// Steps at which Adam is replaced by a fresh one.
     fn adam_resets(&self) -> Vec<u32> {
-        vec![]
+        self.anneals().into_iter().map(|weight| weight.at).collect()
     }
 
     /// Which update of its Adam `step` makes, from 1 on.
@@ -310,11 +314,6 @@ impl Step<'_> {
         self.descend(self.optimizer(), &params, &self.g.backward(loss, &params));
     }
 
-    /// The parameters, with those in `names` standing for `values`.
-    pub fn with(&self, names: &[String], values: &[Tensor]) -> Weights<'_> {
-        self.w.overlay(names.iter().cloned().zip(values.iter().copied()).collect::<HashMap<_, _>>())
-    }
-
     /// A number that never changes, (1).
     pub fn number(&self, value: f32) -> Tensor {
         self.g.constant(&[1], &[value])
@@ -346,7 +345,7 @@ pub struct Predict<'a> {
 }
 
 /// A penalty's weight, which jumps at a step. It is an input by the name of its hyper-parameter.
-struct Anneal {
+pub struct Anneal {
     name: &'static str,
     at: u32,
     before: f32,

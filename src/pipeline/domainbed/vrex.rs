@@ -7,10 +7,8 @@
 //! w is 1 until `vrex_penalty_anneal_iters` and `vrex_lambda` from then on, when Adam starts anew. The nll that upstream logs is
 //! the risk of the last environment.
 
-use super::trainer::Batch;
 use super::{Algorithm, Anneal, Setup, Step};
 use crate::core::Tensor;
-use anyhow::Result;
 
 /// VREx.
 pub struct Vrex {
@@ -35,11 +33,7 @@ impl Algorithm for Vrex {
         vec![("loss", loss), ("nll", g.slice(risks, 0, step.envs - 1, 1)), ("penalty", penalty)]
     }
 
-    fn inputs(&self, batch: &mut Batch) -> Result<()> {
-        self.weight.fill(batch)
-    }
-
-    fn adam_resets(&self) -> Vec<u32> {
-        vec![self.weight.at]
+    fn anneals(&self) -> Vec<&Anneal> {
+        vec![&self.weight]
     }
 }

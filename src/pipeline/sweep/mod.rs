@@ -20,7 +20,6 @@ pub mod slurm;
 pub mod table;
 pub mod work;
 
-use super::domainbed::hparams::{Hparams, Kind};
 use super::domainbed::network::{Featurizer, Network, Pass};
 use super::domainbed::{Setup, algorithm};
 use super::train::{self, Variant};
@@ -293,12 +292,7 @@ fn config_from(settings: &Map<String, Value>) -> Result<train::Config> {
 pub fn refused(jobs: &[Job]) -> Vec<(usize, anyhow::Error)> {
     let check = |job: &Job| -> Result<()> {
         let config = &job.config;
-        let dataset = known::name_of(&config.data);
-        let kind = Kind { algorithm: &config.algorithm, dataset: &dataset, preset: config.preset };
-        let mut hparams = Hparams::new(kind, config.hparams_seed, config.trial_seed)?;
-        for (name, value) in &config.hparams {
-            hparams.set(name, value.clone())?;
-        }
+        let hparams = config.drawn_hparams()?;
         // New domains join the training ones.
         let new = if [Variant::D, Variant::Qd].contains(&config.variant) { 1 } else { 0 };
         let fixed = config.fixed.contains(&config.algorithm);

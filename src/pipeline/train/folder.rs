@@ -4,7 +4,7 @@
 use crate::core::Store;
 use crate::data::checkpoint::{Checkpoint, TensorData, save};
 use crate::data::dataset::Dataset;
-pub use crate::data::python::json as python_json;
+use crate::data::python;
 use crate::data::{make_folder, write_atomic};
 use crate::pipeline::domainbed::fish::INNER;
 use crate::pipeline::domainbed::network::{Featurizer, Network};
@@ -172,7 +172,7 @@ impl<'a> Folder<'a> {
 
     /// results.jsonl and out.txt, whole.
     pub fn write_records(&self, records: &[Map<String, Value>], described: &Value) -> Result<()> {
-        let lines: String = records.iter().map(|r| python_json(r) + "\n").collect();
+        let lines: String = records.iter().map(|r| python::json(r) + "\n").collect();
         write_atomic(self.path.join("results.jsonl"), lines.as_bytes())?;
         write_atomic(self.path.join("out.txt"), log(records, described).as_bytes())
     }

@@ -14,14 +14,14 @@ use super::domainbed::samples::Rows;
 use super::domainbed::trainer::{Predictor, Spec, Trainer};
 use super::domainbed::{self, Algorithm, Setup, algorithm};
 use super::progress::{Progress, bail_if_stopped, stopped};
-use crate::core::{Gpu, Store};
+use crate::core::{Gpu, OutOfMemory, Store};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::dataset::{Dataset, Item};
 use crate::data::images::Images;
-use crate::data::known;
+use crate::data::{known, python};
 use crate::models::resnet::BatchNorm;
 use anyhow::{Context, Result, bail};
-use folder::{Folder, python_json};
+use folder::Folder;
 use images::{EVAL_BATCH, Env, Shown, environments, leave_out_unreadable, warn_of_missing_classes};
 use metrics::Metrics;
 use serde::{Deserialize, Serialize};
@@ -159,6 +159,20 @@ impl Config {
             image_memory: 8 << 30,
             out: out.into(),
         }
+    }
+
+    /// The hyper-parameters: drawn, then replaced by those that are given.
+    ///
+    /// # Errors
+    /// Those of [`Hparams::new`] and [`Hparams::set`].
+    pub fn drawn_hparams(&self) -> Result<Hparams> {
+        let dataset = known::name_of(&self.data);
+        let kind = Kind { algorithm: &self.algorithm, dataset: &dataset, preset: self.preset };
+        let mut hparams = Hparams::new(kind, self.hparams_seed, self.trial_seed)?;
+        for (name, value) in &self.hparams {
+            hparams.set(name, value.clone())?;
+        }
+        Ok(hparams)
     }
 }
 
@@ -338,16 +352,10 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
 
 /// The hyper-parameters, and the samples that a step takes from each of `training` environments.
 fn hyper_parameters(config: &Config, envs: &[Env], training: usize) -> Result<(Hparams, usize)> {
-    domainbed::check_name(&config.algorithm)?;
-    for name in &config.fixed {
+    for name in [&config.algorithm].into_iter().chain(&config.fixed) {
         domainbed::check_name(name)?;
     }
-    let dataset = config.data.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
-    let kind = Kind { algorithm: &config.algorithm, dataset: &dataset, preset: config.preset };
-    let mut hparams = Hparams::new(kind, config.hparams_seed, config.trial_seed)?;
-    for (name, value) in &config.hparams {
-        hparams.set(name, value.clone())?;
-    }
+    let mut hparams = config.drawn_hparams()?;
     if let Some(total) = config.total_batch {
         if total < training {
             bail!("a total batch of {total} is less than one sample of each of {training} training domains");
@@ -364,7 +372,7 @@ fn predictor(store: &Store, make: impl Fn() -> Result<Box<dyn Algorithm>>, spec:
     let mut rows = EVAL_BATCH;
     loop {
         match Predictor::new(store, &*make()?, spec, rows) {
-            Err(_) if rows > 1 => rows /= 2,
+            Err(e) if rows > 1 && e.downcast_ref::<OutOfMemory>().is_some() => rows /= 2,
             done => return done,
         }
     }
@@ -444,7 +452,7 @@ fn arguments(config: &Config, dataset: &Dataset) -> Map<String, Value> {
         "data_dir": path(&config.data), "dataset": known::name_of(&config.data),
         "extra": config.extra.as_deref().map(path), "fixed": config.fixed, "hold_out_concepts": config.hold_out_concepts,
         "holdout_fraction": config.holdout_fraction, "include_test_style": config.include_test_style,
-        "hparams": (!config.hparams.is_empty()).then(|| python_json(&config.hparams)),
+        "hparams": (!config.hparams.is_empty()).then(|| python::json(&config.hparams)),
         "hparams_seed": config.hparams_seed, "output_dir": path(&config.out),
         "preset": config.preset, "seed": config.seed,
         "size": config.size, "skip_bad": config.skip_bad, "skip_model_save": false, "stem": config.stem, "steps": config.steps,
