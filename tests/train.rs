@@ -101,3 +101,22 @@ fn a_killed_run_ends_with_the_same_bytes() {
         error(other).contains("whole: holds another run (checkpoint_freq 10, not 300): choose another --out")
     );
 }
+
+#[test]
+fn pretrained_weights_are_the_featurizers_and_what_an_algorithm_adds_starts_at_random() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("toy");
+    toy(&root);
+    let train = |out: &Path, more: &[&str]| {
+        let common = ["--test-domain", "sketch", "--steps", "2", "--checkpoint-freq", "0"];
+        let output = kaleid(&root, out, &[&common[..], more].concat()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let first = dir.path().join("first");
+    train(&first, &[]);
+    let weights = first.join("model.safetensors");
+    for algorithm in ["SagNet", "SelfReg", "CDANN", "Fish"] {
+        let out = dir.path().join(algorithm);
+        train(&out, &["--algorithm", algorithm, "--weights", weights.to_str().unwrap()]);
+    }
+}

@@ -1,11 +1,12 @@
 //! Networks that the algorithms train: a featurizer and a classifier.
 
-use crate::core::{Graph, Tensor, Weights};
+use crate::core::{Caps, Class, DType, Graph, Tensor, Weights};
 use crate::data::rng::Key;
 use crate::models::resnet::{self, BatchNorm, KEEP, ResNetConfig, for_images, norm};
 use crate::nn;
 use crate::ops::{Act, Conv, Epilogue};
 use anyhow::{Result, bail};
+use std::collections::BTreeMap;
 
 /// A featurizer and a classifier on top of it. Parameters have torchvision's or DomainBed's names; the classifier is `fc`.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,6 +126,14 @@ impl Network {
     /// Whether training normalises by statistics of the batch, so that it matters which samples are passed together.
     pub fn sees_batches(&self) -> bool {
         matches!(self.featurizer, Featurizer::ResNet(_, BatchNorm::Live) | Featurizer::WideResNet)
+    }
+
+    /// Names of the featurizer's tensors for images of `size` pixels, and their numbers of elements.
+    pub fn featurizer_tensors(&self, size: usize) -> BTreeMap<String, usize> {
+        let g = Graph::new(&Caps::nominal(Class::Software));
+        let w = Weights::new(&g, DType::F32);
+        self.features(&g, &w, g.input("x", &[1, size, size, 4], DType::F32), Pass::Predict);
+        w.params().into_iter().map(|(name, t)| (name, t.len())).collect()
     }
 
     /// Logits (N, classes) of features.

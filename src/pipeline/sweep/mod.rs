@@ -20,10 +20,9 @@ pub mod slurm;
 pub mod table;
 pub mod work;
 
-use super::domainbed::network::{Featurizer, Network, Pass};
+use super::domainbed::network::{Featurizer, Network};
 use super::domainbed::{Setup, algorithm};
 use super::train::{self, Variant};
-use crate::core::{Caps, Class, DType, Graph, Weights};
 use crate::data::dataset::{Dataset, seed_hash};
 use crate::data::{known, python, write_atomic};
 use crate::models::resnet::BatchNorm;
@@ -341,11 +340,7 @@ fn model_bytes(config: &train::Config) -> Option<u64> {
     let mode = BatchNorm::Frozen;
     let featurizer = Featurizer::named(&config.arch, config.size, config.width, config.stem, mode).ok()?;
     let network = Network { featurizer, classes: 1, nonlinear: false };
-    let g = Graph::new(&Caps::nominal(Class::Software));
-    let w = Weights::new(&g, DType::F32);
-    let x = g.input("x", &[1, config.size, config.size, 4], DType::F32);
-    network.features(&g, &w, x, Pass::Predict);
-    Some(w.params().iter().map(|(_, t)| 4 * t.len() as u64).sum())
+    Some(network.featurizer_tensors(config.size).values().map(|&n| 4 * n as u64).sum())
 }
 
 #[cfg(test)]

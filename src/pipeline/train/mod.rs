@@ -422,10 +422,10 @@ fn initial_values(
     network: Network,
 ) -> Result<impl Fn(&str, &[usize], Option<usize>) -> Result<Vec<f32>> + use<>> {
     let checkpoint = config.weights.as_ref().map(Checkpoint::open).transpose()?;
-    let seed = config.seed;
+    let (seed, featurizer) = (config.seed, network.featurizer_tensors(config.size));
     Ok(move |name: &str, shape: &[usize], fan_in| match &checkpoint {
-        // A pretrained classifier is for other classes.
-        Some(checkpoint) if !name.starts_with("fc.") => checkpoint.f32(name, shape),
+        // A pretrained classifier is for other classes, and what an algorithm adds was never trained.
+        Some(checkpoint) if featurizer.contains_key(name) => checkpoint.f32(name, shape),
         _ => Ok(network.initial(name, shape, fan_in, seed)),
     })
 }
