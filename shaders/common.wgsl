@@ -24,3 +24,13 @@ fn quotient(a: u32, b: u32) -> u32 {
 fn below(v: vec4f, count: u32) -> vec4f {
     return select(vec4f(), v, vec4u(0u, 1u, 2u, 3u) < vec4u(count));
 }
+
+/// Four numbers of a tensor of f16, packed two to a word.
+fn from_half(words: vec2u) -> vec4f { return vec4f(unpack2x16float(words.x), unpack2x16float(words.y)); }
+
+/// The reverse. What is larger than f16 can be becomes its largest number: packing it would give anything.
+fn to_half(v: vec4f) -> vec2u {
+    let most = 65504.0;
+    let inside = select(v, clamp(v, vec4f(-most), vec4f(most)), abs(v) > vec4f(most));
+    return vec2u(pack2x16float(inside.xy), pack2x16float(inside.zw));
+}

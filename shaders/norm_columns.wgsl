@@ -8,13 +8,13 @@
 //   row_sums:       dy and dy x^ added up likewise, for the layer and RMS norms, where rows have statistics (mean, 1 / std)
 // All backward kernels make z and x^ again from x.
 //
-// x, y, dy, dx (n, l, c); weight, bias (c); stats: mean and var, repeated for each channel, (n, 2, c); means: m1 and m2, (n, 2, c);
+// x, y, dy, dx (n, l, c), f32 or f16 (a part in stored/); weight, bias (c); stats: mean and var, repeated for each channel, (n, 2, c); means: m1 and m2, (n, 2, c);
 // sums (n, pieces, c). A thread has `piece` rows of one column, and so reads what belongs to the column once.
 
 struct Params { n: u32, l: u32, c: u32, piece: u32, eps: f32 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<E>;
+@group(0) @binding(1) var<storage, read> x: array<S>;
 
 /// The work of a thread: element i, i + c, .. below end.
 struct Piece { at: u32, n: u32, column: u32, i: u32, end: u32 }
@@ -40,7 +40,7 @@ fn moments(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups:
     var mean = E();
     var squares = E();
     for (var i = t.i; i < t.end; i += p.c) {
-        let v = x[i];
+        let v = load(x[i]);
         let d = v - mean;
         count += 1.0;
         mean += d / count;
@@ -53,7 +53,7 @@ fn moments(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups:
 @group(0) @binding(2) var<storage, read> stats: array<E>;
 @group(0) @binding(3) var<storage, read> weight: array<E>;
 @group(0) @binding(4) var<storage, read> bias: array<E>;
-@group(0) @binding(5) var<storage, read_write> y: array<E>;
+@group(0) @binding(5) var<storage, read_write> y: array<S>;
 
 /// What a column is normalised with.
 struct Column { mean: E, r: E, weight: E, bias: E }
@@ -69,11 +69,11 @@ fn apply(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: v
     if t.end == 0u { return; }
     let k = column_of(t);
     for (var i = t.i; i < t.end; i += p.c) {
-        y[i] = element(act(vec4f((x[i] - k.mean) * k.r * k.weight + k.bias)));
+        y[i] = store(element(act(vec4f((load(x[i]) - k.mean) * k.r * k.weight + k.bias))));
     }
 }
 
-@group(0) @binding(5) var<storage, read> dy: array<E>;
+@group(0) @binding(5) var<storage, read> dy: array<S>;
 @group(0) @binding(6) var<storage, read_write> sum_out: array<E>;
 @group(0) @binding(7) var<storage, read_write> dot_out: array<E>;
 
@@ -85,8 +85,8 @@ fn sums(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     var sum = E();
     var dot = E();
     for (var i = t.i; i < t.end; i += p.c) {
-        let normal = (x[i] - k.mean) * k.r;
-        let dz = dy[i] * element(dact(vec4f(normal * k.weight + k.bias)));
+        let normal = (load(x[i]) - k.mean) * k.r;
+        let dz = load(dy[i]) * element(dact(vec4f(normal * k.weight + k.bias)));
         sum += dz;
         dot += dz * normal;
     }
@@ -95,7 +95,7 @@ fn sums(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
 }
 
 @group(0) @binding(6) var<storage, read> means: array<E>;
-@group(0) @binding(7) var<storage, read_write> dx: array<E>;
+@group(0) @binding(7) var<storage, read_write> dx: array<S>;
 
 @compute @workgroup_size(64)
 fn apply_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
@@ -106,9 +106,9 @@ fn apply_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) 
     let m1 = means[at];
     let m2 = means[at + p.c];
     for (var i = t.i; i < t.end; i += p.c) {
-        let normal = (x[i] - k.mean) * k.r;
-        let dz = dy[i] * element(dact(vec4f(normal * k.weight + k.bias)));
-        dx[i] = k.r * (dz * k.weight - m1 - normal * m2);
+        let normal = (load(x[i]) - k.mean) * k.r;
+        let dz = load(dy[i]) * element(dact(vec4f(normal * k.weight + k.bias)));
+        dx[i] = store(k.r * (dz * k.weight - m1 - normal * m2));
     }
 }
 
@@ -126,7 +126,7 @@ fn row_sums(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups
     for (var i = t.i; i < t.end; i += p.c) {
         let s = row_stats[i / p.c];
         sum += row_dy[i];
-        dot += row_dy[i] * (x[i] - s.x) * s.y;
+        dot += row_dy[i] * (load(x[i]) - s.x) * s.y;
     }
     row_sum_out[t.at] = sum;
     row_dot_out[t.at] = dot;

@@ -4,13 +4,13 @@
 //   max_backward: dx = sum of dy of the windows whose index is this pixel; reads index and dy
 //   max_gather:   the backward of that: ddy = v at the window's index
 //   avg:          y = sum of the window / kernel^2 (padding counts as zeros); avg_backward: dx = sum of dy / kernel^2
-// x, dx, v (n, h, w, c); y, dy, index (n, oh, ow, c). Backwards gather, so that no two threads add to one number.
+// x, dx, v (n, h, w, c); y, dy, index (n, oh, ow, c); numbers f32 or f16 (a part in stored/). Backwards gather, so that no two threads add to one number.
 
 struct Params { n: u32, h: u32, w: u32, c: u32, oh: u32, ow: u32, kernel: u32, stride: u32, padding: u32 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<E>;
-@group(0) @binding(2) var<storage, read_write> y: array<E>;
+@group(0) @binding(1) var<storage, read> x: array<S>;
+@group(0) @binding(2) var<storage, read_write> y: array<S>;
 
 struct Pixel { n: u32, y: u32, x: u32, c: u32, exists: bool }
 
@@ -40,10 +40,10 @@ fn max_forward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) gro
     var best = E(-3.402823466e38);
     for (var r = rows.x; r < rows.y; r++) {
         for (var k = columns.x; k < columns.y; k++) {
-            best = max(best, x[((o.n * p.h + r) * p.w + k) * p.c + o.c]);
+            best = max(best, load(x[((o.n * p.h + r) * p.w + k) * p.c + o.c]));
         }
     }
-    y[i] = best;
+    y[i] = store(best);
 }
 
 @group(0) @binding(2) var<storage, read_write> index_out: array<I>;
@@ -59,7 +59,7 @@ fn index(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: v
     var found = I(rows.x * p.w + columns.x);
     for (var r = rows.x; r < rows.y; r++) {
         for (var k = columns.x; k < columns.y; k++) {
-            let v = x[((o.n * p.h + r) * p.w + k) * p.c + o.c];
+            let v = load(x[((o.n * p.h + r) * p.w + k) * p.c + o.c]);
             found = select(found, I(r * p.w + k), v > best);
             best = max(best, v);
         }
@@ -67,9 +67,9 @@ fn index(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: v
     index_out[i] = found;
 }
 
-@group(0) @binding(1) var<storage, read> dy: array<E>;
+@group(0) @binding(1) var<storage, read> dy: array<S>;
 @group(0) @binding(2) var<storage, read> where_max: array<I>;
-@group(0) @binding(3) var<storage, read_write> dx: array<E>;
+@group(0) @binding(3) var<storage, read_write> dx: array<S>;
 
 @compute @workgroup_size(64)
 fn max_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
@@ -82,10 +82,10 @@ fn max_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) gr
     for (var r = rows.x; r < rows.y; r++) {
         for (var k = columns.x; k < columns.y; k++) {
             let at = ((q.n * p.oh + r) * p.ow + k) * p.c + q.c;
-            sum += select(E(), dy[at], where_max[at] == I(q.y * p.w + q.x));
+            sum += select(E(), load(dy[at]), where_max[at] == I(q.y * p.w + q.x));
         }
     }
-    dx[i] = sum;
+    dx[i] = store(sum);
 }
 
 @compute @workgroup_size(64)
@@ -98,10 +98,10 @@ fn max_gather(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grou
     var sum = E();
     for (var r = rows.x; r < rows.y; r++) {
         for (var k = columns.x; k < columns.y; k++) {
-            sum += select(E(), dy[((o.n * p.h + r) * p.w + k) * p.c + o.c], where_max[i] == I(r * p.w + k));
+            sum += select(E(), load(dy[((o.n * p.h + r) * p.w + k) * p.c + o.c]), where_max[i] == I(r * p.w + k));
         }
     }
-    dx[i] = sum;
+    dx[i] = store(sum);
 }
 
 @compute @workgroup_size(64)
@@ -113,9 +113,9 @@ fn avg_forward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) gro
     let columns = inputs(o.x, p.w);
     var sum = E();
     for (var r = rows.x; r < rows.y; r++) {
-        for (var k = columns.x; k < columns.y; k++) { sum += x[((o.n * p.h + r) * p.w + k) * p.c + o.c]; }
+        for (var k = columns.x; k < columns.y; k++) { sum += load(x[((o.n * p.h + r) * p.w + k) * p.c + o.c]); }
     }
-    y[i] = sum / f32(p.kernel * p.kernel);
+    y[i] = store(sum / f32(p.kernel * p.kernel));
 }
 
 @compute @workgroup_size(64)
@@ -127,7 +127,7 @@ fn avg_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) gr
     let columns = windows(q.x, p.ow);
     var sum = E();
     for (var r = rows.x; r < rows.y; r++) {
-        for (var k = columns.x; k < columns.y; k++) { sum += x[((q.n * p.oh + r) * p.ow + k) * p.c + q.c]; }
+        for (var k = columns.x; k < columns.y; k++) { sum += load(x[((q.n * p.oh + r) * p.ow + k) * p.c + q.c]); }
     }
-    y[i] = sum / f32(p.kernel * p.kernel);
+    y[i] = store(sum / f32(p.kernel * p.kernel));
 }

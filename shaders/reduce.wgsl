@@ -1,11 +1,11 @@
-// y = the combination (sum or max, a part in reduce/) over the middle of x (outer, r, inner), in pieces of at most `piece`:
-// y (outer, ceil(r / piece), inner).
+// y = the combination (sum or max, a part in reduce/) over the middle of x (outer, r, inner), f32 or f16, in pieces of at most
+// `piece`: y (outer, ceil(r / piece), inner). How x is read is a part: reduce/f32, reduce/f16.
 // rows: inner is 1; a workgroup a piece, neighbours read neighbours. cols: a thread an element of y, walking down its column.
 
 struct Params { outer: u32, r: u32, inner: u32, piece: u32 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read> x: array<X>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
 var<workgroup> parts: array<f32, 64>;
@@ -18,7 +18,7 @@ fn rows(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     let start = at % pieces * p.piece;
     let end = min(start + p.piece, p.r);
     var sum = START;
-    for (var i = start + thread; i < end; i += 64u) { sum = combine(sum, x[at / pieces * p.r + i]); }
+    for (var i = start + thread; i < end; i += 64u) { sum = combine(sum, read_x(at / pieces * p.r + i)); }
     parts[thread] = sum;
     workgroupBarrier();
     for (var half = 32u; half > 0u; half /= 2u) {
@@ -38,7 +38,7 @@ fn cols(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     let outer = at / p.inner / pieces;
     var sum = START;
     for (var i = piece * p.piece; i < min((piece + 1u) * p.piece, p.r); i++) {
-        sum = combine(sum, x[(outer * p.r + i) * p.inner + column]);
+        sum = combine(sum, read_x((outer * p.r + i) * p.inner + column));
     }
     y[at] = sum;
 }

@@ -46,7 +46,8 @@ impl Run {
             }
         }
         let mlp = Mlp { width: 16, depth: 3, outputs: 16, dropout: 0.0 };
-        let network = Network { featurizer: Featurizer::Mlp(mlp), classes, nonlinear: false };
+        let network =
+            Network { featurizer: Featurizer::Mlp(mlp), classes, nonlinear: false, f16_activations: false };
         Run { name, hparams: drawn, network, inputs, envs: envs.to_vec(), batch: 16, fixed: false }
     }
 
@@ -360,7 +361,12 @@ fn an_update_that_does_not_fit_does_work_again_and_gives_the_same_numbers() {
     {
         let run = Run::new(name, 0, 4, &CORNERS, &[]);
         let config = ResNetConfig::named("resnet18", 8).unwrap();
-        let network = Network { featurizer: Featurizer::ResNet(config, norm), classes: 4, nonlinear: false };
+        let network = Network {
+            featurizer: Featurizer::ResNet(config, norm),
+            classes: 4,
+            nonlinear: false,
+            f16_activations: false,
+        };
         let train = |memory| {
             let samples = Samples::Numbers(vec![64, 64, 4]);
             let spec = Spec { network: &network, batch: 4, memory, ..run.spec(&samples) };
@@ -397,6 +403,65 @@ fn an_update_that_does_not_fit_does_work_again_and_gives_the_same_numbers() {
     assert!(error.contains("choose a smaller size or batch, or more --memory"), "{error}");
 }
 
+#[test]
+fn f16_activations_take_less_memory_and_move_gradients_no_more_than_a_little_noise_does() {
+    use kaleid::models::resnet::{BatchNorm, ResNetConfig};
+    // Those that go through the network in ways of their own, and one whose pass is cut or done again.
+    for (name, norm) in [
+        ("ERM", BatchNorm::Live),
+        ("ERM", BatchNorm::Frozen),
+        ("MLDG", BatchNorm::Frozen),
+        ("Fish", BatchNorm::Frozen),
+        ("SagNet", BatchNorm::Live),
+        ("DANN", BatchNorm::Frozen),
+        ("ANDMask", BatchNorm::Frozen),
+    ] {
+        let run = Run::new(name, 0, 4, &CORNERS, &[]);
+        let config = ResNetConfig::named("resnet18", 8).unwrap();
+        let featurizer = Featurizer::ResNet(config, norm);
+        let names = ["conv1.weight", "layer1.0.bn1.weight", "layer4.1.conv2.weight", "fc.bias"];
+        let train = |f16_activations, noise: f32, memory| {
+            let network =
+                Network { featurizer: featurizer.clone(), classes: 4, nonlinear: false, f16_activations };
+            let samples = Samples::Numbers(vec![64, 64, 4]);
+            let spec = Spec { network: &network, batch: 16, memory, ..run.spec(&samples) };
+            let mut store = Store::new(gpu());
+            let init = |name: &str, shape: &[usize], fan_in| Ok(network.initial(name, shape, fan_in, 3));
+            let mut trainer = Trainer::new(&mut store, run.make(), &spec, init).unwrap();
+            let pixel = |i| Key::new(5, 0, "x").normal(i) + noise * Key::new(6, 0, "noise").normal(i);
+            let x: Vec<f32> = (0..48 * 64 * 64 * 4).map(pixel).collect();
+            let y: Vec<u32> = (0..48).map(|i| i % 4).collect();
+            trainer.step(0, Rows::Numbers(&x), &y, 0).unwrap();
+            // Fish moves parameters by other means than Adam.
+            let read = |name: &str| store.read(&format!("{name}.exp_avg")).or(store.read(name)).unwrap().1;
+            (names.map(read), trainer.memory(), trainer.saving())
+        };
+        let (want, whole, _) = train(false, 0.0, None);
+        let (near, _, _) = train(false, 1e-3, None);
+        let (got, half, _) = train(true, 0.0, None);
+        let most = if name == "ERM" { whole * 3 / 4 } else { whole };
+        assert!(half < most, "{name}: {half} bytes, {whole} in f32");
+        let mut results = vec![got];
+        if name == "ERM" {
+            let (got, less, saving) = train(true, 0.0, Some(half - half / 8));
+            assert!(
+                less < half && (saving.parts > 1 || saving.recompute),
+                "{norm:?}: {less} bytes, {saving:?}"
+            );
+            results.push(got);
+        }
+        for (i, got) in results.iter().flat_map(|r| r.iter().enumerate()) {
+            let length = |v: &mut dyn Iterator<Item = f32>| v.map(|v| v * v).sum::<f32>().sqrt();
+            let off = |of: &[f32]| {
+                length(&mut of.iter().zip(&want[i]).map(|(a, b)| a - b))
+                    / length(&mut want[i].iter().copied())
+            };
+            let (error, allowed) = (off(got), 3.0 * off(&near[i]) + 1e-3);
+            assert!(error < allowed, "{name}, {norm:?}: {} is {error} off, allowed {allowed}", names[i]);
+        }
+    }
+}
+
 /// Classes of images that differ in brightness.
 fn brightness(step: u32, rows: usize, size: usize) -> (Vec<f32>, Vec<u32>) {
     let (key, pixels) = (Key::new(9, step, "brightness"), size * size);
@@ -417,7 +482,7 @@ fn the_networks_for_small_images_and_the_classifier_of_three_layers_learn() {
     {
         let featurizer = Featurizer::named(arch, size, 64, [7, 2], BatchNorm::Live).unwrap();
         assert_eq!(Featurizer::default_name(size), arch);
-        let network = Network { featurizer, classes: 4, nonlinear };
+        let network = Network { featurizer, classes: 4, nonlinear, f16_activations: false };
         let samples = Samples::Numbers(vec![size, size, 4]);
         let spec = Spec { network: &network, batch: 8, ..run.spec(&samples) };
         let mut store = Store::new(gpu());

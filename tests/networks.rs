@@ -17,7 +17,7 @@ fn features_equal_torchs() {
     let gpu = Gpu::open(&GpuOptions::from_env()).unwrap();
     for (arch, size) in [("mnist_cnn", 28), ("wide_resnet", 32)] {
         let featurizer = Featurizer::named(arch, size, 64, [7, 2], BatchNorm::Live).unwrap();
-        let network = Network { featurizer, classes: 2, nonlinear: false };
+        let network = Network { featurizer, classes: 2, nonlinear: false, f16_activations: false };
         let images = nchw_to_nhwc(&values(3 * 3 * size * size, 100, 2.0, 0.0), [3, 3, size, size]);
         let x: Vec<f32> = images.chunks_exact(3).flat_map(|p| [p[0], p[1], p[2], 0.0]).collect();
         let mut store = Store::new(&gpu);

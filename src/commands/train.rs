@@ -79,6 +79,9 @@ pub struct Shared {
     /// Compute residual blocks again for the backward pass instead of keeping them
     #[arg(long)]
     recompute: bool,
+    /// Keep the network's activations and their gradients in f16, the gradients scaled: half the memory
+    #[arg(long)]
+    f16_activations: bool,
     /// Network: resnet18, resnet34, resnet50, mnist_cnn (28 pixels), wide_resnet (32 pixels) [default: by --size, as in DomainBed]
     #[arg(long)]
     arch: Option<String>,
@@ -151,6 +154,7 @@ impl Shared {
             log_every: self.log_every,
             memory: self.memory,
             recompute: self.recompute,
+            f16_activations: self.f16_activations,
             arch: self.arch.unwrap_or_else(|| Featurizer::default_name(self.size).into()),
             width: self.width,
             stem: self.stem.try_into().ok().context("--stem takes a kernel and a stride")?,

@@ -14,7 +14,8 @@ use std::rc::Rc;
 pub enum DType {
     /// 32-bit float.
     F32,
-    /// 16-bit float, two to a 32-bit word; for weights. Read with `unpack2x16float`, which needs no device feature.
+    /// 16-bit float, two to a 32-bit word; for weights that are not trained, and for activations. Read with `unpack2x16float`, which
+    /// needs no device feature.
     F16,
     /// 32-bit unsigned integer: ids, labels, keys.
     U32,
@@ -269,18 +270,7 @@ impl Graph {
     /// memory (Chen et al., "Training deep nets with sublinear memory cost", 2016). Gradients also flow to whatever else `f` uses,
     /// such as parameters. Updates of states in `f`, such as running statistics, happen once.
     pub fn checkpoint(&self, x: Tensor, f: impl Fn(&Graph, Tensor) -> Tensor + 'static) -> Tensor {
-        let (first, node) = (self.inner.borrow().tensors.len(), self.inner.borrow().nodes.len());
-        let y = f(self, x);
-        assert!(y.id >= first, "checkpoint of a function that returns {y:?}, which was there before");
-        let inner = self.inner.borrow();
-        // Parameters may be asked for here for the first time.
-        let outside = |id: usize| id < first || matches!(inner.tensors[id].1, Kind::State(..));
-        let inputs = inner.nodes[node..].iter().flat_map(|n| n.inputs.iter().copied());
-        let inputs = inputs.filter(|&id| outside(id) && id != x.id).map(|id| inner.tensors[id].0);
-        let mut others: Vec<Tensor> = inputs.filter(|t| t.dtype == DType::F32).collect();
-        others.sort_by_key(|t| t.id);
-        others.dedup_by_key(|t| t.id);
-        drop(inner);
+        let (y, others) = self.recorded(x, || f(self, x));
         self.vjp(y, move |g, dy| {
             // Cut off, so that the gradient stops here and not where x was made.
             let mut wrt = vec![g.stop_gradient(x)];
@@ -295,6 +285,23 @@ impl Graph {
             [x].into_iter().chain(others.iter().copied()).zip(grads).collect()
         });
         y
+    }
+
+    /// What `f`, a function of x, returns, and the other f32 tensors that it uses.
+    #[track_caller]
+    pub(crate) fn recorded(&self, x: Tensor, f: impl FnOnce() -> Tensor) -> (Tensor, Vec<Tensor>) {
+        let (first, node) = (self.inner.borrow().tensors.len(), self.inner.borrow().nodes.len());
+        let y = f();
+        assert!(y.id >= first, "a function that returns {y:?}, which was there before");
+        let inner = self.inner.borrow();
+        // Parameters may be asked for here for the first time.
+        let outside = |id: usize| id < first || matches!(inner.tensors[id].1, Kind::State(..));
+        let inputs = inner.nodes[node..].iter().flat_map(|n| n.inputs.iter().copied());
+        let inputs = inputs.filter(|&id| outside(id) && id != x.id).map(|id| inner.tensors[id].0);
+        let mut others: Vec<Tensor> = inputs.filter(|t| t.dtype == DType::F32).collect();
+        others.sort_by_key(|t| t.id);
+        others.dedup_by_key(|t| t.id);
+        (y, others)
     }
 
     /// The kernel variants recorded so far, each once; for tools that look at them.
@@ -377,6 +384,7 @@ impl Graph {
                 if x.id >= last || !needed[x.id] {
                     continue;
                 }
+                assert_eq!(x.dtype, dx.dtype, "the backward of {} gave {dx:?} for {x:?}", self.maker(id).0);
                 let sum = match grads.get(&x.id) {
                     Some(&before) => self.add(self.reshape(before, dx.shape()), dx),
                     None => dx,
@@ -393,16 +401,29 @@ impl Graph {
     /// For each tensor below `last`: does it depend on one of `roots`?
     fn depends_on(&self, roots: &[Tensor], last: usize) -> Vec<bool> {
         let inner = self.inner.borrow();
+        let mut made_by = vec![None; inner.tensors.len()];
+        for node in &inner.nodes {
+            node.outputs.iter().for_each(|&o| made_by[o] = Some(node));
+        }
         let mut depends = vec![false; last];
         for root in roots {
             depends[root.id] = true;
         }
-        for node in &inner.nodes {
-            if node.inputs.iter().any(|&i| depends[i]) {
-                node.outputs.iter().for_each(|&o| depends[o] = true);
-            }
+        for id in 0..last {
+            depends[id] |= match (made_by[id], &inner.tensors[id].1) {
+                (Some(node), _) => node.inputs.iter().any(|&i| depends[i]),
+                // Cut off, unless it says itself how gradients go on.
+                (None, Kind::Alias(of)) => depends[*of] && inner.vjps.contains_key(&id),
+                _ => false,
+            };
         }
         depends
+    }
+
+    /// Whether `x` depends on one of `roots`.
+    pub(crate) fn depends(&self, x: Tensor, roots: &[Tensor]) -> bool {
+        let last = self.inner.borrow().tensors.len();
+        self.depends_on(roots, last)[x.id]
     }
 
     /// Name of the state whose newest or earlier version `x` is.
@@ -489,7 +510,12 @@ impl Call<'_> {
 
     /// Ends the record with one fresh f32 tensor.
     pub fn output(self, shape: &[usize]) -> Tensor {
-        let [y] = self.outputs([(shape, DType::F32)]);
+        self.output_as(shape, DType::F32)
+    }
+
+    /// Ends the record with one fresh tensor of this type.
+    pub fn output_as(self, shape: &[usize], dtype: DType) -> Tensor {
+        let [y] = self.outputs([(shape, dtype)]);
         y
     }
 
@@ -535,6 +561,9 @@ impl Call<'_> {
                     "{} at '{scope}' reads {x:?}, which {by} has overwritten: use what it returned",
                     self.kernel.name()
                 );
+            }
+            if x.dtype == DType::F16 && !self.kernel.takes_f16() {
+                panic!("{} at '{scope}' does not take {x:?}: use `to` before it", self.kernel.name());
             }
         }
         inner.nodes.push(Node {

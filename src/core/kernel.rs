@@ -54,6 +54,11 @@ impl Kernel {
         self
     }
 
+    /// Whether this variant is made for packed f16: then one of its tensors is an array of words.
+    pub(crate) fn takes_f16(&self) -> bool {
+        self.aliases.iter().any(|(_, ty)| ["vec2u", "u32"].contains(ty))
+    }
+
     /// A name that tells variants apart, for tables and file names: file, entry and parts.
     pub fn name(&self) -> String {
         let mut name = self.file.replace('/', "_");

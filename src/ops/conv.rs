@@ -69,7 +69,7 @@ impl Sizes {
 
 impl Graph {
     /// y = act(conv(x, w) + bias) + residual: x (N, H, W, C), w (O, KH, KW, C) -> y (N, OH, OW, O). Torch's conv2d without groups
-    /// and dilation. f16 is allowed for `w`.
+    /// and dilation. f16 is allowed for `w`, and for `x`: then y is f16 too.
     #[track_caller]
     pub fn conv2d(&self, x: Tensor, w: Tensor, conv: Conv) -> Tensor {
         assert!(

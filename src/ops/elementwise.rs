@@ -1,8 +1,9 @@
 //! Ops on each element: activations, arithmetic with broadcasting.
 
 use super::Act;
+use super::half::stored;
 use super::reduce::elements;
-use crate::core::{Graph, Kernel, Tensor};
+use crate::core::{DType, Graph, Kernel, Tensor};
 
 impl Graph {
     /// y = x sigmoid(x)
@@ -66,8 +67,8 @@ impl Graph {
     }
 
     fn unary(&self, act: &'static str, x: Tensor) -> Tensor {
-        let call = self.call(Kernel::new("unary", "forward").part(act)).input(x).ints([x.len()]);
-        let y = call.threads(x.len().div_ceil(4), 64).output(x.shape());
+        let call = self.call(fours("unary", "forward", x.dtype()).part(act)).input(x).ints([x.len()]);
+        let y = call.threads(x.len().div_ceil(4), 64).output_as(x.shape(), x.dtype());
         self.vjp(y, move |g, dy| {
             // Differentiable again where that takes no more kernels.
             let dx = match act {
@@ -83,8 +84,9 @@ impl Graph {
 
     /// dx = dy act'(x)
     pub(crate) fn act_backward(&self, act: &'static str, x: Tensor, dy: Tensor) -> Tensor {
-        let call = self.call(Kernel::new("unary", "backward").part(act)).input(x).input(dy).ints([x.len()]);
-        let dx = call.threads(x.len().div_ceil(4), 64).output(x.shape());
+        let call =
+            self.call(fours("unary", "backward", x.dtype()).part(act)).input(x).input(dy).ints([x.len()]);
+        let dx = call.threads(x.len().div_ceil(4), 64).output_as(x.shape(), x.dtype());
         self.vjp(dx, move |g, v| {
             let mut grads = vec![(dy, g.act_backward(act, x, v))];
             grads.extend(g.second_derivative(act, x).map(|slope| (x, g.mul(g.mul(v, dy), slope))));
@@ -239,13 +241,14 @@ impl Graph {
     fn elementwise(&self, op: &'static str, a: Tensor, b: Tensor, shape: &[usize]) -> Tensor {
         let n = shape.iter().product();
         if a.len() == n && b.len() == n {
-            let call = self.call(Kernel::new("binary", "same").part(op)).input(a).input(b);
+            assert_eq!(a.dtype(), b.dtype(), "{op} of {a:?} and {b:?}");
+            let call = self.call(fours("binary", "same", a.dtype()).part(op)).input(a).input(b);
             let [n1, n2, n3] = [0; 3];
-            return call.ints([n, n1, n2, n3]).threads(n.div_ceil(4), 64).output(shape);
+            return call.ints([n, n1, n2, n3]).threads(n.div_ceil(4), 64).output_as(shape, a.dtype());
         }
         let [_, n1, n2, n3] = padded(shape);
         let (entry, each) = if n3 % 4 == 0 { ("broadcast4", 4) } else { ("broadcast", 1) };
-        self.call(Kernel::new("binary", entry).part(op))
+        self.call(fours("binary", entry, DType::F32).part(op))
             .input(a)
             .input(b)
             .ints([n, n1, n2, n3])
@@ -263,6 +266,11 @@ impl Graph {
         let y = if dims.is_empty() { x } else { self.sum(x, &dims) };
         self.reshape(y, shape)
     }
+}
+
+/// A kernel that takes four numbers of a tensor of this type to a thread.
+fn fours(file: &'static str, entry: &'static str, dtype: DType) -> Kernel {
+    stored(Kernel::new(file, entry).alias("E", "vec4f"), dtype, 4)
 }
 
 /// A shape as four sizes, ones in front.

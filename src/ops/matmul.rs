@@ -144,7 +144,8 @@ impl Graph {
         self.matmul_with(a, b, Matmul::default())
     }
 
-    /// y = act(op(a) op(b) + bias) + residual, where op may transpose the last two dimensions. f16 is allowed for `b`.
+    /// y = act(op(a) op(b) + bias) + residual, where op may transpose the last two dimensions. f16 is allowed for `b`, and for `a`;
+    /// y is f16 where only `a` is.
     #[track_caller]
     pub fn matmul_with(&self, a: Tensor, b: Tensor, options: Matmul) -> Tensor {
         assert!(a.rank() >= 2 && b.rank() >= 2, "matmul of {a:?} and {b:?}: at least two dimensions each");
@@ -240,7 +241,7 @@ impl Graph {
         let Gemm { batch, m, n, k, epilogue, .. } = call;
         let rows_of_k =
             call.load_a == "gemm/a_rows" && call.load_b == "gemm/b_cols" && call.vec_a && call.vec_b;
-        if m <= 4 && rows_of_k {
+        if m <= 4 && rows_of_k && call.a.dtype() == DType::F32 {
             return self.thin(call);
         }
         let class = self.caps().class;
@@ -257,10 +258,20 @@ impl Graph {
         let splits = if plain { (wanted / groups).min(k / 512).max(1) } else { 1 };
 
         let (a, b) = (call.a, call.b);
+        let dtype = match (a.dtype(), b.dtype()) {
+            (DType::F16, DType::F32) => DType::F16,
+            _ => DType::F32,
+        };
+        let halves = a.dtype() == DType::F16;
+        assert!(
+            !halves || (call.vec_a && n % 4 == 0 && epilogue.residual.is_none()),
+            "product of {a:?} and {b:?}: f16 rows are multiples of four, and nothing is added to them"
+        );
         let kernel = tile.kernel(call.load_b == "gemm/b_cols").part(call.load_a).part(call.load_b);
-        let kernel = match call.vec_a {
-            true => kernel.part("gemm/read_a_vec4").alias("A", "vec4f"),
-            false => kernel.part("gemm/read_a_scalar").alias("A", "f32"),
+        let kernel = match (halves, call.vec_a) {
+            (true, _) => kernel.part("gemm/read_a_f16x4").alias("A", "vec2u"),
+            (_, true) => kernel.part("gemm/read_a_vec4").alias("A", "vec4f"),
+            (_, false) => kernel.part("gemm/read_a_scalar").alias("A", "f32"),
         };
         let kernel = match (b.dtype(), call.vec_b) {
             (DType::F16, true) => kernel.part("gemm/read_b_f16x4").alias("B", "vec2u"),
@@ -268,9 +279,12 @@ impl Graph {
             (_, true) => kernel.part("gemm/read_b_vec4").alias("B", "vec4f"),
             (_, false) => kernel.part("gemm/read_b_scalar").alias("B", "f32"),
         };
-        let kernel = match n % 4 == 0 {
-            true => kernel.part("gemm/c_vec4").alias("C", "vec4f"),
-            false => kernel.part("gemm/c_scalar").alias("C", "f32"),
+        // Pieces are added up in f32 first.
+        let c_dtype = if splits > 1 { DType::F32 } else { dtype };
+        let kernel = match (c_dtype, n % 4 == 0) {
+            (DType::F16, _) => kernel.part("gemm/c_f16x4").alias("C", "vec2u"),
+            (_, true) => kernel.part("gemm/c_vec4").alias("C", "vec4f"),
+            (_, false) => kernel.part("gemm/c_scalar").alias("C", "f32"),
         };
         let kernel = match (epilogue.residual, n % 4 == 0) {
             (None, _) => kernel.part("gemm/residual_none"),
@@ -293,8 +307,8 @@ impl Graph {
             .ints(call.conv)
             .grid(tiles.div_ceil(y_groups), y_groups, batch * splits)
             .flops(2.0 * call.macs.unwrap_or((batch * m * n) as f64 * k as f64))
-            .output(&shape);
-        if splits > 1 { self.reshape(self.sum(y, &[0]), &call.c_shape) } else { y }
+            .output_as(&shape, c_dtype);
+        if splits > 1 { self.to(self.reshape(self.sum(y, &[0]), &call.c_shape), dtype) } else { y }
     }
 
     /// Records a product of few rows: `shaders/thin.wgsl`.

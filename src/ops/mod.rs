@@ -7,6 +7,7 @@ mod augment;
 mod conv;
 mod elementwise;
 mod gather;
+mod half;
 mod loss;
 mod matmul;
 mod norm;

@@ -1,6 +1,7 @@
 //! Layer, group, RMS and batch normalisation.
 
 use super::Act;
+use super::half::stored;
 use super::reduce::elements;
 use crate::core::{Call, Class, DType, Graph, Kernel, Tensor};
 
@@ -124,7 +125,7 @@ impl Graph {
             let call = g.call_rows(kernel("backward"), rows, c).input(x).input(dy).input(w).input(stats);
             let dx = call.ints(ints).float(eps).output(x.shape());
             let sums = Groups { n: 1, l: rows, groups: 1, width: c };
-            let (kernel, piece) = (columns("row_sums", sums, Act::None), g.piece(sums));
+            let (kernel, piece) = (columns("row_sums", sums, Act::None, x.dtype()), g.piece(sums));
             let call = g.call_columns(kernel, sums, piece, eps, &[x, dy, stats]);
             let parts = [rows.div_ceil(piece), c];
             let [sum, dot] = call.outputs([(&parts, DType::F32), (&parts, DType::F32)]);
@@ -139,7 +140,7 @@ impl Graph {
     fn column_stats(&self, x: Tensor, s: Groups) -> Tensor {
         let piece = self.piece(s);
         let parts = [s.n, s.l.div_ceil(piece), s.groups * s.width];
-        let call = self.call_columns(columns("moments", s, Act::None), s, piece, 0.0, &[x]);
+        let call = self.call_columns(columns("moments", s, Act::None, x.dtype()), s, piece, 0.0, &[x]);
         let [mean, squares] = call.outputs([(&parts, DType::F32), (&parts, DType::F32)]);
         let rows = s.n * s.groups;
         self.call_rows(Kernel::new("norm_groups", "combine"), rows, parts[1] * s.width)
@@ -162,9 +163,9 @@ impl Graph {
             Class::Software => 16.min(s.l),
             _ => 4.min(s.l),
         };
-        let kernel = move |entry| columns(entry, s, act);
+        let kernel = move |entry| columns(entry, s, act, x.dtype());
         let inputs = [x, stats, weight, bias];
-        let y = self.call_columns(kernel("apply"), s, each, eps, &inputs).output(x.shape());
+        let y = self.call_columns(kernel("apply"), s, each, eps, &inputs).output_as(x.shape(), x.dtype());
         let composed = move |g: &Graph, inputs: &[Tensor]| {
             g.norm_composed(inputs, s, true, frozen.then_some(stats), after)
         };
@@ -193,7 +194,7 @@ impl Graph {
                 .call_columns(kernel("apply_backward"), s, each, eps, &inputs)
                 .input(dy)
                 .input(means)
-                .output(x.shape());
+                .output_as(x.shape(), x.dtype());
             vec![dx, g.sum_parts(dot, c), g.sum_parts(sum, c)]
         });
         y
@@ -255,6 +256,7 @@ impl Graph {
 }
 
 /// A kernel of norm_columns.
-fn columns(entry: &'static str, s: Groups, act: Act) -> Kernel {
-    elements(Kernel::new("norm_columns", entry), s.groups * s.width).part(act.part())
+fn columns(entry: &'static str, s: Groups, act: Act, dtype: DType) -> Kernel {
+    let c = s.groups * s.width;
+    stored(elements(Kernel::new("norm_columns", entry), c), dtype, c).part(act.part())
 }

@@ -1,5 +1,6 @@
 //! Pooling and nearest upsampling.
 
+use super::half::stored;
 use super::reduce::elements;
 use crate::core::{DType, Graph, Kernel, Tensor};
 
@@ -70,7 +71,7 @@ impl Graph {
     }
 
     fn pool(&self, entry: &'static str, pool: Pool, inputs: &[Tensor], shape: [usize; 4]) -> Tensor {
-        self.pool_as(entry, pool, inputs, shape, DType::F32)
+        self.pool_as(entry, pool, inputs, shape, inputs[0].dtype())
     }
 
     fn pool_as(
@@ -83,11 +84,10 @@ impl Graph {
     ) -> Tensor {
         let ([n, h, w, c], [_, oh, ow, _]) = (pool.input, pool.output);
         let each = if c % 4 == 0 { 4 } else { 1 };
-        let call = self.call(elements(Kernel::new("pool", entry), c));
+        let call = self.call(stored(elements(Kernel::new("pool", entry), c), inputs[0].dtype(), c));
         let call = inputs.iter().fold(call, |call, &x| call.input(x));
         let call = call.ints([n, h, w, c / each, oh, ow]).ints(pool.window);
-        let [y] = call.threads(shape.iter().product::<usize>() / each, 64).outputs([(&shape, dtype)]);
-        y
+        call.threads(shape.iter().product::<usize>() / each, 64).output_as(&shape, dtype)
     }
 }
 

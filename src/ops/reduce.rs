@@ -3,11 +3,11 @@
 use crate::core::{Call, Class, DType, Graph, Kernel, Tensor};
 
 impl Graph {
-    /// Sum over `dims`, which stay as dimensions of size one.
+    /// Sum over `dims`, which stay as dimensions of size one; f32 also of f16.
     #[track_caller]
     pub fn sum(&self, x: Tensor, dims: &[usize]) -> Tensor {
         let y = self.reduce("reduce/sum", x, dims);
-        self.vjp(y, move |g, dy| vec![(x, g.expand(dy, x.shape()))]);
+        self.vjp(y, move |g, dy| vec![(x, g.to(g.expand(dy, x.shape()), x.dtype()))]);
         y
     }
 
@@ -87,6 +87,10 @@ impl Graph {
         };
         let pieces = r.div_ceil(piece);
         let kernel = Kernel::new("reduce", if rows { "rows" } else { "cols" }).part(op);
+        let kernel = match x.dtype() {
+            DType::F16 => kernel.alias("X", "u32").part("reduce/f16"),
+            _ => kernel.alias("X", "f32").part("reduce/f32"),
+        };
         let call = self.call(kernel).input(x).ints([outer, r, inner, piece]).flops(x.len() as f64);
         let shape = [outer, pieces, inner];
         let y = if rows { call.groups(outer * pieces) } else { call.threads(outer * pieces * inner, 64) }

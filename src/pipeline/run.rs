@@ -151,6 +151,8 @@ pub struct Train {
     pub fixed: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub average_from: Option<usize>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub f16_activations: bool,
     pub arch: String,
     pub width: usize,
     pub stem: [usize; 2],
@@ -177,6 +179,7 @@ impl Default for Train {
             preset: train.preset,
             fixed: train.fixed,
             average_from: train.average_from,
+            f16_activations: train.f16_activations,
             arch: train.arch,
             width: train.width,
             stem: train.stem,
@@ -387,6 +390,7 @@ fn trainings(config: &Config, data: &Path, images: &Path, out: &Path) -> Vec<tra
                     preset: t.preset,
                     fixed: t.fixed.clone(),
                     average_from: t.average_from,
+                    f16_activations: t.f16_activations,
                     arch: t.arch.clone(),
                     width: t.width,
                     stem: t.stem,

@@ -7,6 +7,7 @@ mod conv;
 mod elementwise;
 mod gather;
 mod graph;
+mod half;
 mod harness;
 mod loss;
 mod matmul;

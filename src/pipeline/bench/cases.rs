@@ -40,6 +40,7 @@ pub fn all() -> Vec<Case> {
     products(&mut table);
     attention(&mut table);
     elementwise(&mut table);
+    half(&mut table);
     shapes(&mut table);
     rows(&mut table);
     norms(&mut table);
@@ -183,6 +184,24 @@ fn elementwise(t: &mut Table) {
     t.forward("less", |r| vec![r.g.less(r.f32(&IMAGE), r.f32(&IMAGE))]);
     t.both("expand", |r| r.g.expand(r.f32(&[1, 1, 1, 320]), &IMAGE));
     t.both("geglu", |r| r.g.geglu(r.f32(&[1, 1024, 2 * 2560])));
+}
+
+/// What residual networks are made of, in both types of activations.
+fn half(t: &mut Table) {
+    t.both("to", |r| r.g.to(r.g.to(r.f32(&RESNET), DType::F16), DType::F32));
+    for (name, dtype) in [("residual_f32", DType::F32), ("residual_f16", DType::F16)] {
+        t.both(name, move |r| {
+            let weights = [[64, 7, 7, 4], [128, 1, 1, 64], [128, 3, 3, 128]].map(|s| r.f32(&s));
+            let norm = [64, 128].map(|c| r.f32(&[c]));
+            r.g.scale_gradients(r.f32(&[4, 112, 112, 4]), |g, x| {
+                let stem = g.conv2d(g.to(x, dtype), weights[0], Conv::strided(2, 3));
+                let stem = g.relu(g.batch_norm(stem, norm[0], norm[0], 1e-5).y);
+                let x = g.conv2d(g.max_pool2d(stem, 3, 2, 1), weights[1], Conv::strided(1, 0));
+                let y = g.batch_norm(g.conv2d(x, weights[2], Conv::same(3)), norm[1], norm[1], 1e-5).y;
+                g.mean(g.relu(g.add(x, y)), &[1, 2])
+            })
+        });
+    }
 }
 
 /// Reductions, and ops that move elements.

@@ -17,6 +17,8 @@ pub struct Network {
     pub classes: usize,
     /// Whether the classifier is three linear layers, each half as wide as the one before, with ReLU between them, and not one.
     pub nonlinear: bool,
+    /// Whether training keeps the featurizer's activations and their gradients in f16.
+    pub f16_activations: bool,
 }
 
 /// What a forward pass is for.
@@ -107,6 +109,13 @@ pub fn mlp(g: &Graph, w: &Weights, x: Tensor, mlp: &Mlp, dropout: impl Fn(Tensor
 impl Network {
     /// Features (N, F) of samples.
     pub fn features(&self, g: &Graph, w: &Weights, x: Tensor, pass: Pass) -> Tensor {
+        if !self.f16_activations || pass == Pass::Predict {
+            return self.featurize(g, w, x, pass);
+        }
+        g.scale_gradients(x, |g, x| self.featurize(g, w, g.to(x, DType::F16), pass))
+    }
+
+    fn featurize(&self, g: &Graph, w: &Weights, x: Tensor, pass: Pass) -> Tensor {
         match &self.featurizer {
             Featurizer::ResNet(config, mode) => {
                 let (mode, recompute) = match pass {

@@ -130,6 +130,7 @@ impl Recording<'_> {
             featurizer: Featurizer::Mlp(featurizer),
             classes: shape("fc.weight")?[0],
             nonlinear: false,
+            f16_activations: false,
         };
         let (_, _, sample, envs) = self.minibatch(0)?;
         let setup = Setup { hparams: &hparams, preset: Preset::Dbhead, fixed: false, envs };

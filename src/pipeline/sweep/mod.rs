@@ -339,7 +339,7 @@ pub fn cost(jobs: &[Job], seconds_per_job: Option<f64>) -> Cost {
 fn model_bytes(config: &train::Config) -> Option<u64> {
     let mode = BatchNorm::Frozen;
     let featurizer = Featurizer::named(&config.arch, config.size, config.width, config.stem, mode).ok()?;
-    let network = Network { featurizer, classes: 1, nonlinear: false };
+    let network = Network { featurizer, classes: 1, nonlinear: false, f16_activations: false };
     Some(network.featurizer_tensors(config.size).values().map(|&n| 4 * n as u64).sum())
 }
 

@@ -81,6 +81,8 @@ pub struct Config {
     pub memory: Option<usize>,
     /// Compute residual blocks again for the backward pass instead of keeping them.
     pub recompute: bool,
+    /// Keep the network's activations and their gradients in f16, the gradients scaled.
+    pub f16_activations: bool,
     /// `resnet18`, `resnet34`, `resnet50`, `mnist_cnn` or `wide_resnet`.
     pub arch: String,
     /// Channels of the first stage.
@@ -138,6 +140,7 @@ impl Config {
             average_from: None,
             memory: None,
             recompute: false,
+            f16_activations: false,
             arch: "resnet50".into(),
             width: 64,
             stem: [7, 2],
@@ -205,6 +208,7 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
         featurizer: Featurizer::named(&config.arch, config.size, config.width, config.stem, mode)?,
         classes: dataset.classes.len(),
         nonlinear: hparams.bool("nonlinear_classifier"),
+        f16_activations: config.f16_activations,
     };
     if training.len() * batch < 2 && network.sees_batches() {
         bail!("a batch of one sample has no variance: batch normalisation needs more");
@@ -461,7 +465,12 @@ fn arguments(config: &Config, dataset: &Dataset) -> Map<String, Value> {
         "uda_holdout_fraction": 0, "val_augment": config.val_augment, "variant": config.variant.name(),
         "weights": config.weights.as_deref().map(path), "width": config.width,
     });
-    args.as_object().cloned().unwrap_or_default()
+    let mut args = args.as_object().cloned().unwrap_or_default();
+    // Only where it is so: runs of before this setting stay what they are.
+    if config.f16_activations {
+        args.insert("f16_activations".into(), json!(true));
+    }
+    args
 }
 
 /// train.json: everything the run depends on, down to which image is in which part.

@@ -1,0 +1,2 @@
+// Elements i to i + 3 of A, packed as f16 two to a word, i a multiple of four. `alias A = vec2u`.
+fn read_a(i: u32) -> vec4f { return from_half(a[i / 4u]); }

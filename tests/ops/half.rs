@@ -1,0 +1,206 @@
+//! Ops on f16 activations against the same references, and what only they have.
+
+use crate::harness::{Arr, Case, gpu, random};
+use kaleid::core::{DType, Graph, Plan, Store, Tensor};
+use kaleid::ops::{Act, Conv, Epilogue};
+
+/// f16 keeps 11 bits: 2^-11 of every number that goes in and comes out.
+const ROUNDING: f64 = 2e-3;
+
+/// The op on inputs of which those before `halves` are rounded to f16.
+fn rounded<'a>(
+    halves: usize,
+    op: impl Fn(&Graph, &[Tensor]) -> Tensor + 'a,
+) -> impl Fn(&Graph, &[Tensor]) -> Tensor + 'a {
+    move |g, x| {
+        let x: Vec<Tensor> =
+            x.iter().enumerate().map(|(i, &t)| if i < halves { g.to(t, DType::F16) } else { t }).collect();
+        g.to(op(g, &x), DType::F32)
+    }
+}
+
+fn convolution(x: &Arr, w: &Arr, stride: usize, padding: usize) -> Arr {
+    let (&[n, h, wide, c], &[o, k, _, _]) = (&x.shape[..], &w.shape[..]) else { panic!("rank 4") };
+    let size = |n: usize| (n + 2 * padding - k) / stride + 1;
+    Arr::from_fn(&[n, size(h), size(wide), o], |[n, oy, ox, o]| {
+        let mut sum = 0.0;
+        for tap in 0..k * k {
+            let (y, x_) = (oy * stride + tap / k, ox * stride + tap % k);
+            if y >= padding && y < h + padding && x_ >= padding && x_ < wide + padding {
+                let term = |c| x.at([n, y - padding, x_ - padding, c]) * w.at([o, tap / k, tap % k, c]);
+                sum += (0..c).map(term).sum::<f64>();
+            }
+        }
+        sum
+    })
+}
+
+#[test]
+fn what_a_residual_network_is_made_of_takes_f16() {
+    for (x, w, stride, padding) in [
+        ([2, 5, 6, 4], [8, 3, 3, 4], 1, 1),
+        ([1, 7, 6, 8], [4, 3, 3, 8], 2, 1),
+        ([2, 6, 5, 12], [20, 1, 1, 12], 1, 0),
+        ([1, 9, 9, 4], [4, 7, 7, 4], 2, 3),
+        ([1, 5, 4, 8], [16, 1, 1, 8], 2, 0),
+        ([1, 4, 4, 128], [4, 3, 3, 128], 1, 1),
+    ] {
+        Case::new("conv2d of f16", &[&x, &w])
+            .tolerance(ROUNDING)
+            .check(rounded(1, |g, t| g.conv2d(t[0], t[1], Conv::strided(stride, padding))), |t| {
+                convolution(&t[0], &t[1], stride, padding)
+            });
+    }
+    Case::new("conv2d of f16 with bias", &[&[1, 3, 5, 4], &[8, 3, 3, 4], &[8]]).tolerance(ROUNDING).check(
+        rounded(1, |g, t| {
+            let epilogue = Epilogue { bias: Some(t[2]), ..Default::default() };
+            g.conv2d(t[0], t[1], Conv { epilogue, ..Conv::same(3) })
+        }),
+        |t| {
+            let y = convolution(&t[0], &t[1], 1, 1);
+            Arr::from_fn(&y.shape, |i| y.at(i) + t[2].at(i))
+        },
+    );
+    for shape in [&[2, 3, 5, 4][..], &[1, 1, 1, 12], &[7, 8]] {
+        Case::new("relu of f16", &[shape])
+            .tolerance(ROUNDING)
+            .check(rounded(1, |g, x| g.relu(x[0])), |x| x[0].map(|v| v.max(0.0)));
+        Case::new("add of f16", &[shape, shape])
+            .tolerance(ROUNDING)
+            .check(rounded(2, |g, x| g.add(x[0], x[1])), |x| {
+                Arr::from_fn(shape, |i| x[0].at(i) + x[1].at(i))
+            });
+        let all: Vec<usize> = (0..shape.len()).collect();
+        Case::new("sum of f16", &[shape])
+            .tolerance(ROUNDING)
+            .check(rounded(1, |g, x| g.sum(x[0], &all)), |x| {
+                Arr::new(&vec![1; shape.len()], vec![x[0].data.iter().sum()])
+            });
+    }
+    Case::new("mean over pixels of f16", &[&[3, 4, 5, 8]]).tolerance(ROUNDING).check(
+        rounded(1, |g, x| g.mean(x[0], &[1, 2])),
+        |x| {
+            let sum = |n, c| (0..20).map(|i| x[0].at([n, i / 5, i % 5, c])).sum::<f64>();
+            Arr::from_fn(&[3, 1, 1, 8], |[n, _, _, c]| sum(n, c) / 20.0)
+        },
+    );
+    Case::new("max_pool2d of f16", &[&[2, 7, 6, 4]]).tolerance(ROUNDING).check(
+        rounded(1, |g, x| g.max_pool2d(x[0], 3, 2, 1)),
+        |x| {
+            Arr::from_fn(&[2, 4, 3, 4], |[n, oy, ox, c]| {
+                let rows = (2 * oy).max(1) - 1..(2 * oy + 2).min(7);
+                let columns = move || (2 * ox).max(1) - 1..(2 * ox + 2).min(6);
+                rows.flat_map(|y| columns().map(move |k| (y, k)))
+                    .map(|(y, k)| x[0].at([n, y, k, c]))
+                    .fold(f64::MIN, f64::max)
+            })
+        },
+    );
+}
+
+#[test]
+fn normalisation_over_columns_takes_f16() {
+    let moments = |x: &Arr, c: usize| {
+        let n = x.data.len() / x.shape[3];
+        let column: Vec<f64> = (0..n).map(|i| x.data[i * x.shape[3] + c]).collect();
+        let mean = column.iter().sum::<f64>() / n as f64;
+        (mean, column.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64)
+    };
+    let shapes: [&[usize]; 3] = [&[3, 4, 5, 8], &[8], &[8]];
+    Case::new("batch_norm of f16", &shapes).tolerance(ROUNDING).check(
+        rounded(1, |g, x| g.batch_norm(x[0], x[1], x[2], 1e-5).y),
+        |x| {
+            Arr::from_fn(&[3, 4, 5, 8], |[n, h, w, c]| {
+                let (mean, var) = moments(&x[0], c);
+                let v = (x[0].at([n, h, w, c]) - mean) / (var + 1e-5).sqrt();
+                v * x[1].data[c] + x[2].data[c]
+            })
+        },
+    );
+    Case::new("batch_norm_frozen of f16", &shapes).tolerance(ROUNDING).check(
+        rounded(1, |g, x| {
+            let (mean, var) = (g.constant(&[8], &[0.5; 8]), g.constant(&[8], &[2.0; 8]));
+            g.batch_norm_frozen(x[0], mean, var, x[1], x[2], 1e-5)
+        }),
+        |x| {
+            Arr::from_fn(&[3, 4, 5, 8], |[n, h, w, c]| {
+                (x[0].at([n, h, w, c]) - 0.5) / 2.00001f64.sqrt() * x[1].data[c] + x[2].data[c]
+            })
+        },
+    );
+    Case::new("group_norm of f16", &shapes).tolerance(ROUNDING).check(
+        rounded(1, |g, x| g.group_norm(x[0], 2, x[1], x[2], 1e-5, Act::Silu)),
+        |x| {
+            Arr::from_fn(&[3, 4, 5, 8], |[n, h, w, c]| {
+                let group = |i: usize| x[0].at([n, i / 20, i / 4 % 5, c / 4 * 4 + i % 4]);
+                let mean = (0..80).map(group).sum::<f64>() / 80.0;
+                let var = (0..80).map(|i| (group(i) - mean).powi(2)).sum::<f64>() / 80.0;
+                let v = (x[0].at([n, h, w, c]) - mean) / (var + 1e-5).sqrt();
+                let z = v * x[1].data[c] + x[2].data[c];
+                z / (1.0 + (-z).exp())
+            })
+        },
+    );
+}
+
+fn run(x: &[f32], shape: &[usize], record: impl Fn(&Graph, Tensor) -> Tensor) -> Vec<f32> {
+    let g = Graph::new(gpu().caps());
+    let y = record(&g, g.input("x", shape, DType::F32));
+    g.output("y", y);
+    let mut plan = Plan::new(gpu(), g, &Store::new(gpu())).unwrap();
+    plan.write("x", x).unwrap();
+    plan.run().unwrap();
+    plan.read("y").unwrap()
+}
+
+#[test]
+fn what_is_too_large_for_f16_becomes_its_largest_number() {
+    let x = [1e6, -1e9, 65504.0, 65519.0, -3.0, 0.0, 6e-8, 1e-9];
+    let y = run(&x, &[8], |g, x| g.to(g.to(x, DType::F16), DType::F32));
+    assert_eq!(y[..6], [65504.0, -65504.0, 65504.0, 65504.0, -3.0, 0.0]);
+    // The smallest number of f16 is 2^-24.
+    assert!((5.9e-8..6e-8).contains(&y[6]) || y[6] == 0.0, "{}", y[6]);
+    assert_eq!(y[7], 0.0);
+}
+
+#[test]
+fn scaled_gradients_are_right_where_plain_ones_vanish_in_f16() {
+    let n = 32 * 8;
+    let x: Vec<f32> = (0..n).map(|i| random(1, i) as f32).collect();
+    let weight: Vec<f32> = (0..n).map(|i| 1e-9 * random(2, i) as f32).collect();
+    let gradient = |scaled: bool| {
+        run(&x, &[32, 8], |g, x| {
+            let body = |g: &Graph, x| g.to(g.silu(g.to(x, DType::F16)), DType::F32);
+            let y = if scaled { g.scale_gradients(x, body) } else { body(g, x) };
+            let loss = g.sum(g.mul(y, g.constant(&[32, 8], &weight)), &[0, 1]);
+            g.backward(loss, &[x])[0]
+        })
+    };
+    assert!(gradient(false).iter().all(|&dx| dx == 0.0));
+    for (i, dx) in gradient(true).iter().enumerate() {
+        let s = 1.0 / (1.0 + (-x[i]).exp());
+        let want = weight[i] * s * (1.0 + x[i] * (1.0 - s));
+        assert!((dx - want).abs() <= 2e-3 * 1e-9, "{i}: {dx}, expected {want}");
+    }
+    // Nothing to scale.
+    let zeros = run(&x, &[32, 8], |g, x| {
+        let y = g.scale_gradients(x, |g, x| g.to(g.silu(g.to(x, DType::F16)), DType::F32));
+        g.backward(g.sum(g.scale(y, 0.0), &[0, 1]), &[x])[0]
+    });
+    assert!(zeros.iter().all(|&dx| dx == 0.0));
+}
+
+#[test]
+#[should_panic(expected = "does not take F16[2, 8]: use `to` before it")]
+fn an_op_that_is_not_made_for_f16_refuses_it() {
+    let g = Graph::new(gpu().caps());
+    g.softmax(g.to(g.input("x", &[2, 8], DType::F32), DType::F16));
+}
+
+#[test]
+#[should_panic(expected = "depends on parameters of the function")]
+fn what_is_scaled_twice_is_refused() {
+    let g = Graph::new(gpu().caps());
+    let w = g.input("w", &[8], DType::F32);
+    g.scale_gradients(g.scale(w, 2.0), |g, x| g.mul(x, w));
+}
