@@ -39,7 +39,7 @@ impl Run {
         hparams: &[(&str, Value)],
     ) -> Run {
         let kind = Kind { algorithm: name, dataset: "toy", preset: Preset::Db2024 };
-        let mut drawn = Hparams::new(kind, 0, 0).unwrap();
+        let mut drawn = Hparams::new(kind, 0, 0);
         for (name, value) in [("lr", json!(0.005))].iter().chain(hparams) {
             if drawn.0.contains_key(*name) {
                 drawn.set(name, value.clone()).unwrap();

@@ -36,6 +36,24 @@ fn results(out: &Path) -> Vec<Value> {
     text.lines().map(row).collect()
 }
 
+/// Trains twice, once in the folder `whole` and once in `cut`, where a signal comes when there is `file`, before it goes on.
+fn whole_and_cut(root: &Path, [whole, cut]: [&Path; 2], more: &[&str], file: &str, signal: &str) {
+    let mut child = kaleid(root, cut, more).spawn().unwrap();
+    let start = Instant::now();
+    while !cut.join(file).exists() && start.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+    child.wait().unwrap();
+    assert!(cut.join("checkpoint.safetensors").exists(), "there is nothing to go on with");
+    assert!(!cut.join("done").exists(), "the run was over before it was killed");
+    for out in [whole, cut] {
+        let output = kaleid(root, out, more).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(std::fs::read_to_string(out.join("done")).unwrap(), "done");
+    }
+}
+
 #[test]
 fn a_killed_run_ends_with_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
@@ -53,21 +71,7 @@ fn a_killed_run_ends_with_the_same_bytes() {
         "--log-every",
         "7",
     ];
-    let run = |out: &Path| kaleid(&root, out, &more).output().unwrap();
-
-    let mut child = kaleid(&root, &cut, &more).spawn().unwrap();
-    let start = Instant::now();
-    while !cut.join("checkpoint.safetensors").exists() && start.elapsed() < Duration::from_secs(300) {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(!cut.join("done").exists(), "the run was over before it was killed");
-    for out in [&whole, &cut] {
-        let output = run(out);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        assert_eq!(std::fs::read_to_string(out.join("done")).unwrap(), "done");
-    }
+    whole_and_cut(&root, [&whole, &cut], &more, "checkpoint.safetensors", "-KILL");
     let model = |out: &Path| std::fs::read(out.join("model.safetensors")).unwrap();
     assert!(model(&whole) == model(&cut));
     assert_eq!(results(&whole), results(&cut));
@@ -95,11 +99,49 @@ fn a_killed_run_ends_with_the_same_bytes() {
         assert!(whole.join(file).exists(), "{file}");
     }
     // Finished: read, not run again. Another command may not have the folder.
-    assert!(run(&whole).status.success());
+    assert!(kaleid(&root, &whole, &more).output().unwrap().status.success());
     let other = kaleid(&root, &whole, &["--test-domain", "photo"]).output().unwrap();
     assert!(
         error(other).contains("whole: holds another run (checkpoint_freq 10, not 300): choose another --out")
     );
+}
+
+#[test]
+fn swad_averages_the_window_that_the_validation_loss_chooses_and_can_be_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let [root, whole, cut] = ["toy", "whole", "cut"].map(|n| dir.path().join(n));
+    toy(&root);
+    let more = ["--test-domain", "sketch", "--steps", "81", "--checkpoint-freq", "4", "--swad"];
+    whole_and_cut(&root, [&whole, &cut], &more, "metrics.jsonl", "-INT");
+    let model = |out: &Path| std::fs::read(out.join("model.safetensors")).unwrap();
+    assert!(model(&whole) == model(&cut));
+    assert_eq!(results(&whole), results(&cut));
+    let rows = results(&whole);
+    assert_eq!(rows.len(), 1, "results are those of the average, at the end");
+
+    // The window by hand.
+    let text = std::fs::read_to_string(whole.join("metrics.jsonl")).unwrap();
+    let losses: Vec<(u64, f64)> = text
+        .lines()
+        .filter_map(|line| {
+            let row: Value = serde_json::from_str(line).unwrap();
+            Some((row["step"].as_u64()?, row["validation_loss"].as_f64()?))
+        })
+        .collect();
+    assert_eq!(losses.iter().map(|l| l.0).collect::<Vec<_>>(), (0..=80).step_by(4).collect::<Vec<_>>());
+    let start = (2..losses.len()).find(|&i| losses[i - 2].1 <= losses[i - 1].1.min(losses[i].1));
+    let start = start.unwrap_or_else(|| panic!("the loss falls to the end: {losses:?}")) - 2;
+    let threshold = 1.3 * losses[start..start + 3].iter().map(|l| l.1).sum::<f64>() / 3.0;
+    let above = |i: &usize| losses[i - 5..=*i].iter().all(|l| l.1 > threshold);
+    let end = (start + 6..losses.len()).find(above).map_or(losses.len() - 1, |i| i - 6);
+    assert_eq!([&rows[0]["swad_start"], &rows[0]["swad_end"]], [losses[start].0, losses[end].0]);
+
+    let refused = |more: &[&str]| error(kaleid(&root, &dir.path().join("no"), more).output().unwrap());
+    assert!(
+        refused(&["--test-domain", "photo", "--swad", "--algorithm", "ERMPlusPlus"])
+            .contains("--swad and ERMPlusPlus both average the weights")
+    );
+    assert!(refused(&["--test-domain", "photo", "--swad", "--checkpoint-freq", "0"]).contains("neither"));
 }
 
 #[test]

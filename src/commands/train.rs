@@ -72,6 +72,10 @@ pub struct Shared {
     /// Average the weights from this step on; the average predicts
     #[arg(long, value_name = "STEP")]
     average_from: Option<usize>,
+    /// Average the weights over the window in which the validation loss, measured every --checkpoint-freq steps, has stopped to fall
+    /// and not risen (SWAD); the average predicts, at the end
+    #[arg(long, conflicts_with = "average_from")]
+    swad: bool,
     /// Device memory that training may take; where it does not suffice, work is done again to keep less. What the adapter has, by
     /// default
     #[arg(long, value_name = "MIB")]
@@ -151,6 +155,7 @@ impl Shared {
             preset: self.preset,
             fixed: self.fixed,
             average_from: self.average_from,
+            swad: self.swad,
             log_every: self.log_every,
             memory: self.memory,
             recompute: self.recompute,

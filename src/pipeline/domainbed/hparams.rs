@@ -1,5 +1,5 @@
 //! Hyper-parameters as DomainBed draws them: seed 0 gives the defaults; another draws each from its own generator, seeded by
-//! the name, so that new ones never change the others.
+//! the name, so that new ones never change the others. In 2020 it drew all from one generator, in the order of the lists here.
 
 use crate::data::dataset::seed_hash;
 use crate::data::rng::Mt19937;
@@ -81,15 +81,14 @@ fn shared(kind: Kind) -> Vec<Rule> {
         rules.push(fixed("freeze_bn", false));
     }
     let small = is_small(kind.dataset);
-    rules.extend(match small {
-        true => [power("lr", 1e-3, -4.5, -2.5), fixed("weight_decay", 0.0)],
-        false => [power("lr", 5e-5, -5.0, -3.5), power("weight_decay", 0.0, -6.0, -2.0)],
-    });
+    rules.push(if small { power("lr", 1e-3, -4.5, -2.5) } else { power("lr", 5e-5, -5.0, -3.5) });
     rules.push(match kind.dataset {
         _ if small => count("batch_size", 64, 2.0, 3.0, 9.0),
         "DomainNet" => count("batch_size", 32, 2.0, 3.0, 5.0),
         _ => count("batch_size", 32, 2.0, 3.0, 5.5),
     });
+    let decay = if small { fixed("weight_decay", 0.0) } else { power("weight_decay", 0.0, -6.0, -2.0) };
+    rules.push(decay);
     rules
 }
 
@@ -118,7 +117,19 @@ fn own(kind: Kind) -> Vec<Rule> {
         "SagNet" => vec![power("sag_w_adv", 0.1, -2.0, 1.0)],
         "GroupDRO" => vec![power("groupdro_eta", 1e-2, -3.0, -1.0)],
         "DANN" | "CDANN" => {
-            let mut rules = vec![
+            let mut rules = match is_small(kind.dataset) {
+                true => vec![
+                    power("lr_g", 1e-3, -4.5, -2.5),
+                    power("lr_d", 1e-3, -4.5, -2.5),
+                    fixed("weight_decay_g", 0.0),
+                ],
+                false => vec![
+                    power("lr_g", 5e-5, -5.0, -3.5),
+                    power("lr_d", 5e-5, -5.0, -3.5),
+                    power("weight_decay_g", 0.0, -6.0, -2.0),
+                ],
+            };
+            rules.extend([
                 power("lambda", 1.0, -2.0, 2.0),
                 power("weight_decay_d", 0.0, -6.0, -2.0),
                 count("d_steps_per_g_step", 1, 2.0, 0.0, 3.0),
@@ -127,19 +138,7 @@ fn own(kind: Kind) -> Vec<Rule> {
                 count("mlp_width", 256, 2.0, 6.0, 10.0),
                 choice("mlp_depth", 3, &[3, 4, 5]),
                 choice("mlp_dropout", 0.0, &[0.0, 0.1, 0.5]),
-            ];
-            rules.extend(match is_small(kind.dataset) {
-                true => [
-                    power("lr_g", 1e-3, -4.5, -2.5),
-                    power("lr_d", 1e-3, -4.5, -2.5),
-                    fixed("weight_decay_g", 0.0),
-                ],
-                false => [
-                    power("lr_g", 5e-5, -5.0, -3.5),
-                    power("lr_d", 5e-5, -5.0, -3.5),
-                    power("weight_decay_g", 0.0, -6.0, -2.0),
-                ],
-            });
+            ]);
             rules
         }
         "RSC" => vec![
@@ -181,25 +180,18 @@ pub(crate) fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) 
 
 impl Hparams {
     /// The defaults (`hparams_seed` 0) or DomainBed's random draw.
-    ///
-    /// # Errors
-    /// A random draw of db2020, whose generator was another.
-    pub fn new(kind: Kind, hparams_seed: u64, trial_seed: u64) -> Result<Self> {
-        if hparams_seed != 0 && kind.preset == Preset::Db2020 {
-            bail!(
-                "preset db2020 drew all hyper-parameters from one generator, which is not reproduced: \
-                 choose --hparams-seed 0, or --preset db2024"
-            );
-        }
+    pub fn new(kind: Kind, hparams_seed: u64, trial_seed: u64) -> Self {
         let seed = seed_hash(&format!("({hparams_seed}, {trial_seed})"));
+        let mut one = Mt19937::new(seed);
         let value = |(name, default, random): Rule| {
-            let value = match hparams_seed {
-                0 => default,
+            let value = match (hparams_seed, kind.preset) {
+                (0, _) => default,
+                (_, Preset::Db2020) => random(&mut one),
                 _ => random(&mut Mt19937::new(seed_hash(&format!("({seed}, '{name}')")))),
             };
             (name.to_string(), value)
         };
-        Ok(Hparams(shared(kind).into_iter().chain(own(kind)).map(value).collect()))
+        Hparams(shared(kind).into_iter().chain(own(kind)).map(value).collect())
     }
 
     /// Sets one to a value of the same kind. One that only other algorithms have is left out: sweeps give all of them the same list.
@@ -270,7 +262,7 @@ mod tests {
 
     fn hparams(algorithm: &str, hparams_seed: u64, trial_seed: u64) -> Hparams {
         let kind = Kind { algorithm, dataset: "PACS", preset: Preset::Db2024 };
-        Hparams::new(kind, hparams_seed, trial_seed).unwrap()
+        Hparams::new(kind, hparams_seed, trial_seed)
     }
 
     /// The value of each algorithm's hyper-parameter at hparams seeds 1, 2 and 3, trial seed 0.
@@ -298,6 +290,72 @@ mod tests {
             }
         }
         assert_eq!(hparams("ERM", 0, 2).0["lr"], json!(5e-5));
+    }
+
+    /// What DomainBed drew in 2020 at hparams seed 1, trial seed 0, in its order.
+    const DRAWS_OF_2020: &[(&str, &str, &[(&str, f64)])] = &[
+        (
+            "IRM",
+            "PACS",
+            &[
+                ("resnet_dropout", 0.1),
+                ("lr", 5.0781288859686544e-05),
+                ("batch_size", 44.0),
+                ("weight_decay", 0.00046410133598234803),
+                ("irm_lambda", 157.81992145185575),
+                ("irm_penalty_anneal_iters", 175.0),
+            ],
+        ),
+        (
+            "DANN",
+            "DomainNet",
+            &[
+                ("batch_size", 31.0),
+                ("lr_g", 6.30290056505935e-05),
+                ("lr_d", 6.945464987501283e-05),
+                ("weight_decay_g", 1.382924839229532e-06),
+                ("lambda", 3.0247351617236133),
+                ("weight_decay_d", 5.73732599105701e-06),
+                ("d_steps_per_g_step", 1.0),
+                ("grad_penalty", 1.2506376405762802),
+                ("beta1", 0.0),
+                ("mlp_width", 491.0),
+                ("mlp_depth", 3.0),
+                ("mlp_dropout", 0.1),
+            ],
+        ),
+        (
+            "DANN",
+            "ColoredMNIST",
+            &[
+                ("lr", 0.00027601856421396065),
+                ("batch_size", 479.0),
+                ("weight_decay", 0.0),
+                ("lr_g", 0.0006812498337484924),
+                ("weight_decay_g", 0.0),
+                ("lambda", 1.756049971126408),
+                ("mlp_width", 294.0),
+            ],
+        ),
+        ("Mixup", "PACS", &[("mixup_alpha", 0.1)]),
+        ("MTL", "PACS", &[("mtl_ema", 0.5)]),
+        (
+            "RSC",
+            "PACS",
+            &[("rsc_f_drop_factor", 0.2665134852412123), ("rsc_b_drop_factor", 0.28056710878365126)],
+        ),
+        ("MLDG", "PACS", &[("mldg_beta", 1.1642706271054615)]),
+    ];
+
+    #[test]
+    fn draws_of_2020_come_from_one_generator() {
+        for &(algorithm, dataset, values) in DRAWS_OF_2020 {
+            let drawn = Hparams::new(Kind { algorithm, dataset, preset: Preset::Db2020 }, 1, 0);
+            for &(name, want) in values {
+                let got = drawn.f64(name);
+                assert!((got / want - 1.0).abs() < 1e-13 || got == want, "{name}: {got} for {want}");
+            }
+        }
     }
 
     #[test]

@@ -258,6 +258,11 @@ impl Trainer {
         }
     }
 
+    /// Begins the average anew with the weights after `step`.
+    pub fn average_anew(&mut self, step: u32) {
+        self.average_from = Some(step + 1);
+    }
+
     /// What is done again so that the update fits.
     pub fn saving(&self) -> Saving {
         self.saving
@@ -441,7 +446,6 @@ impl Turn {
 pub struct Predictor {
     plan: Plan,
     rows: usize,
-    classes: usize,
 }
 
 impl Predictor {
@@ -468,7 +472,7 @@ impl Predictor {
         drop(predict);
         g.output("logits", logits);
         let plan = Plan::new(gpu, g, store)?;
-        Ok(Predictor { plan, rows: batch, classes: spec.network.classes })
+        Ok(Predictor { plan, rows: batch })
     }
 
     /// Samples of one batch.
@@ -492,18 +496,5 @@ impl Predictor {
     /// A device that failed.
     pub fn logits(&self) -> Result<Vec<f32>> {
         self.plan.read("logits")
-    }
-
-    /// Class of each sample of the last run, the first of equals. Waits for the device.
-    ///
-    /// # Errors
-    /// A device that failed; outputs that are not finite.
-    pub fn labels(&self) -> Result<Vec<usize>> {
-        let best = |row: &[f32]| (0..row.len()).rev().max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0);
-        let logits = self.logits()?;
-        if logits.iter().any(|v| !v.is_finite()) {
-            bail!("the network's outputs are not finite: training diverged; lower the learning rate");
-        }
-        Ok(logits.chunks_exact(self.classes).map(best).collect())
     }
 }

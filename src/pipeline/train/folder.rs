@@ -1,6 +1,7 @@
 //! The folder of a run: `results.jsonl`, `out.txt`, `err.txt` and `done` as DomainBed writes them, `train.json` (what the run depends
 //! on), `checkpoint.safetensors` while it is under way, and `model.safetensors` at its end.
 
+use super::swad::{self, Swad};
 use crate::core::Store;
 use crate::data::checkpoint::{Checkpoint, TensorData, save};
 use crate::data::dataset::Dataset;
@@ -128,20 +129,20 @@ impl<'a> Folder<'a> {
         format!("{}: cannot go on from this checkpoint; delete it to train anew", file.display())
     }
 
-    /// Brings back every tensor of the last checkpoint; the step to go on with, of `steps`.
-    pub fn restore(&self, store: &mut Store, steps: usize) -> Result<usize> {
+    /// Brings back every tensor of the last checkpoint: the step to go on with, of `steps`, and what is kept of SWAD.
+    pub fn restore(&self, store: &mut Store, steps: usize) -> Result<(usize, Swad)> {
         let file = self.path.join(CHECKPOINT);
         if !file.exists() {
-            return Ok(0);
+            return Ok((0, Swad::default()));
         }
-        let mut start = 0;
+        let (mut start, mut kept) = (0, BTreeMap::new());
         let mut read = || -> Result<()> {
             let checkpoint = Checkpoint::open(&file)?;
             for name in checkpoint.names() {
                 let (shape, data) = checkpoint.tensor(name)?;
                 match name {
-                    // Two halves, each exact as f32.
-                    "next_step" if data.len() == 2 => start = data[0] as usize * 65536 + data[1] as usize,
+                    "next_step" if data.len() == 2 => start = whole([data[0], data[1]]),
+                    _ if name.starts_with(swad::PREFIX) => drop(kept.insert(name.to_string(), data)),
                     _ => store.write(name, &shape, &data)?,
                 }
             }
@@ -151,11 +152,11 @@ impl<'a> Folder<'a> {
         if !(1..=steps).contains(&start) {
             bail!("{}: it does not say at which step", self.cannot_go_on());
         }
-        Ok(start)
+        Ok((start, Swad::restore(kept).with_context(|| self.cannot_go_on())?))
     }
 
-    pub fn checkpoint(&self, store: &Store, step: usize) -> Result<()> {
-        let mut tensors = BTreeMap::new();
+    pub fn checkpoint(&self, store: &Store, step: usize, swad: &Swad) -> Result<()> {
+        let mut tensors = swad.tensors();
         for name in store.names() {
             let (shape, data) = store.read(&name)?;
             // The last good checkpoint stays.
@@ -165,8 +166,7 @@ impl<'a> Folder<'a> {
             }
             tensors.insert(name, TensorData::f32(&shape, &data));
         }
-        let halves = [(step / 65536) as f32, (step % 65536) as f32];
-        tensors.insert("next_step".into(), TensorData::f32(&[2], &halves));
+        tensors.insert("next_step".into(), TensorData::f32(&[2], &halves(step)));
         save(self.path.join(CHECKPOINT), &tensors, &BTreeMap::new())
     }
 
@@ -203,6 +203,16 @@ impl<'a> Folder<'a> {
         let _ = std::fs::remove_file(self.path.join(CHECKPOINT));
         Ok(())
     }
+}
+
+/// A step in two halves, each exact as f32.
+pub fn halves(step: usize) -> [f32; 2] {
+    [(step / 65536) as f32, (step % 65536) as f32]
+}
+
+/// The reverse.
+pub fn whole([high, low]: [f32; 2]) -> usize {
+    high as usize * 65536 + low as usize
 }
 
 /// The first argument in which two descriptions differ.

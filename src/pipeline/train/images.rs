@@ -240,8 +240,36 @@ impl<'a> Shown<'a> {
         Ok(())
     }
 
+    /// The cross entropy of the validation images, averaged over the training environments.
+    pub fn validation_loss(&self, predictor: &mut Predictor, step: usize) -> Result<f32> {
+        let (mut sum, mut envs) = (0.0, 0);
+        for (e, env) in self.envs.iter().enumerate().filter(|(_, env)| !env.test && !env.parts[1].is_empty())
+        {
+            let logits = self.logits(predictor, e, 1, step)?;
+            let loss = |(&i, row): (&usize, &[f32])| {
+                let most = row.iter().fold(f32::MIN, |m, &v| m.max(v)) as f64;
+                let rest: f64 = row.iter().map(|&v| (v as f64 - most).exp()).sum();
+                most + rest.ln() - row[env.items[i].class] as f64
+            };
+            let rows = logits.chunks_exact(logits.len() / env.parts[1].len());
+            sum += env.parts[1].iter().zip(rows).map(loss).sum::<f64>() / env.parts[1].len() as f64;
+            envs += 1;
+        }
+        Ok((sum / f64::from(envs)) as f32)
+    }
+
     /// Which images of one part of one environment are classified rightly.
     fn correct(&self, predictor: &mut Predictor, e: usize, part: usize, step: usize) -> Result<Vec<bool>> {
+        let (env, places) = (&self.envs[e], &self.envs[e].parts[part]);
+        let logits = self.logits(predictor, e, part, step)?;
+        // The first of equals.
+        let best = |row: &[f32]| (0..row.len()).rev().max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0);
+        let rows = logits.chunks_exact(logits.len() / places.len());
+        Ok(places.iter().zip(rows).map(|(&i, row)| env.items[i].class == best(row)).collect())
+    }
+
+    /// Logits of the images of one part of one environment, which is not empty, one after the other.
+    fn logits(&self, predictor: &mut Predictor, e: usize, part: usize, step: usize) -> Result<Vec<f32>> {
         let env = &self.envs[e];
         let key = Key::new(self.config.seed, step as u32, &format!("evaluate {e} {part}"));
         let augmented = self.augmented && !env.test && self.config.val_augment;
@@ -260,15 +288,18 @@ impl<'a> Shown<'a> {
             pack(self.config.size, &(0..rows).map(show).collect::<Vec<_>>())
         };
         let mut x = Some(make(0));
-        let mut correct = vec![];
+        let mut all = vec![];
         for b in 0..batches.len() {
             let now = x.take().unwrap_or_default();
             let key = Key::new(self.config.seed, step as u32, &format!("predict {e} {part} {b}"));
             predictor.run(Rows::Pictures(&now), key)?;
             x = (b + 1 < batches.len()).then(|| make(b + 1));
-            let labels = predictor.labels()?;
-            correct.extend(batches[b].iter().zip(labels).map(|(&i, l)| env.items[i].class == l));
+            let logits = predictor.logits()?;
+            all.extend_from_slice(&logits[..logits.len() / rows * batches[b].len()]);
         }
-        Ok(correct)
+        if all.iter().any(|v| !v.is_finite()) {
+            bail!("the network's outputs are not finite: training diverged; lower the learning rate");
+        }
+        Ok(all)
     }
 }

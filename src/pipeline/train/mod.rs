@@ -7,6 +7,7 @@
 mod folder;
 mod images;
 mod metrics;
+mod swad;
 
 use super::domainbed::hparams::{Hparams, Kind, Preset};
 use super::domainbed::network::{Featurizer, Network};
@@ -77,6 +78,9 @@ pub struct Config {
     pub fixed: Vec<String>,
     /// The step from which on the weights are averaged; the average predicts.
     pub average_from: Option<usize>,
+    /// Whether the weights are averaged over the window that [`swad`] finds, measuring every `checkpoint_freq` steps; results are those
+    /// of the average alone, at the end.
+    pub swad: bool,
     /// MiB of device memory that training may take; what the adapter has, by default.
     pub memory: Option<usize>,
     /// Compute residual blocks again for the backward pass instead of keeping them.
@@ -138,6 +142,7 @@ impl Config {
             preset: Preset::default(),
             fixed: vec![],
             average_from: None,
+            swad: false,
             memory: None,
             recompute: false,
             f16_activations: false,
@@ -167,11 +172,11 @@ impl Config {
     /// The hyper-parameters: drawn, then replaced by those that are given.
     ///
     /// # Errors
-    /// Those of [`Hparams::new`] and [`Hparams::set`].
+    /// Those of [`Hparams::set`].
     pub fn drawn_hparams(&self) -> Result<Hparams> {
         let dataset = known::name_of(&self.data);
         let kind = Kind { algorithm: &self.algorithm, dataset: &dataset, preset: self.preset };
-        let mut hparams = Hparams::new(kind, self.hparams_seed, self.trial_seed)?;
+        let mut hparams = Hparams::new(kind, self.hparams_seed, self.trial_seed);
         for (name, value) in &self.hparams {
             hparams.set(name, value.clone())?;
         }
@@ -217,14 +222,28 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     let fixed = config.fixed.contains(&config.algorithm);
     let setup = Setup { hparams: &hparams, preset: config.preset, fixed, envs: training.len() };
     let make = || algorithm(&config.algorithm, &setup);
-    let average_from = config.average_from.map(|step| step as u32).or(make()?.average_from());
+    let own_average = make()?.average_from();
+    if config.swad && (own_average.is_some() || config.average_from.is_some()) {
+        let other = if own_average.is_some() { config.algorithm.as_str() } else { "--average-from" };
+        bail!("--swad and {other} both average the weights: choose one");
+    }
+    let average_from = match config.swad {
+        true => Some(0),
+        false => config.average_from.map(|step| step as u32).or(own_average),
+    };
 
     let args = arguments(config, &dataset);
     let described = describe(&args, &hparams, &envs, config);
     let folder = Folder::open(out, &described)?;
     let mut records = folder.records()?;
+    let regular = config.checkpoint_freq > 0;
+    let measured = |step: usize| {
+        config.swad && (step + 1 == config.steps || step.is_multiple_of(config.checkpoint_freq))
+    };
     let due = |step: usize| {
-        let regular = config.checkpoint_freq > 0;
+        if config.swad {
+            return step + 1 == config.steps;
+        }
         // In 2020, DomainBed did not look at the last step.
         (step + 1 == config.steps && !(regular && config.preset == Preset::Db2020))
             || (regular && step.is_multiple_of(config.checkpoint_freq))
@@ -257,12 +276,14 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     };
 
     let mut store = Store::new(gpu);
-    let start = folder.restore(&mut store, config.steps)?;
+    let (start, mut swad) = folder.restore(&mut store, config.steps)?;
     let restored = store.names();
     records.retain(|r| r.get("step").and_then(Value::as_u64).is_some_and(|s| s < start as u64));
     folder.check_records(&records, (0..start).filter(|&s| due(s)))?;
+    // SWAD looks at the weights as they are.
+    let plain = Spec { average_from: average_from.filter(|_| !config.swad), ..spec };
     let plans = Trainer::new(&mut store, make()?, &spec, init)
-        .and_then(|trainer| Ok((trainer, predictor(&store, make, &spec)?)));
+        .and_then(|trainer| Ok((trainer, predictor(&store, make, &plain)?)));
     let (mut trainer, mut predictor) = match start {
         0 => plans?,
         _ => plans.with_context(|| folder.cannot_go_on())?,
@@ -282,7 +303,7 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     let first = records.last().and_then(|r| r["step"].as_u64()).map_or(0, |s| s as usize + 1);
     let progress = Progress::new("train", config.steps as u64, "steps");
     progress.skip(start as u64);
-    let ends = |step: usize| due(step) || (step + 1).is_multiple_of(config.log_every);
+    let ends = |step: usize| due(step) || measured(step) || (step + 1).is_multiple_of(config.log_every);
     let mut metrics = Metrics::open(out, start, ends)?;
     let (mut since, mut saved, mut clock) = (first, Instant::now(), Instant::now());
     let mut row_clock = (start, Instant::now());
@@ -294,6 +315,9 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
         preparing.set(preparing.get() + start.elapsed().as_secs_f64());
         made
     };
+    if config.swad {
+        trainer.average_anew((0..start).rev().find(|&s| measured(s)).map_or(0, |s| s as u32 + 1));
+    }
     let mut next = minibatch(start);
     for step in start..config.steps {
         let Some((x, y)) = next.take() else { break };
@@ -304,7 +328,15 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
         if ends(step) {
             // Times are those of the host, which is a step or two ahead of the device.
             let seconds = row_clock.1.elapsed().as_secs_f64() / (step + 1 - row_clock.0) as f64;
-            metrics.end_row(&trainer, step, Map::from_iter([("step_time".into(), json!(seconds))]))?;
+            let mut row = Map::from_iter([("step_time".into(), json!(seconds))]);
+            if measured(step) {
+                let loss = shown.validation_loss(&mut predictor, step);
+                let loss = loss.with_context(|| format!("after step {step}"))?;
+                swad.measured(&store, step, loss)?;
+                trainer.average_anew(step as u32 + 1);
+                row.insert("validation_loss".into(), json!(loss));
+            }
+            metrics.end_row(&trainer, step, row)?;
             row_clock = (step + 1, Instant::now());
         }
         metrics.poll()?;
@@ -323,6 +355,12 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
             record.insert("mem_gb".into(), json!(memory as f64 / f64::from(1 << 30)));
             record.insert("hparams".into(), Value::Object(hparams.0.clone()));
             record.insert("args".into(), Value::Object(args.clone()));
+            if config.swad {
+                let window = std::mem::take(&mut swad).finish(&mut store)?;
+                record.insert("swad_start".into(), json!(window[0]));
+                record.insert("swad_end".into(), json!(window[1]));
+                predictor = self::predictor(&store, make, &spec)?;
+            }
             let evaluated = shown.evaluate(&mut predictor, step, &mut record);
             evaluated.with_context(|| format!("after step {step}"))?;
             progress.say(&summary(&record));
@@ -333,7 +371,7 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
         if recording || stopped() || saved.elapsed() > CHECKPOINT_EVERY {
             let before = Instant::now();
             metrics.flush()?;
-            folder.checkpoint(&store, step + 1)?;
+            folder.checkpoint(&store, step + 1, &swad)?;
             // A large model on a slow disk must not spend its time on checkpoints.
             saved = Instant::now() + 20 * before.elapsed();
             if step + 1 < config.steps {
@@ -414,6 +452,11 @@ fn check_flags(config: &Config) -> Result<()> {
     if config.width % 4 != 0 {
         bail!("--width {}: it must be a multiple of 4", config.width);
     }
+    if config.swad && (config.checkpoint_freq == 0 || config.holdout_fraction == 0.0) {
+        bail!(
+            "--swad measures a validation loss every --checkpoint-freq steps: neither that nor --holdout-fraction may be 0"
+        );
+    }
     if !(0.0..1.0).contains(&config.holdout_fraction) {
         bail!("--holdout-fraction {}: it must be from 0 to below 1", config.holdout_fraction);
     }
@@ -466,9 +509,11 @@ fn arguments(config: &Config, dataset: &Dataset) -> Map<String, Value> {
         "weights": config.weights.as_deref().map(path), "width": config.width,
     });
     let mut args = args.as_object().cloned().unwrap_or_default();
-    // Only where it is so: runs of before this setting stay what they are.
-    if config.f16_activations {
-        args.insert("f16_activations".into(), json!(true));
+    // Only where it is so: runs of before these settings stay what they are.
+    for (name, set) in [("f16_activations", config.f16_activations), ("swad", config.swad)] {
+        if set {
+            args.insert(name.into(), json!(true));
+        }
     }
     args
 }
