@@ -1,7 +1,9 @@
-//! `metrics.jsonl`: what a run logged, a row every so many steps, and `curves.svg`, drawn from it and from the results.
+//! `metrics.jsonl`: what a run logged, a row every so many steps; the same for TensorBoard; and `curves.svg`, drawn from it and from
+//! the results.
 //!
 //! The device adds the numbers up; a row is read while it works on the steps after it.
 
+use super::events::Events;
 use crate::data::write_atomic;
 use crate::pipeline::domainbed::trainer::{Logged, Trainer};
 use anyhow::{Context, Result, bail};
@@ -19,14 +21,21 @@ pub struct Metrics {
     from: usize,
     /// A row that the device has not handed over yet, and its last step.
     pending: Option<(Logged, usize)>,
+    events: Events,
 }
 
 impl Metrics {
-    /// The rows before step `start` that are in `folder`; `ends` says whether a row ends with a step.
+    /// The rows before step `start` that are in `folder`; `ends` says whether a row ends with a step, and `records` are the results
+    /// so far.
     ///
     /// # Errors
-    /// A file that cannot be read, or that lacks rows.
-    pub fn open(folder: &Path, start: usize, ends: impl Fn(usize) -> bool) -> Result<Metrics> {
+    /// A file that cannot be read or written, or that lacks rows.
+    pub fn open(
+        folder: &Path,
+        start: usize,
+        ends: impl Fn(usize) -> bool,
+        records: &[Map<String, Value>],
+    ) -> Result<Metrics> {
         let file = folder.join("metrics.jsonl");
         let text = match std::fs::read_to_string(&file) {
             Ok(text) => text,
@@ -46,7 +55,9 @@ impl Metrics {
                 file.display()
             );
         }
-        Ok(Metrics { file, rows, from: wanted.last().map_or(0, |s| s + 1), pending: None })
+        let accuracies: Vec<_> = records.iter().map(|record| accuracies(record, &rows)).collect();
+        let events = Events::open(folder, rows.iter().chain(&accuracies))?;
+        Ok(Metrics { file, rows, from: wanted.last().map_or(0, |s| s + 1), pending: None, events })
     }
 
     /// The step from which on numbers are being added up.
@@ -87,6 +98,7 @@ impl Metrics {
         let row = self.rows.last_mut().context("a row is pending")?;
         row.insert("step".into(), json!(step));
         row.extend(values.into_iter().map(|(name, value)| (name.into(), short(value))));
+        self.events.add(row)?;
         let lines: String =
             self.rows.iter().map(|row| Value::Object(row.clone()).to_string() + "\n").collect();
         write_atomic(&self.file, lines.as_bytes())
@@ -130,11 +142,14 @@ impl Metrics {
         (high > low).then(|| format!("{name} {line} {first:.3} -> {last:.3}"))
     }
 
-    /// Draws what was logged and the accuracies of `records` over the steps into `curves.svg`.
+    /// Draws what was logged and the accuracies of `records`, the last of which is new, over the steps into `curves.svg`.
     ///
     /// # Errors
     /// A file that cannot be written.
-    pub fn draw(&self, trainer: &Trainer, records: &[Map<String, Value>]) -> Result<()> {
+    pub fn draw(&mut self, trainer: &Trainer, records: &[Map<String, Value>]) -> Result<()> {
+        if let Some(record) = records.last() {
+            self.events.add(&accuracies(record, &self.rows))?;
+        }
         let logged = trainer.names().into_iter().map(|name| (name.to_string(), self.column(name)));
         let keys = records.first().into_iter().flat_map(Map::keys).filter(|key| key.ends_with("_acc"));
         let keys: BTreeSet<&String> = keys.collect();
@@ -185,6 +200,15 @@ fn panel(
     }
     chart.configure_series_labels().background_style(WHITE.mix(0.8)).draw().map_err(broken)?;
     Ok(())
+}
+
+/// The accuracies of a result, as a row with the time of the one at its step.
+fn accuracies(record: &Map<String, Value>, rows: &[Map<String, Value>]) -> Map<String, Value> {
+    let wanted = |key: &str| key.ends_with("_acc") || key == "step";
+    let time = rows.iter().find(|row| step(row) == step(record)).and_then(|row| row.get("time"));
+    let numbers =
+        record.iter().filter(|(key, _)| wanted(key)).map(|(key, value)| (key.clone(), value.clone()));
+    numbers.chain(time.map(|time| ("time".into(), time.clone()))).collect()
 }
 
 fn step(row: &Map<String, Value>) -> Option<usize> {

@@ -4,6 +4,7 @@
 //! A run can be cut at any time and goes on from its last checkpoint to the same bytes (recorded times aside): every random
 //! draw is a function of (seed, step, purpose), and a checkpoint holds every tensor that lives across steps.
 
+mod events;
 mod folder;
 mod images;
 mod metrics;
@@ -304,7 +305,7 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     let progress = Progress::new("train", config.steps as u64, "steps");
     progress.skip(start as u64);
     let ends = |step: usize| due(step) || measured(step) || (step + 1).is_multiple_of(config.log_every);
-    let mut metrics = Metrics::open(out, start, ends)?;
+    let mut metrics = Metrics::open(out, start, ends, &records)?;
     let (mut since, mut saved, mut clock) = (first, Instant::now(), Instant::now());
     let mut row_clock = (start, Instant::now());
     // Seconds of the host's work on minibatches, which the device does not wait for unless its own takes less.
@@ -328,7 +329,8 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
         if ends(step) {
             // Times are those of the host, which is a step or two ahead of the device.
             let seconds = row_clock.1.elapsed().as_secs_f64() / (step + 1 - row_clock.0) as f64;
-            let mut row = Map::from_iter([("step_time".into(), json!(seconds))]);
+            let mut row =
+                Map::from_iter([("step_time".into(), json!(seconds)), ("time".into(), json!(now()))]);
             if measured(step) {
                 let loss = shown.validation_loss(&mut predictor, step);
                 let loss = loss.with_context(|| format!("after step {step}"))?;
@@ -532,6 +534,12 @@ fn describe(args: &Map<String, Value>, hparams: &Hparams, envs: &[Env], config: 
     };
     let envs: Vec<Value> = envs.iter().map(env).collect();
     json!({"args": args, "hparams": hparams.0, "environments": envs})
+}
+
+/// Seconds since 1970.
+fn now() -> f64 {
+    let since = std::time::UNIX_EPOCH.elapsed();
+    since.map_or(0.0, |t| (t.as_secs_f64() * 1e3).round() / 1e3)
 }
 
 /// One line for people: the loss, and the accuracies that count.
