@@ -77,29 +77,61 @@ impl Algorithm for Fishr {
 
 #[cfg(test)]
 mod tests {
-    use crate::core::{Gpu, GpuOptions, Graph, Plan, Store};
+    use crate::core::{Gpu, GpuOptions, Graph, Plan, Store, Tensor};
+
+    /// The mean squared distance of two variances from their mean, and its gradients with respect to all of `wrt`.
+    fn output(g: &Graph, name: &str, v: [Tensor; 2], wrt: &[Tensor]) {
+        let mean = g.scale(g.add(v[0], v[1]), 0.5);
+        let penalty = g.scale(g.add(g.mse_loss(v[0], mean), g.mse_loss(v[1], mean)), 0.5);
+        g.output(name, penalty);
+        for (i, dx) in g.backward(penalty, wrt).into_iter().enumerate() {
+            g.output(&format!("{name} {i}"), dx);
+        }
+    }
 
     #[test]
-    fn the_penalty_equals_its_worked_example() {
+    fn the_penalty_equals_its_worked_example_and_so_do_gradients_those_through_every_samples_gradient() {
         let gpu = Gpu::open(&GpuOptions::from_env()).unwrap();
         let g = Graph::new(gpu.caps());
         let w = g.constant(&[2, 2], &[0.3, -0.2, 0.1, 0.4]);
         let bias = g.constant(&[2], &[0.05, -0.05]);
-        let domain = |z: &[f32; 6], hot: &[f32; 6]| {
-            let z = g.constant(&[3, 2], z);
-            let p = g.softmax(g.linear(z, w, Some(bias)));
-            super::variances(&g, g.sub(p, g.constant(&[3, 2], hot)), z)
-        };
-        let v = [
-            domain(&[0.5, 1.0, 1.5, -0.3, 0.1, 0.6], &[1.0, 0.0, 0.0, 1.0, 0.0, 1.0]),
-            domain(&[0.2, -0.1, 1.1, 0.9, -0.8, 0.5], &[0.0, 1.0, 1.0, 0.0, 1.0, 0.0]),
-        ];
-        let mean = g.scale(g.add(v[0], v[1]), 0.5);
-        let penalty = g.scale(g.add(g.mse_loss(v[0], mean), g.mse_loss(v[1], mean)), 0.5);
-        g.output("penalty", penalty);
+        let z = [[0.5, 1.0, 1.5, -0.3, 0.1, 0.6], [0.2, -0.1, 1.1, 0.9, -0.8, 0.5]]
+            .map(|z| g.constant(&[3, 2], &z));
+        let hot =
+            [[1.0, 0.0, 0.0, 1.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0, 1.0, 0.0]].map(|h| g.constant(&[3, 2], &h));
+        let wrt = [z[0], z[1], w, bias];
+
+        let closed = [0, 1].map(|e| {
+            let p = g.softmax(g.linear(z[e], w, Some(bias)));
+            super::variances(&g, g.sub(p, hot[e]), z[e])
+        });
+        output(&g, "closed", closed, &wrt);
+        let generic = [0, 1].map(|e| {
+            let rows: Vec<Tensor> = (0..3)
+                .map(|k| {
+                    let logits = g.linear(g.slice(z[e], 0, k, 1), w, Some(bias));
+                    let right = g.mul(g.log_softmax(logits), g.slice(hot[e], 0, k, 1));
+                    let grads = g.backward(g.scale(g.sum(right, &[0, 1]), -1.0), &[w, bias]);
+                    g.concat(&[g.reshape(grads[0], &[1, 4]), g.reshape(grads[1], &[1, 2])], 1)
+                })
+                .collect();
+            let all = g.concat(&rows, 0);
+            let off = g.sub(all, g.mean(all, &[0]));
+            g.mean(g.mul(off, off), &[0])
+        });
+        output(&g, "generic", generic, &wrt);
+
         let mut plan = Plan::new(&gpu, g, &Store::new(&gpu)).unwrap();
         plan.run().unwrap();
-        let got = plan.read("penalty").unwrap()[0];
+        let got = plan.read("closed").unwrap()[0];
         assert!((got / 0.0012634041261994342 - 1.0).abs() < 1e-4, "{got}");
+        for name in ["", " 0", " 1", " 2", " 3"] {
+            let [a, b] = ["closed", "generic"].map(|way| plan.read(&format!("{way}{name}")).unwrap());
+            let largest = b.iter().fold(0f32, |m, v| m.max(v.abs()));
+            assert!(largest > 1e-5, "{name}: {b:?}");
+            for (a, b) in a.iter().zip(&b) {
+                assert!((a - b).abs() < 1e-4 * largest, "{name}: {a}, {b} through every sample's gradient");
+            }
+        }
     }
 }
