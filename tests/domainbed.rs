@@ -477,12 +477,15 @@ fn brightness(step: u32, rows: usize, size: usize) -> (Vec<f32>, Vec<u32>) {
 fn the_networks_for_small_images_and_the_classifier_of_three_layers_learn() {
     use kaleid::models::resnet::BatchNorm;
     let run = Run::new("ERM", 0, 4, &CORNERS[..2], &[("lr", json!(0.003))]);
-    for (arch, size, nonlinear) in
-        [("mnist_cnn", 28, false), ("wide_resnet", 32, false), ("mnist_cnn", 28, true)]
-    {
+    for (arch, size, nonlinear, f16_activations) in [
+        ("mnist_cnn", 28, false, false),
+        ("wide_resnet", 32, false, false),
+        ("mnist_cnn", 28, true, true),
+        ("wide_resnet", 32, false, true),
+    ] {
         let featurizer = Featurizer::named(arch, size, 64, [7, 2], BatchNorm::Live).unwrap();
         assert_eq!(Featurizer::default_name(size), arch);
-        let network = Network { featurizer, classes: 4, nonlinear, f16_activations: false };
+        let network = Network { featurizer, classes: 4, nonlinear, f16_activations };
         let samples = Samples::Numbers(vec![size, size, 4]);
         let spec = Spec { network: &network, batch: 8, ..run.spec(&samples) };
         let mut store = Store::new(gpu());

@@ -152,6 +152,8 @@ pub struct Train {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub average_from: Option<usize>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub swad: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub f16_activations: bool,
     pub arch: String,
     pub width: usize,
@@ -179,6 +181,7 @@ impl Default for Train {
             preset: train.preset,
             fixed: train.fixed,
             average_from: train.average_from,
+            swad: train.swad,
             f16_activations: train.f16_activations,
             arch: train.arch,
             width: train.width,
@@ -390,6 +393,7 @@ fn trainings(config: &Config, data: &Path, images: &Path, out: &Path) -> Vec<tra
                     preset: t.preset,
                     fixed: t.fixed.clone(),
                     average_from: t.average_from,
+                    swad: t.swad,
                     f16_activations: t.f16_activations,
                     arch: t.arch.clone(),
                     width: t.width,

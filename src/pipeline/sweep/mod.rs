@@ -296,7 +296,8 @@ pub fn refused(jobs: &[Job]) -> Vec<(usize, anyhow::Error)> {
         let new = if [Variant::D, Variant::Qd].contains(&config.variant) { 1 } else { 0 };
         let fixed = config.fixed.contains(&config.algorithm);
         let envs = job.domains - config.test_domains.len() + new;
-        algorithm(&config.algorithm, &Setup { hparams: &hparams, preset: config.preset, fixed, envs })?;
+        let setup = Setup { hparams: &hparams, preset: config.preset, fixed, envs };
+        train::average_from(config, &*algorithm(&config.algorithm, &setup)?)?;
         Ok(())
     };
     jobs.iter().enumerate().filter_map(|(i, job)| Some((i, check(job).err()?))).collect()

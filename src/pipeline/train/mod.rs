@@ -223,15 +223,7 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     let fixed = config.fixed.contains(&config.algorithm);
     let setup = Setup { hparams: &hparams, preset: config.preset, fixed, envs: training.len() };
     let make = || algorithm(&config.algorithm, &setup);
-    let own_average = make()?.average_from();
-    if config.swad && (own_average.is_some() || config.average_from.is_some()) {
-        let other = if own_average.is_some() { config.algorithm.as_str() } else { "--average-from" };
-        bail!("--swad and {other} both average the weights: choose one");
-    }
-    let average_from = match config.swad {
-        true => Some(0),
-        false => config.average_from.map(|step| step as u32).or(own_average),
-    };
+    let average_from = average_from(config, &*make()?)?;
 
     let args = arguments(config, &dataset);
     let described = describe(&args, &hparams, &envs, config);
@@ -392,6 +384,20 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     progress.finish();
     folder.write_model(&store, &network, &dataset)?;
     outcome(records)
+}
+
+/// The step from which on the weights are averaged.
+///
+/// # Errors
+/// An algorithm that averages them itself, beside SWAD.
+pub fn average_from(config: &Config, algorithm: &dyn Algorithm) -> Result<Option<u32>> {
+    let own = algorithm.average_from();
+    if config.swad && (own.is_some() || config.average_from.is_some()) {
+        let other = if own.is_some() { config.algorithm.as_str() } else { "--average-from" };
+        bail!("--swad and {other} both average the weights: choose one");
+    }
+    let given = if config.swad { Some(0) } else { config.average_from.map(|step| step as u32) };
+    Ok(given.or(own))
 }
 
 /// The hyper-parameters, and the samples that a step takes from each of `training` environments.
