@@ -79,7 +79,7 @@ pub struct Config {
     pub fixed: Vec<String>,
     /// The step from which on the weights are averaged; the average predicts.
     pub average_from: Option<usize>,
-    /// Whether the weights are averaged over the window that [`swad`] finds, measuring every `checkpoint_freq` steps; results are those
+    /// Whether the weights are averaged over the window that SWAD finds, measuring every `checkpoint_freq` steps; results are those
     /// of the average alone, at the end.
     pub swad: bool,
     /// MiB of device memory that training may take; what the adapter has, by default.
