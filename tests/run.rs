@@ -42,9 +42,9 @@ fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
 
 /// Files that record times, or where the run lies.
 fn records_times(name: &str) -> bool {
-    ["stages.json", "report.html", "results.jsonl", "metrics.jsonl", "out.txt", "train.json"]
-        .iter()
-        .any(|end| name.ends_with(end))
+    let ends =
+        ["stages.json", "report.html", "results.jsonl", "metrics.jsonl", "out.txt", "train.json", ".kaleid"];
+    ends.iter().any(|end| name.ends_with(end))
 }
 
 #[test]

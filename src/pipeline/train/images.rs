@@ -255,6 +255,9 @@ impl<'a> Shown<'a> {
             sum += env.parts[1].iter().zip(rows).map(loss).sum::<f64>() / env.parts[1].len() as f64;
             envs += 1;
         }
+        if envs == 0 {
+            bail!("--swad needs validation images: choose a larger --holdout-fraction");
+        }
         Ok((sum / f64::from(envs)) as f32)
     }
 
