@@ -90,7 +90,8 @@ impl Layout {
         let outputs: HashSet<usize> = inner.outputs.iter().map(|(_, t)| root(t.id)).collect();
 
         // Backwards: a node lives if it updates a state, or makes an output or an input of a living node.
-        let mut needed: HashSet<usize> = inner.outputs.iter().map(|(_, t)| t.id).collect();
+        let mut needed: HashSet<usize> =
+            inner.outputs.iter().map(|(_, t)| t.id).chain(outputs.clone()).collect();
         let mut live = Vec::new();
         for (n, node) in inner.nodes.iter().enumerate().rev() {
             if node.outputs.iter().any(|&o| is_state(o) || needed.contains(&o)) {

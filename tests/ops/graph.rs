@@ -152,3 +152,14 @@ fn a_checkpoint_gives_the_same_gradients_keeps_less_and_updates_states_once() {
     assert!(less < kept * 2 / 3, "{less} bytes of activations with checkpoints, {kept} without");
     assert_eq!(count, 4.0);
 }
+
+#[test]
+fn an_output_from_which_no_gradient_flows_is_computed() {
+    let g = Graph::new(gpu().caps());
+    let x = g.input("x", &[2], DType::F32);
+    g.output("y", g.stop_gradient(g.scale(x, 2.0)));
+    let mut plan = Plan::new(gpu(), g, &Store::new(gpu())).unwrap();
+    plan.write("x", &[1.0, -3.0]).unwrap();
+    plan.run().unwrap();
+    assert_eq!(plan.read("y").unwrap(), [2.0, -6.0]);
+}
