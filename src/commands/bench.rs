@@ -1,7 +1,7 @@
 //! `kaleid bench`
 
 use anyhow::{Context, Result, bail};
-use kaleid::core::{Class, Gpu, GpuOptions};
+use kaleid::core::{Class, Gpu, GpuOptions, OutOfMemory};
 use kaleid::ops::tile_candidates;
 use kaleid::pipeline::bench::{self, Case, Measured, Roofline};
 use std::collections::HashMap;
@@ -60,8 +60,15 @@ pub fn run(args: Args, options: &GpuOptions) -> Result<()> {
         say!("{}: at best {:.1} GFLOP/s, {:.1} GB/s", gpu.caps().adapter, roofline.gflops, roofline.gbs)?;
         say!("{:>10} {:>9} {:>8} {:>8} {:>8}  case", "ms", "GFLOP/s", "GB/s", "roofline", "speed-up")?;
     }
+    let alone = cases.len() == 1;
     for case in cases {
-        let m = case.measure(&gpu)?;
+        let m = match case.measure(&gpu) {
+            Err(e) if !alone && e.downcast_ref::<OutOfMemory>().is_some() => {
+                eprintln!("left out: {e:#}");
+                continue;
+            }
+            measured => measured?,
+        };
         let ms = m.seconds * 1e3;
         let speedup = before.get(&case.name).map(|old| old / ms);
         if args.json {
