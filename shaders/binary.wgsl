@@ -1,6 +1,7 @@
 // y = op(a, b), element by element; op comes from a part in binary/.
-// same: a, b and y have n numbers, four to a thread, all f32 or all f16 (a part in stored/). broadcast: y is (n0, n1, n2, n3) and a dimension of size one repeats, stride 0;
-// broadcast4: the same where n3 is a multiple of four, four to a thread, which shares the arithmetic of indices.
+// same: a, b and y have n numbers, four to a thread, all f32 or all f16 (a part in stored/). broadcast: y is (n0, n1, n2, n3), f32, and a
+// dimension of size one repeats, stride 0; broadcast4: the same where n3 is a multiple of four, four to a thread, which shares the
+// arithmetic of indices.
 
 struct Params { n: u32, n1: u32, n2: u32, n3: u32, a0: u32, a1: u32, a2: u32, a3: u32, b0: u32, b1: u32, b2: u32, b3: u32 }
 

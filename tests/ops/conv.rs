@@ -2,7 +2,7 @@ use crate::harness::{Arr, Case};
 use kaleid::ops::{Act, Conv, Epilogue};
 
 /// x (N, H, W, C), w (O, KH, KW, C).
-fn conv(x: &Arr, w: &Arr, stride: usize, [top, bottom, left, right]: [usize; 4]) -> Arr {
+pub fn conv(x: &Arr, w: &Arr, stride: usize, [top, bottom, left, right]: [usize; 4]) -> Arr {
     let (&[n, h, wide, c], &[o, kh, kw, _]) = (&x.shape[..], &w.shape[..]) else { panic!("rank 4") };
     let (oh, ow) = ((h + top + bottom - kh) / stride + 1, (wide + left + right - kw) / stride + 1);
     Arr::from_fn(&[n, oh, ow, o], |[n, oy, ox, o]| {

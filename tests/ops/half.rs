@@ -1,6 +1,9 @@
 //! Ops on f16 activations against the same references, and what only they have.
 
+use crate::conv::conv;
 use crate::harness::{Arr, Case, gpu, random};
+use crate::norm::{batch_norm, group_norm, normalised};
+use crate::pool::pool;
 use kaleid::core::{DType, Graph, Plan, Store, Tensor};
 use kaleid::ops::{Act, Conv, Epilogue};
 
@@ -19,22 +22,6 @@ fn rounded<'a>(
     }
 }
 
-fn convolution(x: &Arr, w: &Arr, stride: usize, padding: usize) -> Arr {
-    let (&[n, h, wide, c], &[o, k, _, _]) = (&x.shape[..], &w.shape[..]) else { panic!("rank 4") };
-    let size = |n: usize| (n + 2 * padding - k) / stride + 1;
-    Arr::from_fn(&[n, size(h), size(wide), o], |[n, oy, ox, o]| {
-        let mut sum = 0.0;
-        for tap in 0..k * k {
-            let (y, x_) = (oy * stride + tap / k, ox * stride + tap % k);
-            if y >= padding && y < h + padding && x_ >= padding && x_ < wide + padding {
-                let term = |c| x.at([n, y - padding, x_ - padding, c]) * w.at([o, tap / k, tap % k, c]);
-                sum += (0..c).map(term).sum::<f64>();
-            }
-        }
-        sum
-    })
-}
-
 #[test]
 fn what_a_residual_network_is_made_of_takes_f16() {
     for (x, w, stride, padding) in [
@@ -48,7 +35,7 @@ fn what_a_residual_network_is_made_of_takes_f16() {
         Case::new("conv2d of f16", &[&x, &w])
             .tolerance(ROUNDING)
             .check(rounded(1, |g, t| g.conv2d(t[0], t[1], Conv::strided(stride, padding))), |t| {
-                convolution(&t[0], &t[1], stride, padding)
+                conv(&t[0], &t[1], stride, [padding; 4])
             });
     }
     Case::new("conv2d of f16 with bias", &[&[1, 3, 5, 4], &[8, 3, 3, 4], &[8]]).tolerance(ROUNDING).check(
@@ -57,7 +44,7 @@ fn what_a_residual_network_is_made_of_takes_f16() {
             g.conv2d(t[0], t[1], Conv { epilogue, ..Conv::same(3) })
         }),
         |t| {
-            let y = convolution(&t[0], &t[1], 1, 1);
+            let y = conv(&t[0], &t[1], 1, [1; 4]);
             Arr::from_fn(&y.shape, |i| y.at(i) + t[2].at(i))
         },
     );
@@ -84,63 +71,33 @@ fn what_a_residual_network_is_made_of_takes_f16() {
             Arr::from_fn(&[3, 1, 1, 8], |[n, _, _, c]| sum(n, c) / 20.0)
         },
     );
-    Case::new("max_pool2d of f16", &[&[2, 7, 6, 4]]).tolerance(ROUNDING).check(
-        rounded(1, |g, x| g.max_pool2d(x[0], 3, 2, 1)),
-        |x| {
-            Arr::from_fn(&[2, 4, 3, 4], |[n, oy, ox, c]| {
-                let rows = (2 * oy).max(1) - 1..(2 * oy + 2).min(7);
-                let columns = move || (2 * ox).max(1) - 1..(2 * ox + 2).min(6);
-                rows.flat_map(|y| columns().map(move |k| (y, k)))
-                    .map(|(y, k)| x[0].at([n, y, k, c]))
-                    .fold(f64::MIN, f64::max)
-            })
-        },
-    );
+    Case::new("max_pool2d of f16", &[&[2, 7, 6, 4]])
+        .tolerance(ROUNDING)
+        .check(rounded(1, |g, x| g.max_pool2d(x[0], 3, 2, 1)), |x| {
+            pool(&x[0], [3, 2, 1], f64::MIN, f64::max)
+        });
 }
 
 #[test]
 fn normalisation_over_columns_takes_f16() {
-    let moments = |x: &Arr, c: usize| {
-        let n = x.data.len() / x.shape[3];
-        let column: Vec<f64> = (0..n).map(|i| x.data[i * x.shape[3] + c]).collect();
-        let mean = column.iter().sum::<f64>() / n as f64;
-        (mean, column.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64)
-    };
     let shapes: [&[usize]; 3] = [&[3, 4, 5, 8], &[8], &[8]];
-    Case::new("batch_norm of f16", &shapes).tolerance(ROUNDING).check(
-        rounded(1, |g, x| g.batch_norm(x[0], x[1], x[2], 1e-5).y),
-        |x| {
-            Arr::from_fn(&[3, 4, 5, 8], |[n, h, w, c]| {
-                let (mean, var) = moments(&x[0], c);
-                let v = (x[0].at([n, h, w, c]) - mean) / (var + 1e-5).sqrt();
-                v * x[1].data[c] + x[2].data[c]
-            })
-        },
-    );
+    Case::new("batch_norm of f16", &shapes)
+        .tolerance(ROUNDING)
+        .check(rounded(1, |g, x| g.batch_norm(x[0], x[1], x[2], 1e-5).y), |x| {
+            batch_norm(&x[0], &x[1].data, &x[2].data)
+        });
     Case::new("batch_norm_frozen of f16", &shapes).tolerance(ROUNDING).check(
         rounded(1, |g, x| {
             let (mean, var) = (g.constant(&[8], &[0.5; 8]), g.constant(&[8], &[2.0; 8]));
             g.batch_norm_frozen(x[0], mean, var, x[1], x[2], 1e-5)
         }),
-        |x| {
-            Arr::from_fn(&[3, 4, 5, 8], |[n, h, w, c]| {
-                (x[0].at([n, h, w, c]) - 0.5) / 2.00001f64.sqrt() * x[1].data[c] + x[2].data[c]
-            })
-        },
+        |x| normalised(&x[0], [1, 60, 8, 1], &[(0.5, 2.0); 8], &x[1].data, &x[2].data),
     );
-    Case::new("group_norm of f16", &shapes).tolerance(ROUNDING).check(
-        rounded(1, |g, x| g.group_norm(x[0], 2, x[1], x[2], 1e-5, Act::Silu)),
-        |x| {
-            Arr::from_fn(&[3, 4, 5, 8], |[n, h, w, c]| {
-                let group = |i: usize| x[0].at([n, i / 20, i / 4 % 5, c / 4 * 4 + i % 4]);
-                let mean = (0..80).map(group).sum::<f64>() / 80.0;
-                let var = (0..80).map(|i| (group(i) - mean).powi(2)).sum::<f64>() / 80.0;
-                let v = (x[0].at([n, h, w, c]) - mean) / (var + 1e-5).sqrt();
-                let z = v * x[1].data[c] + x[2].data[c];
-                z / (1.0 + (-z).exp())
-            })
-        },
-    );
+    Case::new("group_norm of f16", &shapes)
+        .tolerance(ROUNDING)
+        .check(rounded(1, |g, x| g.group_norm(x[0], 2, x[1], x[2], 1e-5, Act::Silu)), |x| {
+            group_norm(&x[0], 2, &x[1].data, &x[2].data).map(|z| z / (1.0 + (-z).exp()))
+        });
 }
 
 fn run(x: &[f32], shape: &[usize], record: impl Fn(&Graph, Tensor) -> Tensor) -> Vec<f32> {

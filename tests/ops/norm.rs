@@ -20,7 +20,7 @@ fn moments(x: &[f64], [n, l, groups, width]: [usize; 4]) -> Vec<(f64, f64)> {
 }
 
 /// (x - mean) / sqrt(var + eps) w + b, with moments of each block; an empty w or b is left out.
-fn normalised(
+pub fn normalised(
     x: &Arr,
     [_, l, groups, width]: [usize; 4],
     moments: &[(f64, f64)],
@@ -48,13 +48,13 @@ fn rms_norm(x: &Arr, w: &[f64]) -> Arr {
     normalised(x, [x.data.len() / c, 1, 1, c], &moments, w, &[])
 }
 
-fn group_norm(x: &Arr, groups: usize, w: &[f64], b: &[f64]) -> Arr {
+pub fn group_norm(x: &Arr, groups: usize, w: &[f64], b: &[f64]) -> Arr {
     let (n, c) = (x.shape[0], x.shape[x.shape.len() - 1]);
     let shape = [n, x.data.len() / n / c, groups, c / groups];
     normalised(x, shape, &moments(&x.data, shape), w, b)
 }
 
-fn batch_norm(x: &Arr, w: &[f64], b: &[f64]) -> Arr {
+pub fn batch_norm(x: &Arr, w: &[f64], b: &[f64]) -> Arr {
     let c = x.shape[x.shape.len() - 1];
     let shape = [1, x.data.len() / c, c, 1];
     normalised(x, shape, &moments(&x.data, shape), w, b)

@@ -5,7 +5,7 @@ const SHAPES: [&[usize]; 5] = [&[2, 7, 6, 5], &[1, 8, 9, 4], &[1, 3, 3, 1], &[1,
 const WINDOWS: [[usize; 3]; 6] = [[2, 2, 0], [3, 2, 1], [3, 1, 1], [2, 1, 0], [1, 3, 0], [2, 3, 1]];
 
 /// Folds each window; what lies outside the image is given as `outside`.
-fn pool(
+pub fn pool(
     x: &Arr,
     [kernel, stride, padding]: [usize; 3],
     outside: f64,
