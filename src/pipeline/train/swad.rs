@@ -82,20 +82,18 @@ impl Swad {
     /// # Errors
     /// A device that failed.
     pub fn measured(&mut self, store: &Store, step: usize, loss: f32) -> Result<()> {
-        let mut mean = Weights::new();
-        for name in store.names().into_iter().filter(|name| name.starts_with(AVERAGE)) {
-            let (_, values) = store.read(&name)?;
-            mean.insert(name, values);
-        }
-        self.push(Segment { end: step, loss, mean });
-        Ok(())
+        self.push(step, loss, || {
+            let names = store.names().into_iter().filter(|name| name.starts_with(AVERAGE));
+            names.map(|name| Ok((name.clone(), store.read(&name)?.1))).collect()
+        })
     }
 
-    fn push(&mut self, segment: Segment) {
+    /// Adds a segment, whose weights are only asked for while the window lasts.
+    fn push(&mut self, end: usize, loss: f32, mean: impl FnOnce() -> Result<Weights>) -> Result<()> {
         if self.window.as_ref().is_some_and(|window| window.left) {
-            return;
+            return Ok(());
         }
-        self.waiting.push_back(segment);
+        self.waiting.push_back(Segment { end, loss, mean: mean()? });
         match &mut self.window {
             None => {
                 while self.waiting.len() > PATIENCE {
@@ -117,6 +115,7 @@ impl Swad {
                 }
             }
         }
+        Ok(())
     }
 
     /// What a checkpoint keeps of it.
@@ -199,7 +198,7 @@ mod tests {
     fn window(losses: &[f32]) -> (f32, [usize; 2]) {
         let mut swad = Swad::default();
         for (i, &loss) in losses.iter().enumerate() {
-            swad.push(Segment { end: i, loss, mean: Weights::from([("average.w".into(), vec![i as f32])]) });
+            swad.push(i, loss, || Ok(Weights::from([("average.w".into(), vec![i as f32])]))).unwrap();
         }
         let window = swad.close().unwrap();
         (window.mean["average.w"][0], window.steps)
