@@ -357,7 +357,7 @@ fn mldg_without_anything_to_train_on_is_refused() {
 fn an_update_that_does_not_fit_does_work_again_and_gives_the_same_numbers() {
     use kaleid::models::resnet::{BatchNorm, ResNetConfig};
     for (name, norm) in
-        [("ERM", BatchNorm::Frozen), ("CORAL", BatchNorm::Frozen), ("GroupDRO", BatchNorm::Live)]
+        [("ERM", BatchNorm::Frozen), ("CORAL", BatchNorm::Frozen), ("GroupDRO", BatchNorm::Live(1))]
     {
         let run = Run::new(name, 0, 4, &CORNERS, &[]);
         let config = ResNetConfig::named("resnet18", 8).unwrap();
@@ -408,11 +408,11 @@ fn f16_activations_take_less_memory_and_move_gradients_no_more_than_a_little_noi
     use kaleid::models::resnet::{BatchNorm, ResNetConfig};
     // Those that go through the network in ways of their own, and one whose pass is cut or done again.
     for (name, norm) in [
-        ("ERM", BatchNorm::Live),
+        ("ERM", BatchNorm::Live(1)),
         ("ERM", BatchNorm::Frozen),
         ("MLDG", BatchNorm::Frozen),
         ("Fish", BatchNorm::Frozen),
-        ("SagNet", BatchNorm::Live),
+        ("SagNet", BatchNorm::Live(1)),
         ("DANN", BatchNorm::Frozen),
         ("ANDMask", BatchNorm::Frozen),
     ] {
@@ -483,7 +483,7 @@ fn the_networks_for_small_images_and_the_classifier_of_three_layers_learn() {
         ("mnist_cnn", 28, true, true),
         ("wide_resnet", 32, false, true),
     ] {
-        let featurizer = Featurizer::named(arch, size, 64, [7, 2], BatchNorm::Live).unwrap();
+        let featurizer = Featurizer::named(arch, size, 64, [7, 2], BatchNorm::Live(1)).unwrap();
         assert_eq!(Featurizer::default_name(size), arch);
         let network = Network { featurizer, classes: 4, nonlinear, f16_activations };
         let samples = Samples::Numbers(vec![size, size, 4]);
@@ -502,5 +502,5 @@ fn the_networks_for_small_images_and_the_classifier_of_three_layers_learn() {
         let mean = |of: &[f32]| of.iter().sum::<f32>() / of.len() as f32;
         assert!(mean(&losses[20..]) < 0.6 * mean(&losses[..4]), "{arch}: {losses:?}");
     }
-    assert!(Featurizer::named("mnist_cnn", 32, 64, [7, 2], BatchNorm::Live).is_err());
+    assert!(Featurizer::named("mnist_cnn", 32, 64, [7, 2], BatchNorm::Live(1)).is_err());
 }

@@ -1,4 +1,4 @@
-//! DomainBed's networks for small images against torch's.
+//! DomainBed's networks for small images against torch's, and passes in parts.
 
 use kaleid::core::{DType, Gpu, GpuOptions, Graph, Plan, Store, Weights};
 use kaleid::data::nchw_to_nhwc;
@@ -16,12 +16,14 @@ fn features_equal_torchs() {
     let golden: serde_json::Value = serde_json::from_str(include_str!("data/small_networks.json")).unwrap();
     let gpu = Gpu::open(&GpuOptions::from_env()).unwrap();
     for (arch, size) in [("mnist_cnn", 28), ("wide_resnet", 32)] {
-        let featurizer = Featurizer::named(arch, size, 64, [7, 2], BatchNorm::Live).unwrap();
+        let featurizer = Featurizer::named(arch, size, 64, [7, 2], BatchNorm::Live(1)).unwrap();
         let network = Network { featurizer, classes: 2, nonlinear: false, f16_activations: false };
         let images = nchw_to_nhwc(&values(3 * 3 * size * size, 100, 2.0, 0.0), [3, 3, size, size]);
         let x: Vec<f32> = images.chunks_exact(3).flat_map(|p| [p[0], p[1], p[2], 0.0]).collect();
         let mut store = Store::new(&gpu);
-        for (pass, name) in [(Pass::Train { recompute: false }, "train"), (Pass::Predict, "predict")] {
+        for (pass, name) in
+            [(Pass::Train { parts: 1, recompute: false }, "train"), (Pass::Predict, "predict")]
+        {
             let g = Graph::new(gpu.caps());
             let w = Weights::new(&g, DType::F32);
             let input = g.input("x", &[3, size, size, 4], DType::F32);
@@ -55,5 +57,50 @@ fn features_equal_torchs() {
             let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
             assert!(worst < 1e-4 * largest, "{arch}, {name}: {worst} of {largest}");
         }
+    }
+}
+
+#[test]
+fn a_pass_in_parts_is_a_pass_for_each_part() {
+    let gpu = Gpu::open(&GpuOptions::from_env()).unwrap();
+    let featurizer = Featurizer::named("resnet18", 16, 4, [3, 2], BatchNorm::Live(1)).unwrap();
+    let network = Network { featurizer, classes: 2, nonlinear: false, f16_activations: false };
+    let (parts, shape) = (3, [6, 16, 16, 4]);
+    // Parts that are far apart, so that it matters whose statistics are used, and in which order they move the running ones.
+    let x: Vec<f32> =
+        values(6 * 1024, 0, 1.0, 0.0).iter().enumerate().map(|(i, v)| v * (1 + i / 2048) as f32).collect();
+    let results = [true, false].map(|at_once| {
+        let g = Graph::new(gpu.caps());
+        let w = Weights::new(&g, DType::F32);
+        let input = g.input("x", &shape, DType::F32);
+        let pass = |x, parts| network.features(&g, &w, x, Pass::Train { parts, recompute: false });
+        let y = match at_once {
+            true => pass(input, parts),
+            false => {
+                let each: Vec<_> = (0..parts).map(|i| pass(g.slice(input, 0, 2 * i, 2), 1)).collect();
+                g.concat(&each, 0)
+            }
+        };
+        g.output("y", y);
+        let mut store = Store::new(&gpu);
+        for (name, t) in w.params() {
+            let shape = match *t.shape() {
+                [o, h, w, i] => vec![o, i, h, w],
+                ref shape => shape.to_vec(),
+            };
+            store.write(&name, &shape, &network.initial(&name, &shape, None, 0)).unwrap();
+        }
+        let mut plan = Plan::new(&gpu, g, &store).unwrap();
+        plan.write("x", &x).unwrap();
+        plan.run().unwrap();
+        let running = store.names().into_iter().filter(|name| name.contains("running"));
+        let running: Vec<f32> = running.flat_map(|name| store.read(&name).unwrap().1).collect();
+        [plan.read("y").unwrap(), running]
+    });
+    let [at_once, one_by_one] = results;
+    for (a, b) in at_once.iter().zip(&one_by_one) {
+        let largest = b.iter().fold(0f32, |m, v| m.max(v.abs()));
+        let worst = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        assert!(a.len() == b.len() && worst < 1e-5 * largest, "{worst} of {largest}");
     }
 }

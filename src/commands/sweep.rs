@@ -7,10 +7,11 @@ use kaleid::core::GpuOptions;
 use kaleid::data::dataset::Dataset;
 use kaleid::data::write_atomic;
 use kaleid::pipeline::domainbed::check_name;
+use kaleid::pipeline::progress::duration;
 use kaleid::pipeline::sweep::records::Records;
 use kaleid::pipeline::sweep::select::{Choice, Group, Method, groups, ranked};
 use kaleid::pipeline::sweep::table::Format;
-use kaleid::pipeline::sweep::work::{Log, duration, run_job, run_jobs};
+use kaleid::pipeline::sweep::work::{Log, run_job, run_jobs};
 use kaleid::pipeline::sweep::{
     ALGORITHMS, Job, State, Sweep, collect, cost, label, refused, shared_settings, slurm,
 };

@@ -37,8 +37,9 @@ pub struct ResNetConfig {
 pub enum BatchNorm {
     /// Running statistics, which stay as they are: torch's evaluation mode, and DomainBed's training.
     Frozen,
-    /// Statistics of the batch, which also move the running ones: torch's training mode.
-    Live,
+    /// Statistics of each of so many equal parts of the batch, as if they came one after the other, which also move the running ones:
+    /// torch's training mode.
+    Live(usize),
 }
 
 impl ResNetConfig {
@@ -181,21 +182,30 @@ pub fn for_images(g: &Graph, weight: Tensor) -> Tensor {
 
 /// Torch's `nn.BatchNorm1d` and `2d` in training, of x (.., C): normalises by the batch and updates the running statistics.
 pub fn batch_norm(g: &Graph, w: &Weights, x: Tensor) -> Tensor {
-    norm(g, w, x, BatchNorm::Live, KEEP)
+    norm(g, w, x, BatchNorm::Live(1), KEEP)
 }
 
 /// Torch's batch normalisation with a momentum of 1 - `keep`, the share that the running statistics keep in a step.
 pub fn norm(g: &Graph, w: &Weights, x: Tensor, mode: BatchNorm, keep: f32) -> Tensor {
     let [weight, bias, mean, var] =
         ["weight", "bias", "running_mean", "running_var"].map(|n| w.get(n, &[x.last()]));
-    if mode == BatchNorm::Frozen {
+    let BatchNorm::Live(parts) = mode else {
         return g.batch_norm_frozen(x, mean, var, weight, bias, EPS);
-    }
-    let batch = g.batch_norm(x, weight, bias, EPS);
-    let (n, keep) = ((x.len() / x.last()) as f32, g.constant(&[1], &[keep]));
-    g.ema(mean, batch.mean, keep);
+    };
+    let batch = g.batch_norm(x, weight, bias, EPS, parts);
+    let n = (x.len() / x.last() / parts) as f32;
+    // One update that does what one for each part after the other does.
+    let after = |i: usize| keep.powi(i as i32);
+    let shares: Vec<f32> =
+        (1..=parts).map(|i| after(parts - i) * (1.0 - keep) / (1.0 - after(parts))).collect();
+    let kept = g.constant(&[1], &[after(parts)]);
+    let joined = |stats: Tensor| match parts {
+        1 => g.reshape(stats, &[0]),
+        _ => g.reshape(g.matmul(g.constant(&[1, parts], &shares), stats), &[0]),
+    };
+    g.ema(mean, joined(batch.mean), kept);
     // Torch normalises with the biased variance and averages the unbiased one.
-    g.ema(var, g.scale(batch.var, n / (n - 1.0).max(1.0)), keep);
+    g.ema(var, g.scale(joined(batch.var), n / (n - 1.0).max(1.0)), kept);
     batch.y
 }
 
@@ -233,7 +243,7 @@ pub fn golden(golden: &Golden) -> Result<Vec<Comparison>> {
         bail!("{}: labels holds {label}, but num_classes = {classes}", golden.tensors.name());
     }
     let live = golden.tensors.contains("running_mean");
-    let mode = if live { BatchNorm::Live } else { BatchNorm::Frozen };
+    let mode = if live { BatchNorm::Live(1) } else { BatchNorm::Frozen };
 
     let g = Graph::new(golden.gpu.caps());
     let w = Weights::new(&g, DType::F32);
@@ -254,7 +264,7 @@ pub fn golden(golden: &Golden) -> Result<Vec<Comparison>> {
     }
     let pairs: Vec<(Tensor, Tensor)> = tensors.iter().copied().zip(grads.iter().copied()).collect();
     match mode {
-        BatchNorm::Live => {
+        BatchNorm::Live(_) => {
             g.sgd(&pairs, g.constant(&[1], &[0.01]), Sgd { momentum: 0.9, weight_decay: 1e-4 });
         }
         BatchNorm::Frozen => {

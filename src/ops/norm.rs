@@ -10,9 +10,9 @@ use crate::core::{Call, Class, DType, Graph, Kernel, Tensor};
 pub struct BatchNorm {
     /// The normalised tensor.
     pub y: Tensor,
-    /// Mean of each channel (C), for a running average. It has no backward.
+    /// Mean of each channel in each part (parts, C), for a running average. It has no backward.
     pub mean: Tensor,
-    /// Variance of each channel (C), biased: divided by the count. It has no backward.
+    /// Variance of each channel in each part (parts, C), biased: divided by the count. It has no backward.
     pub var: Tensor,
 }
 
@@ -67,16 +67,18 @@ impl Graph {
         self.norm_columns(x, shape, stats, after, false)
     }
 
-    /// Each channel of the whole batch to mean 0 and variance 1, then times `weight` plus `bias`: torch's `batch_norm` in
-    /// training, of x (.., C). The gradient flows through the statistics as well.
+    /// Each channel to mean 0 and variance 1, then times `weight` plus `bias`: torch's `batch_norm` in training, of x (N, .., C). Each of
+    /// `parts` equal parts of the batch has its own statistics, as if they came one after the other. The gradient flows through the
+    /// statistics as well.
     #[track_caller]
-    pub fn batch_norm(&self, x: Tensor, weight: Tensor, bias: Tensor, eps: f32) -> BatchNorm {
+    pub fn batch_norm(&self, x: Tensor, weight: Tensor, bias: Tensor, eps: f32, parts: usize) -> BatchNorm {
         let c = x.last();
-        let shape = Groups { n: 1, l: x.len() / c, groups: c, width: 1 };
+        assert!(x.dim(0) % parts == 0, "batch_norm of {x:?} in {parts} equal parts");
+        let shape = Groups { n: parts, l: x.len() / c / parts, groups: c, width: 1 };
         let stats = self.column_stats(x, shape);
         let after = After { weight: Some(weight), bias: Some(bias), eps, act: Act::None };
         let y = self.norm_columns(x, shape, stats, after, false);
-        let [mean, var] = [0, 1].map(|i| self.reshape(self.slice(stats, 1, i, 1), &[c]));
+        let [mean, var] = [0, 1].map(|i| self.reshape(self.slice(stats, 1, i, 1), &[parts, c]));
         BatchNorm { y, mean, var }
     }
 

@@ -108,7 +108,17 @@ impl Progress {
     fn line(&self, done: u64, seconds: f64) -> String {
         let rate = (done - self.skipped.load(Relaxed)) as f64 / seconds.max(1e-3);
         let left = self.total.saturating_sub(done) as f64 / rate.max(1e-9);
-        format!("{}: {done}/{} {}, {rate:.1}/s, {left:.0} s left", self.stage, self.total, self.unit)
+        let left = duration(left);
+        format!("{}: {done}/{} {}, {rate:.1}/s, {left} left", self.stage, self.total, self.unit)
+    }
+}
+
+/// `42 s`, `3 min`, `2 h 10 min`.
+pub fn duration(seconds: f64) -> String {
+    match (seconds + 0.5) as u64 {
+        s @ 0..100 => format!("{s} s"),
+        s @ 100..5400 => format!("{} min", (s + 30) / 60),
+        s => format!("{} h {} min", (s + 30) / 3600, (s + 30) / 60 % 60),
     }
 }
 
@@ -159,5 +169,10 @@ mod tests {
         assert_eq!(progress.line(40, 8.0), "images: 40/220 images, 2.5/s, 72 s left");
         progress.finish();
         assert!(!stopped() && bail_if_stopped().is_ok());
+    }
+
+    #[test]
+    fn durations_are_short() {
+        assert_eq!([0.2, 99.0, 130.0, 7799.0].map(duration), ["0 s", "99 s", "2 min", "2 h 10 min"]);
     }
 }

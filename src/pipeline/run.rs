@@ -16,6 +16,7 @@
 use super::demo::{self, BUILTIN};
 use super::domainbed;
 use super::domainbed::hparams::Preset;
+use super::progress::duration;
 use super::prompts::{self, Grammar, Llm};
 use super::train::{self, Variant};
 use super::{generate, report, score, sweep};
@@ -313,10 +314,21 @@ pub fn run(adapter: &GpuOptions, config: &Config, out: &Path) -> Result<PathBuf>
     }
 
     let jobs = trainings(config, &data, &images, out);
+    let is_done = |job: &&train::Config| job.out.join("done").exists();
+    let (mut trained, mut seconds) = (0, 0.0);
     for (i, job) in jobs.iter().enumerate() {
         let name = job.out.file_name().unwrap_or_default().to_string_lossy();
-        eprintln!("training {} of {}: {name}", i + 1, jobs.len());
+        let left = jobs.len() - jobs.iter().filter(is_done).count();
+        let rest = match trained {
+            0 => String::new(),
+            n => format!(", about {} left", duration(seconds / f64::from(n) * left as f64)),
+        };
+        eprintln!("training {} of {}: {name}{rest}", i + 1, jobs.len());
+        let (new, started) = (!is_done(&job), Instant::now());
         clock.stage("training", || train::run(gpu, job))?;
+        if new {
+            (trained, seconds) = (trained + 1, seconds + started.elapsed().as_secs_f64());
+        }
     }
     report::run(out)
 }

@@ -83,8 +83,8 @@ fn normalisation_over_columns_takes_f16() {
     let shapes: [&[usize]; 3] = [&[3, 4, 5, 8], &[8], &[8]];
     Case::new("batch_norm of f16", &shapes)
         .tolerance(ROUNDING)
-        .check(rounded(1, |g, x| g.batch_norm(x[0], x[1], x[2], 1e-5).y), |x| {
-            batch_norm(&x[0], &x[1].data, &x[2].data)
+        .check(rounded(1, |g, x| g.batch_norm(x[0], x[1], x[2], 1e-5, 3).y), |x| {
+            batch_norm(&x[0], &x[1].data, &x[2].data, 3)
         });
     Case::new("batch_norm_frozen of f16", &shapes).tolerance(ROUNDING).check(
         rounded(1, |g, x| {

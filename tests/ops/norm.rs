@@ -54,9 +54,9 @@ pub fn group_norm(x: &Arr, groups: usize, w: &[f64], b: &[f64]) -> Arr {
     normalised(x, shape, &moments(&x.data, shape), w, b)
 }
 
-pub fn batch_norm(x: &Arr, w: &[f64], b: &[f64]) -> Arr {
+pub fn batch_norm(x: &Arr, w: &[f64], b: &[f64], parts: usize) -> Arr {
     let c = x.shape[x.shape.len() - 1];
-    let shape = [1, x.data.len() / c, c, 1];
+    let shape = [parts, x.data.len() / c / parts, c, 1];
     normalised(x, shape, &moments(&x.data, shape), w, b)
 }
 
@@ -114,20 +114,29 @@ fn group_norm_takes_groups_that_no_vector_fits_and_an_activation() {
 
 #[test]
 fn batch_norm_follows_its_statistics_and_frozen_does_not() {
-    let shapes: [&[usize]; 4] = [&[2, 3, 5, 12], &[2, 20, 20, 3], &[6, 5], &[700, 1]];
-    for s in shapes {
+    let cases: [(&[usize], usize); 7] = [
+        (&[2, 3, 5, 12], 1),
+        (&[2, 20, 20, 3], 1),
+        (&[6, 5], 1),
+        (&[700, 1], 1),
+        (&[6, 3, 5, 12], 3),
+        (&[4, 7, 5], 2),
+        (&[8, 9, 2, 40], 4),
+    ];
+    for (s, parts) in cases {
         let c = &[s[s.len() - 1]];
-        Case::new("batch_norm", &[s, c, c])
-            .tolerance(5e-5)
-            .check(|g, x| g.batch_norm(x[0], x[1], x[2], E).y, |x| batch_norm(&x[0], &x[1].data, &x[2].data));
-        let parts = |x: &Arr| moments(&x.data, [1, x.data.len() / c[0], c[0], 1]);
+        Case::new("batch_norm", &[s, c, c]).tolerance(5e-5).check(
+            |g, x| g.batch_norm(x[0], x[1], x[2], E, parts).y,
+            |x| batch_norm(&x[0], &x[1].data, &x[2].data, parts),
+        );
+        let all = |x: &Arr| moments(&x.data, [parts, x.data.len() / c[0] / parts, c[0], 1]);
         Case::new("batch_norm, mean", &[s, c, c]).forward_only().check(
-            |g, x| g.batch_norm(x[0], x[1], x[2], E).mean,
-            |x| Arr::new(c, parts(&x[0]).iter().map(|m| m.0).collect()),
+            |g, x| g.batch_norm(x[0], x[1], x[2], E, parts).mean,
+            |x| Arr::new(&[parts, c[0]], all(&x[0]).iter().map(|m| m.0).collect()),
         );
         Case::new("batch_norm, var", &[s, c, c]).forward_only().check(
-            |g, x| g.batch_norm(x[0], x[1], x[2], E).var,
-            |x| Arr::new(c, parts(&x[0]).iter().map(|m| m.1).collect()),
+            |g, x| g.batch_norm(x[0], x[1], x[2], E, parts).var,
+            |x| Arr::new(&[parts, c[0]], all(&x[0]).iter().map(|m| m.1).collect()),
         );
         let case = Case::new("batch_norm_frozen", &[s, c, c, c, c]).range(0.5, 2.0).gradients(&[0, 3, 4]);
         case.check(
@@ -148,8 +157,8 @@ fn second_derivatives_of_the_norms_are_those_of_their_formulas() {
         let case = || Case::new("gradient of a norm", &[&[2, 3, 4], &[4], &[4]]).tolerance(5e-5);
         case().check_second(
             i,
-            |g, x| g.batch_norm(x[0], x[1], x[2], E).y,
-            |x| batch_norm(&x[0], &x[1].data, &x[2].data),
+            |g, x| g.batch_norm(x[0], x[1], x[2], E, 1).y,
+            |x| batch_norm(&x[0], &x[1].data, &x[2].data, 1),
         );
         case().check_second(
             i,

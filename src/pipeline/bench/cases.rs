@@ -195,9 +195,9 @@ fn half(t: &mut Table) {
             let norm = [64, 128].map(|c| r.f32(&[c]));
             r.g.scale_gradients(r.f32(&[4, 112, 112, 4]), |g, x| {
                 let stem = g.conv2d(g.to(x, dtype), weights[0], Conv::strided(2, 3));
-                let stem = g.relu(g.batch_norm(stem, norm[0], norm[0], 1e-5).y);
+                let stem = g.relu(g.batch_norm(stem, norm[0], norm[0], 1e-5, 1).y);
                 let x = g.conv2d(g.max_pool2d(stem, 3, 2, 1), weights[1], Conv::strided(1, 0));
-                let y = g.batch_norm(g.conv2d(x, weights[2], Conv::same(3)), norm[1], norm[1], 1e-5).y;
+                let y = g.batch_norm(g.conv2d(x, weights[2], Conv::same(3)), norm[1], norm[1], 1e-5, 1).y;
                 g.mean(g.relu(g.add(x, y)), &[1, 2])
             })
         });
@@ -260,7 +260,7 @@ fn norms(t: &mut Table) {
     }
     t.both("batch_norm", |r| {
         let (weight, bias) = (r.f32(&[256]), r.f32(&[256]));
-        r.g.batch_norm(r.f32(&RESNET), weight, bias, 1e-5).y
+        r.g.batch_norm(r.f32(&RESNET), weight, bias, 1e-5, 1).y
     });
     t.both("batch_norm_frozen", |r| {
         let [mean, var] = [r.g.constant(&[256], &[0.5; 256]), r.g.constant(&[256], &[0.1; 256])];

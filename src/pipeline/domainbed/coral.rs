@@ -44,31 +44,42 @@ impl Sample {
         let share = g.constant(&[n, 1], &vec![1.0 / n as f32; n]);
         Sample { x, share, unbias: g.constant(&[1], &[n as f32 / (n - 1) as f32]) }
     }
+
+    /// Mean (1, D) and covariance (D, D).
+    fn moments(&self, g: &Graph) -> (Tensor, Tensor) {
+        let mean = g.sum(g.mul(self.x, self.share), &[0]);
+        let away = g.sub(self.x, mean);
+        let transposed = Matmul { transpose_a: true, ..Matmul::default() };
+        let covariance = g.matmul_with(g.mul(away, self.share), away, transposed);
+        (mean, g.mul(covariance, self.unbias))
+    }
 }
 
 impl Distance {
-    /// d(a, b), (1).
-    pub fn between(self, g: &Graph, a: Sample, b: Sample) -> Tensor {
-        match self {
+    /// The mean of d over all pairs of `samples`, (1); none, where one alone has nothing to be like.
+    pub fn among(self, g: &Graph, samples: &[Sample]) -> Option<Tensor> {
+        let pairs = (0..samples.len()).flat_map(|i| (i + 1..samples.len()).map(move |j| (i, j)));
+        let far: Vec<Tensor> = match self {
             Distance::Coral => {
-                let moments = |s: Sample| {
-                    let mean = g.sum(g.mul(s.x, s.share), &[0]);
-                    let away = g.sub(s.x, mean);
-                    let transposed = Matmul { transpose_a: true, ..Matmul::default() };
-                    let covariance = g.matmul_with(g.mul(away, s.share), away, transposed);
-                    (mean, g.mul(covariance, s.unbias))
+                let moments: Vec<_> = samples.iter().map(|s| s.moments(g)).collect();
+                let between = |(i, j): (usize, usize)| {
+                    let ((mean_i, cov_i), (mean_j, cov_j)) = (moments[i], moments[j]);
+                    g.add(g.mse_loss(mean_i, mean_j), g.mse_loss(cov_i, cov_j))
                 };
-                let ((mean_a, cov_a), (mean_b, cov_b)) = (moments(a), moments(b));
-                g.add(g.mse_loss(mean_a, mean_b), g.mse_loss(cov_a, cov_b))
+                pairs.map(between).collect()
             }
             Distance::Mmd => {
                 let mean = |a: Sample, b: Sample| {
                     let columns = g.sum(g.mul(kernel(g, a.x, b.x), a.share), &[0]);
                     g.sum(g.mul(g.reshape(columns, &[b.share.len()]), g.reshape(b.share, &[0])), &[0])
                 };
-                g.sub(g.add(mean(a, a), mean(b, b)), g.scale(mean(a, b), 2.0))
+                let own: Vec<Tensor> = samples.iter().map(|&s| mean(s, s)).collect();
+                let both = |i: usize, j: usize| g.scale(mean(samples[i], samples[j]), 2.0);
+                pairs.map(|(i, j)| g.sub(g.add(own[i], own[j]), both(i, j))).collect()
             }
-        }
+        };
+        let n = far.len() as f32;
+        Some(g.scale(far.into_iter().reduce(|a, b| g.add(a, b))?, 1.0 / n))
     }
 }
 
@@ -115,11 +126,7 @@ impl Algorithm for Coral {
         let g = step.g;
         let features = step.features_by_env();
         let samples: Vec<Sample> = features.iter().map(|&f| Sample::whole(g, f)).collect();
-        let pairs = (0..step.envs).flat_map(|i| (i + 1..step.envs).map(move |j| (i, j)));
-        let far: Vec<Tensor> = pairs.map(|(i, j)| self.distance.between(g, samples[i], samples[j])).collect();
-        // One environment alone has nothing to be like.
-        let penalty = (!far.is_empty()).then(|| step.mean(&far));
-        descend(step, &features, penalty, self.gamma)
+        descend(step, &features, self.distance.among(g, &samples), self.gamma)
     }
 }
 
@@ -145,9 +152,9 @@ impl Algorithm for CausIrl {
             share: g.input(&format!("share {i}"), &[rows, 1], DType::F32),
             unbias: g.input(&format!("unbias {i}"), &[1], DType::F32),
         };
-        let far = self.distance.between(g, part(0), part(1));
-        let penalty = g.mul(far, g.input("both parts", &[1], DType::F32));
-        descend(step, &features, Some(penalty), self.gamma)
+        let far = self.distance.among(g, &[part(0), part(1)]);
+        let penalty = far.map(|far| g.mul(far, g.input("both parts", &[1], DType::F32)));
+        descend(step, &features, penalty, self.gamma)
     }
 
     fn inputs(&self, batch: &mut Batch) -> Result<()> {
@@ -180,9 +187,9 @@ mod tests {
         let x = g.constant(&[4, 3], &[0.5, 1.0, -0.2, 1.5, -0.3, 0.4, 0.1, 0.6, 0.9, -0.4, 0.2, 1.1]);
         let y = g.constant(&[3, 3], &[0.2, -0.1, 0.3, 1.1, 0.9, -0.6, -0.8, 0.5, 0.7]);
         let [a, b] = [x, y].map(|t| Sample::whole(&g, t));
-        let coral = Distance::Coral.between(&g, a, b);
+        let [coral, mmd] = [Distance::Coral, Distance::Mmd].map(|d| d.among(&g, &[a, b]).unwrap());
         g.output("CORAL", coral);
-        g.output("MMD", Distance::Mmd.between(&g, a, b));
+        g.output("MMD", mmd);
         g.output("slope", g.backward(coral, &[x])[0]);
         let mut plan = Plan::new(&gpu, g, &Store::new(&gpu)).unwrap();
         plan.run().unwrap();

@@ -32,13 +32,7 @@ impl Algorithm for Mixup {
         let first = g.mul(g.gather_rows(flat, ids("first")), lam);
         let mixed = g.add(first, g.mul(g.gather_rows(flat, ids("second")), rest));
         let mixed = g.reshape(mixed, step.x.shape());
-        let logits = match step.network.sees_batches() {
-            true => {
-                let pair = |p| step.classify(step.features_of(&step.w, step.env(mixed, p)));
-                g.concat(&(0..step.envs).map(pair).collect::<Vec<_>>(), 0)
-            }
-            false => step.classify(step.features_of(&step.w, mixed)),
-        };
+        let logits = step.classify(step.features_of(&step.w, mixed, step.envs));
         let risk = |labels, share| {
             let losses = g.cross_entropy_rows(logits, ids(labels));
             g.mul(losses, g.reshape(share, &[rows]))

@@ -61,7 +61,7 @@ impl Algorithm for Mldg {
         let mut total: Option<Vec<Tensor>> = None;
         let mut losses = vec![];
         for &(i, j) in &self.pairs {
-            let logits = step.classify(step.features_of(&step.w, step.env(x, i)));
+            let logits = step.classify(step.features_of(&step.w, step.env(x, i), 1));
             let loss_i = step.risk(logits, step.env(one_hot, i));
             let grads_i = g.backward(loss_i, &params);
             let moved = |(&theta, &grad): (&Tensor, &Tensor)| {
@@ -74,7 +74,7 @@ impl Algorithm for Mldg {
             };
             let inner: Vec<Tensor> = params.iter().zip(&grads_i).map(moved).collect();
             let w = step.w.overlay(names.iter().cloned().zip(inner.iter().copied()).collect());
-            let logits = step.network.classify(g, &w, step.features_of(&w, step.env(x, j)));
+            let logits = step.network.classify(g, &w, step.features_of(&w, step.env(x, j), 1));
             let loss_j = step.risk(logits, step.env(one_hot, j));
             let grads_j = g.backward(loss_j, &inner);
             let both = |a, b, scale| g.add(g.scale(a, share), g.scale(b, scale));

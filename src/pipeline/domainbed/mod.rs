@@ -200,21 +200,29 @@ pub struct Optimizer {
 impl Step<'_> {
     /// Features (E B, F) of all samples in training mode, after dropout.
     pub fn features(&self) -> Tensor {
-        self.features_of(&self.w, self.x)
+        self.features_of(&self.w, self.x, 1)
     }
 
-    /// Features of the samples `x` in training mode, after dropout, with the parameters `w`.
-    pub fn features_of(&self, w: &Weights, x: Tensor) -> Tensor {
+    /// Features of the samples `x` in training mode, after dropout, with the parameters `w`. Where the network normalises by statistics
+    /// of the batch, each of `parts` equal parts has its own.
+    pub fn features_of(&self, w: &Weights, x: Tensor, parts: usize) -> Tensor {
         let (g, network, rows) = (self.g, self.network, x.dim(0));
         let recompute = self.saving.recompute;
-        let features = match self.saving.parts.min(rows) {
-            1 => network.features(g, w, x, Pass::Train { recompute }),
-            parts => {
-                let size = rows.div_ceil(parts);
+        let pieces = match self.saving.parts {
+            1 => 1,
+            _ if network.sees_batches() => parts,
+            most => most.min(rows),
+        };
+        let features = match pieces {
+            1 => network.features(g, w, x, Pass::Train { parts, recompute }),
+            _ => {
+                let size = rows.div_ceil(pieces);
                 let part = |start: usize| {
                     let (network, again) = (network.clone(), w.keep());
                     let x = g.slice(x, 0, start, size.min(rows - start));
-                    g.checkpoint(x, move |g, x| network.features(g, &again(g), x, Pass::Train { recompute }))
+                    g.checkpoint(x, move |g, x| {
+                        network.features(g, &again(g), x, Pass::Train { parts: 1, recompute })
+                    })
                 };
                 g.concat(&(0..rows).step_by(size).map(part).collect::<Vec<_>>(), 0)
             }
@@ -222,16 +230,11 @@ impl Step<'_> {
         self.dropout(features, self.hparams.f32("resnet_dropout"))
     }
 
-    /// Features (B, F) of each environment. Where the network normalises by statistics of the batch, each environment has its own,
-    /// as in DomainBed's algorithms that take environments one by one; elsewhere one pass gives the same numbers sooner.
+    /// Features (B, F) of each environment, as DomainBed's algorithms have them that take environments one by one. One pass gives
+    /// the same numbers sooner.
     pub fn features_by_env(&self) -> Vec<Tensor> {
-        match self.network.sees_batches() {
-            true => (0..self.envs).map(|e| self.features_of(&self.w, self.env(self.x, e))).collect(),
-            false => {
-                let all = self.features();
-                (0..self.envs).map(|e| self.env(all, e)).collect()
-            }
-        }
+        let all = self.features_of(&self.w, self.x, self.envs);
+        (0..self.envs).map(|e| self.env(all, e)).collect()
     }
 
     /// Logits of features.

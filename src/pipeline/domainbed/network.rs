@@ -26,9 +26,11 @@ pub struct Network {
 pub enum Pass {
     /// Predictions: running statistics are used.
     Predict,
-    /// Gradients; with `recompute`, what is inside a residual block is made again for the backward pass instead of being kept.
+    /// Gradients.
     Train {
-        /// See there.
+        /// Where samples are normalised by statistics of the batch: of how many equal parts of it, each by its own.
+        parts: usize,
+        /// Make what is inside a residual block again for the backward pass instead of keeping it.
         recompute: bool,
     },
 }
@@ -116,25 +118,22 @@ impl Network {
     }
 
     fn featurize(&self, g: &Graph, w: &Weights, x: Tensor, pass: Pass) -> Tensor {
+        let (mode, recompute) = match pass {
+            Pass::Train { parts, recompute } if self.sees_batches() => (BatchNorm::Live(parts), recompute),
+            Pass::Train { recompute, .. } => (BatchNorm::Frozen, recompute),
+            Pass::Predict => (BatchNorm::Frozen, false),
+        };
         match &self.featurizer {
-            Featurizer::ResNet(config, mode) => {
-                let (mode, recompute) = match pass {
-                    Pass::Predict => (BatchNorm::Frozen, false),
-                    Pass::Train { recompute } => (*mode, recompute),
-                };
-                resnet::features(g, w, config, x, mode, recompute)
-            }
+            Featurizer::ResNet(config, _) => resnet::features(g, w, config, x, mode, recompute),
             Featurizer::MnistCnn => mnist_cnn(g, w, x),
-            Featurizer::WideResNet => {
-                wide_resnet(g, w, x, if pass == Pass::Predict { BatchNorm::Frozen } else { BatchNorm::Live })
-            }
+            Featurizer::WideResNet => wide_resnet(g, w, x, mode),
             Featurizer::Mlp(shape) => mlp(g, w, x, shape, |x| x),
         }
     }
 
     /// Whether training normalises by statistics of the batch, so that it matters which samples are passed together.
     pub fn sees_batches(&self) -> bool {
-        matches!(self.featurizer, Featurizer::ResNet(_, BatchNorm::Live) | Featurizer::WideResNet)
+        matches!(self.featurizer, Featurizer::ResNet(_, BatchNorm::Live(_)) | Featurizer::WideResNet)
     }
 
     /// Names of the featurizer's tensors for images of `size` pixels, and their numbers of elements.

@@ -35,8 +35,8 @@ pub struct Spec<'a> {
 /// What is done again so that less is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Saving {
-    /// The featurizer takes the rows of a pass in so many parts, one after the other, and each again for the backward pass. Only
-    /// where samples do not see one another: then the numbers are the same, whatever the algorithm does with the features.
+    /// The featurizer takes the rows of a pass in so many parts, one after the other, and each again for the backward pass. Where
+    /// samples see one another, the parts are those that do. So the numbers are the same, whatever the algorithm does with the features.
     pub parts: usize,
     /// What is inside a residual block is made again for the backward pass.
     pub recompute: bool,
@@ -44,10 +44,10 @@ pub struct Saving {
 
 impl Saving {
     /// From keeping everything (or from `recompute`, where that is asked for) to what takes least memory.
-    fn all(network: &Network, recompute: bool, rows: usize) -> Vec<Saving> {
+    fn all(network: &Network, recompute: bool, envs: usize, rows: usize) -> Vec<Saving> {
         let mut all = vec![Saving { parts: 1, recompute }];
         if network.sees_batches() {
-            all.push(Saving { parts: 1, recompute: true });
+            all.extend([1, envs].map(|parts| Saving { parts, recompute: true }));
         } else {
             let parts = std::iter::successors(Some(2), |p| Some(2 * p)).take_while(|&p| p <= rows);
             all.extend(parts.map(|parts| Saving { parts, recompute }));
@@ -243,7 +243,7 @@ impl Trainer {
         spec: &Spec,
         init: impl Fn(&str, &[usize], Option<usize>) -> Result<Vec<f32>>,
     ) -> Result<Trainer> {
-        let savings = Saving::all(spec.network, spec.recompute, spec.envs * spec.batch);
+        let savings = Saving::all(spec.network, spec.recompute, spec.envs, spec.envs * spec.batch);
         let (envs, seed, average_from) = (spec.envs, spec.seed, spec.average_from);
         let mut tried = savings.into_iter().peekable();
         loop {

@@ -5,7 +5,7 @@ use super::claim::{Claim, holder, host};
 use super::{State, label};
 use crate::core::{Gpu, GpuOptions};
 use crate::data::write_atomic;
-use crate::pipeline::progress::{bail_if_stopped, be_quiet, catch_ctrl_c, stopped};
+use crate::pipeline::progress::{bail_if_stopped, be_quiet, catch_ctrl_c, duration, stopped};
 use crate::pipeline::train;
 use anyhow::{Error, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
@@ -234,23 +234,4 @@ fn train(gpu: &Gpu, job: &train::Config) -> Result<()> {
 fn disk_is_full(error: &Error) -> bool {
     let kinds = error.chain().filter_map(|e| Some(e.downcast_ref::<std::io::Error>()?.kind()));
     kinds.into_iter().any(|kind| [ErrorKind::StorageFull, ErrorKind::QuotaExceeded].contains(&kind))
-}
-
-/// `42 s`, `3 min`, `2 h 10 min`.
-pub fn duration(seconds: f64) -> String {
-    match (seconds + 0.5) as u64 {
-        s @ 0..100 => format!("{s} s"),
-        s @ 100..5400 => format!("{} min", (s + 30) / 60),
-        s => format!("{} h {} min", (s + 30) / 3600, (s + 30) / 60 % 60),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::duration;
-
-    #[test]
-    fn durations_are_short() {
-        assert_eq!([0.2, 99.0, 130.0, 7799.0].map(duration), ["0 s", "99 s", "2 min", "2 h 10 min"]);
-    }
 }

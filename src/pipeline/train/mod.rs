@@ -209,7 +209,7 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     let (hparams, batch) = hyper_parameters(config, &envs, training.len())?;
     // Random weights need statistics of the batch; pretrained ones keep theirs, as DomainBed's papers do.
     let frozen = config.weights.is_some() && config.preset != Preset::Dbhead;
-    let mode = if frozen { BatchNorm::Frozen } else { BatchNorm::Live };
+    let mode = if frozen { BatchNorm::Frozen } else { BatchNorm::Live(1) };
     let network = Network {
         featurizer: Featurizer::named(&config.arch, config.size, config.width, config.stem, mode)?,
         classes: dataset.classes.len(),
