@@ -56,10 +56,10 @@ impl Sample {
 }
 
 impl Distance {
-    /// The mean of d over all pairs of `samples`, (1); none, where one alone has nothing to be like.
-    pub fn among(self, g: &Graph, samples: &[Sample]) -> Option<Tensor> {
+    /// d(i, j), (1), of every pair i < j of `samples`.
+    pub fn of_pairs(self, g: &Graph, samples: &[Sample]) -> Vec<Tensor> {
         let pairs = (0..samples.len()).flat_map(|i| (i + 1..samples.len()).map(move |j| (i, j)));
-        let far: Vec<Tensor> = match self {
+        match self {
             Distance::Coral => {
                 let moments: Vec<_> = samples.iter().map(|s| s.moments(g)).collect();
                 let between = |(i, j): (usize, usize)| {
@@ -77,9 +77,7 @@ impl Distance {
                 let both = |i: usize, j: usize| g.scale(mean(samples[i], samples[j]), 2.0);
                 pairs.map(|(i, j)| g.sub(g.add(own[i], own[j]), both(i, j))).collect()
             }
-        };
-        let n = far.len() as f32;
-        Some(g.scale(far.into_iter().reduce(|a, b| g.add(a, b))?, 1.0 / n))
+        }
     }
 }
 
@@ -126,7 +124,10 @@ impl Algorithm for Coral {
         let g = step.g;
         let features = step.features_by_env();
         let samples: Vec<Sample> = features.iter().map(|&f| Sample::whole(g, f)).collect();
-        descend(step, &features, self.distance.among(g, &samples), self.gamma)
+        let far = self.distance.of_pairs(g, &samples);
+        // One environment alone has nothing to be like.
+        let penalty = (!far.is_empty()).then(|| step.mean(&far));
+        descend(step, &features, penalty, self.gamma)
     }
 }
 
@@ -152,9 +153,9 @@ impl Algorithm for CausIrl {
             share: g.input(&format!("share {i}"), &[rows, 1], DType::F32),
             unbias: g.input(&format!("unbias {i}"), &[1], DType::F32),
         };
-        let far = self.distance.among(g, &[part(0), part(1)]);
-        let penalty = far.map(|far| g.mul(far, g.input("both parts", &[1], DType::F32)));
-        descend(step, &features, penalty, self.gamma)
+        let far = self.distance.of_pairs(g, &[part(0), part(1)])[0];
+        let penalty = g.mul(far, g.input("both parts", &[1], DType::F32));
+        descend(step, &features, Some(penalty), self.gamma)
     }
 
     fn inputs(&self, batch: &mut Batch) -> Result<()> {
@@ -187,7 +188,7 @@ mod tests {
         let x = g.constant(&[4, 3], &[0.5, 1.0, -0.2, 1.5, -0.3, 0.4, 0.1, 0.6, 0.9, -0.4, 0.2, 1.1]);
         let y = g.constant(&[3, 3], &[0.2, -0.1, 0.3, 1.1, 0.9, -0.6, -0.8, 0.5, 0.7]);
         let [a, b] = [x, y].map(|t| Sample::whole(&g, t));
-        let [coral, mmd] = [Distance::Coral, Distance::Mmd].map(|d| d.among(&g, &[a, b]).unwrap());
+        let [coral, mmd] = [Distance::Coral, Distance::Mmd].map(|d| d.of_pairs(&g, &[a, b])[0]);
         g.output("CORAL", coral);
         g.output("MMD", mmd);
         g.output("slope", g.backward(coral, &[x])[0]);
