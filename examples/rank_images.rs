@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use kaleid::core::{DType, Gpu, GpuOptions};
 use kaleid::data::image::Rgb;
 use kaleid::models::clip::ClipEmbedder;
-use kaleid::pipeline::demo;
+use kaleid::study::demo;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -3,11 +3,11 @@
 
 use kaleid::core::{DType, Gpu, GpuOptions, Graph, Plan, Store, Weights};
 use kaleid::data::rng::Key;
-use kaleid::pipeline::domainbed::hparams::{Hparams, Kind, Preset};
-use kaleid::pipeline::domainbed::network::{Featurizer, Mlp, Network, Pass};
-use kaleid::pipeline::domainbed::samples::{Rows, Samples};
-use kaleid::pipeline::domainbed::trainer::{Predictor, Spec, Trainer};
-use kaleid::pipeline::domainbed::{Algorithm, Setup, algorithm, names};
+use kaleid::domainbed::hparams::{Hparams, Kind, Preset};
+use kaleid::domainbed::network::{Featurizer, Mlp, Network, Pass};
+use kaleid::domainbed::samples::{Rows, Samples};
+use kaleid::domainbed::trainer::{Predictor, Spec, Trainer};
+use kaleid::domainbed::{Algorithm, Setup, algorithm, names};
 use serde_json::{Value, json};
 use std::sync::OnceLock;
 

@@ -6,8 +6,8 @@ mod common;
 use common::write_model;
 use kaleid::core::{Gpu, GpuOptions};
 use kaleid::data::folder::Folder;
-use kaleid::diffusion::sampler::Options;
-use kaleid::pipeline::generate::{self, Job, Summary};
+use kaleid::engines::painter::Options;
+use kaleid::paint::generate::{self, Job, Summary};
 use std::collections::BTreeMap;
 use std::path::Path;
 

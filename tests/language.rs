@@ -6,11 +6,11 @@ use kaleid::data::folder::Folder;
 use kaleid::data::image::{Filter, Rgb};
 use kaleid::data::rng::Key;
 use kaleid::data::tokenizer::Tokenizer;
-use kaleid::models::chat::{ChatModel, Sampling};
+use kaleid::engines::chat::{ChatModel, Sampling};
 use kaleid::models::clip::{ClipConfig, ClipEmbedder, Preprocess, TextEncoder};
 use kaleid::models::config::Config;
-use kaleid::models::golden::Comparison;
 use kaleid::models::llama::{Llama, argmax};
+use kaleid::verify::golden::Comparison;
 use std::path::Path;
 
 fn gpu() -> Gpu {

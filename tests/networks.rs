@@ -2,8 +2,8 @@
 
 use kaleid::core::{DType, Gpu, GpuOptions, Graph, Plan, Store, Weights};
 use kaleid::data::nchw_to_nhwc;
+use kaleid::domainbed::network::{Featurizer, Network, Pass};
 use kaleid::models::resnet::BatchNorm;
-use kaleid::pipeline::domainbed::network::{Featurizer, Network, Pass};
 
 /// Element i of tensor k, as in the golden.
 fn values(n: usize, k: usize, scale: f64, shift: f64) -> Vec<f32> {

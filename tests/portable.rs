@@ -1,7 +1,7 @@
 //! Every kernel variant of every class of devices, as SPIR-V, HLSL and MSL, within the limits that WebGPU guarantees.
 
+use kaleid::bench;
 use kaleid::core::Class;
-use kaleid::pipeline::bench;
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module};

@@ -1,8 +1,8 @@
 //! `kaleid prompts`: how many prompts there are and what they name, and a language model's server that answers well, badly,
 //! late or not at all.
 
-use kaleid::pipeline::generate::{Job, read_jobs};
-use kaleid::pipeline::prompts::{Config, Grammar, Llm, Server, Summary, run};
+use kaleid::paint::generate::{Job, read_jobs};
+use kaleid::paint::prompts::{Config, Grammar, Llm, Server, Summary, run};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{BufRead, BufReader, Read, Write};

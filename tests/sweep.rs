@@ -6,8 +6,8 @@
 mod common;
 
 use common::toy;
-use kaleid::pipeline::sweep::Sweep;
-use kaleid::pipeline::train::Variant;
+use kaleid::sweep::Sweep;
+use kaleid::train::Variant;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

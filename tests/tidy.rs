@@ -1,8 +1,8 @@
 //! Conventions that police themselves: every op is tested, benched and documented; every shader says what it computes and is
 //! reached by a bench case, which is how `tests/portable.rs` and `kaleid bench --dump` see it.
 
+use kaleid::bench;
 use kaleid::core::Class;
-use kaleid::pipeline::bench;
 use std::path::{Path, PathBuf};
 
 /// All files below a folder of the repository, with their text.
@@ -43,13 +43,13 @@ fn every_op_has_a_test_row_a_bench_row_and_a_doc_comment() {
     let ops = ops();
     assert!(ops.len() > 40, "the ops are found: {ops:?}");
     let all = |folder| files(folder).into_iter().map(|f| f.1).collect::<String>();
-    let (tests, cases) = (all("tests/ops"), all("src/pipeline/bench"));
+    let (tests, cases) = (all("tests/ops"), all("src/bench"));
     let lacking = |text: &str| {
         let names = ops.iter().map(|o| &o.0).filter(|name| !text.contains(&format!("g.{name}(")));
         names.cloned().collect::<Vec<_>>()
     };
     assert_eq!(lacking(&tests), [""; 0], "ops without a row in tests/ops");
-    assert_eq!(lacking(&cases), [""; 0], "ops without a row in src/pipeline/bench/cases.rs");
+    assert_eq!(lacking(&cases), [""; 0], "ops without a row in src/bench/cases.rs");
     let silent: Vec<_> = ops.iter().filter(|o| !o.1).map(|o| &o.0).collect();
     assert_eq!(silent, [""; 0], "ops without a doc comment");
 }

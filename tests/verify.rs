@@ -1,7 +1,7 @@
 //! `kaleid verify`: the goldens inside the program hold, and broken ones are named rows.
 
 use kaleid::core::{Gpu, GpuOptions};
-use kaleid::pipeline::verify::{Outcome, Row, verify};
+use kaleid::verify::{Outcome, Row, verify};
 use std::path::Path;
 
 fn run(folder: Option<&Path>) -> anyhow::Result<Vec<Row>> {

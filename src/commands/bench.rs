@@ -1,9 +1,9 @@
 //! `kaleid bench`
 
 use anyhow::{Context, Result, bail};
+use kaleid::bench::{self, Case, Measured, Roofline};
 use kaleid::core::{Class, Gpu, GpuOptions, OutOfMemory};
 use kaleid::ops::tile_candidates;
-use kaleid::pipeline::bench::{self, Case, Measured, Roofline};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 

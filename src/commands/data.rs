@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use kaleid::data::check::{Counts, Found};
-use kaleid::pipeline::progress::Progress;
+use kaleid::progress::Progress;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;

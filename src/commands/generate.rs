@@ -2,9 +2,9 @@
 
 use anyhow::{Result, bail};
 use kaleid::core::{Gpu, GpuOptions};
-use kaleid::diffusion::sampler::Options;
-use kaleid::pipeline::demo;
-use kaleid::pipeline::generate::{self, Job};
+use kaleid::engines::painter::Options;
+use kaleid::paint::generate::{self, Job};
+use kaleid::study::demo;
 use std::path::PathBuf;
 
 /// Paint images from prompts

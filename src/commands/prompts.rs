@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use kaleid::core::GpuOptions;
-use kaleid::pipeline::prompts::{self, Config, Grammar, Llm};
+use kaleid::paint::prompts::{self, Config, Grammar, Llm};
 use std::path::PathBuf;
 
 /// Name new domains and write a prompt for each image to come

@@ -15,5 +15,5 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args, _gpu: &GpuOptions) -> Result<()> {
-    say!("{}", kaleid::pipeline::report::run(&args.dir)?.display())
+    say!("{}", kaleid::study::report::run(&args.dir)?.display())
 }

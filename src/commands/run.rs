@@ -2,9 +2,10 @@
 
 use anyhow::{Context, Result};
 use kaleid::core::GpuOptions;
-use kaleid::pipeline::demo;
-use kaleid::pipeline::report::{findings, table};
-use kaleid::pipeline::run::{Config, run as run_all};
+use kaleid::study::config::Config;
+use kaleid::study::demo;
+use kaleid::study::report::{findings, table};
+use kaleid::study::run as run_all;
 use std::path::PathBuf;
 
 /// Everything, from a data set to a report; without a configuration, the built-in demo

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use kaleid::core::{Gpu, GpuOptions};
-use kaleid::pipeline::{demo, score};
+use kaleid::study::{demo, score};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

@@ -6,16 +6,14 @@ use clap::Subcommand;
 use kaleid::core::GpuOptions;
 use kaleid::data::dataset::Dataset;
 use kaleid::data::write_atomic;
-use kaleid::pipeline::domainbed::check_name;
-use kaleid::pipeline::progress::duration;
-use kaleid::pipeline::sweep::records::Records;
-use kaleid::pipeline::sweep::select::{Choice, Group, Method, groups, ranked};
-use kaleid::pipeline::sweep::table::Format;
-use kaleid::pipeline::sweep::work::{Log, run_job, run_jobs};
-use kaleid::pipeline::sweep::{
-    ALGORITHMS, Job, State, Sweep, collect, cost, label, refused, shared_settings, slurm,
-};
-use kaleid::pipeline::train::Variant;
+use kaleid::domainbed::check_name;
+use kaleid::progress::duration;
+use kaleid::sweep::records::Records;
+use kaleid::sweep::select::{Choice, Group, Method, groups, ranked};
+use kaleid::sweep::table::Format;
+use kaleid::sweep::work::{Log, run_job, run_jobs};
+use kaleid::sweep::{ALGORITHMS, Job, State, Sweep, collect, cost, label, refused, shared_settings, slurm};
+use kaleid::train::Variant;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -3,9 +3,9 @@
 use anyhow::{Context, Result, bail};
 use kaleid::core::{Gpu, GpuOptions};
 use kaleid::data::dataset::Dataset;
-use kaleid::pipeline::domainbed::hparams::Preset;
-use kaleid::pipeline::domainbed::network::Featurizer;
-use kaleid::pipeline::train::{Config, Variant, run as train};
+use kaleid::domainbed::hparams::Preset;
+use kaleid::domainbed::network::Featurizer;
+use kaleid::train::{Config, Variant, run as train};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use kaleid::core::{Gpu, GpuOptions};
-use kaleid::pipeline::verify::{Outcome, verify};
+use kaleid::verify::{Outcome, verify};
 use std::path::PathBuf;
 
 /// Run the models against reference tensors

@@ -75,3 +75,9 @@ fn transpose_last(x: &[f32], n: usize, a: usize, b: usize) -> Vec<f32> {
     }
     out
 }
+
+/// `art_painting` as people write it.
+pub fn spaced(folder: &str) -> String {
+    let words = folder.split(['_', '-', ' ']).filter(|w| !w.is_empty());
+    words.collect::<Vec<_>>().join(" ")
+}

@@ -1,3 +1,2 @@
 //! Samplers of diffusion models: noise schedules, step formulas, and the loop that paints an image.
-pub mod sampler;
 pub mod scheduler;

@@ -6,7 +6,7 @@
 //! sigma = sqrt((1 - abar) / abar) is its ratio of noise to signal.
 
 use crate::models::config::Config;
-use crate::models::golden::Comparison;
+use crate::verify::golden::Comparison;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 

@@ -2,7 +2,6 @@
 //! Diffusion, which are the text tower without its last step.
 
 use super::config::Config;
-use super::golden::{Comparison, Golden};
 use crate::core::{DType, Gpu, Graph, Plan, Store, Tensor, Weights};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::folder::Folder;
@@ -10,6 +9,7 @@ use crate::data::image::{Filter, Rgb};
 use crate::data::tokenizer::Tokenizer;
 use crate::nn;
 use crate::ops::{Act, Attention, Conv, Epilogue, Matmul};
+use crate::verify::golden::{Comparison, Golden};
 use anyhow::{Result, bail};
 use rayon::prelude::*;
 use serde_json::{Value, json};

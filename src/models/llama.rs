@@ -2,11 +2,11 @@
 //! stays on the device, and decoding.
 
 use super::config::Config;
-use super::golden::{Comparison, Golden};
 use crate::core::{DType, Gpu, Graph, Init, Plan, Store, Tensor, Weights};
 use crate::data::checkpoint::Checkpoint;
 use crate::nn;
 use crate::ops::{Act, Epilogue, Matmul};
+use crate::verify::golden::{Comparison, Golden};
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use std::collections::HashMap;

@@ -1,8 +1,6 @@
 //! Models as functions that record a graph. Weight paths equal the Hugging Face and torchvision names.
-pub mod chat;
 pub mod clip;
 pub mod config;
-pub mod golden;
 pub mod llama;
 pub mod resnet;
 pub mod unet;

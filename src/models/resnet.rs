@@ -2,12 +2,12 @@
 //! a bottleneck sits on its 3x3 convolution ("v1.5"). Images are (N, H, W, C).
 
 use super::config::Config;
-use super::golden::{Comparison, Golden, TRAINING};
 use crate::core::{DType, Graph, Plan, Store, Tensor, Weights};
 use crate::data::nhwc_to_nchw;
 use crate::data::rng::Key;
 use crate::nn;
 use crate::ops::{Adam, Conv, Sgd};
+use crate::verify::golden::{Comparison, Golden, TRAINING};
 use anyhow::{Context, Result, bail};
 
 /// Batch normalisation's epsilon, torch's default.

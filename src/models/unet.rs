@@ -2,10 +2,10 @@
 //! config.json can ask for with residual and cross-attention blocks. Names are diffusers'.
 
 use super::config::Config;
-use super::golden::{Comparison, Golden};
 use crate::core::{DType, Graph, Plan, Store, Tensor, Weights};
 use crate::nn;
 use crate::ops::{Act, Attention, Conv, Epilogue};
+use crate::verify::golden::{Comparison, Golden};
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 

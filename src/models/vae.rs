@@ -1,12 +1,12 @@
 //! AutoencoderKL: the image autoencoder of Stable Diffusion (Rombach et al. 2022). Names are diffusers'.
 
 use super::config::Config;
-use super::golden::{Comparison, Golden};
 use super::unet::activation;
 use crate::core::{DType, Graph, Plan, Store, Tensor, Weights};
 use crate::data::checkpoint::Checkpoint;
 use crate::nn;
 use crate::ops::{Act, Attention, Conv, Epilogue};
+use crate::verify::golden::{Comparison, Golden};
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 

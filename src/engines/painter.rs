@@ -1,0 +1,305 @@
+//! The loop that paints: text encoder, UNet, scheduler and autoencoder of a Stable Diffusion folder in diffusers' layout.
+//!
+//! One plan of the UNet, recorded once, is replayed for each step of each batch; the step formula runs on the CPU over the
+//! latents, which are read and written once a step.
+
+use crate::core::{DType, Gpu, Graph, Plan, Store, Weights, plan};
+use crate::data::folder::Folder;
+use crate::data::nchw_to_nhwc;
+use crate::data::rng::Mt19937;
+use crate::diffusion::scheduler::Scheduler;
+use crate::models::clip::TextEncoder;
+use crate::models::config::Config;
+use crate::models::unet::{self, UnetConfig};
+use crate::models::vae::{self, VaeConfig};
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+/// Pixels whose activations are kept on the device at once, unless a batch is asked for.
+const PIXELS: usize = 512 * 512;
+
+/// A Stable Diffusion folder: its configurations are read, its weights not yet.
+pub struct Model {
+    folder: Folder,
+    unet: UnetConfig,
+    vae: VaeConfig,
+    scheduler: Config,
+}
+
+impl Model {
+    /// Opens a folder with `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler`.
+    ///
+    /// # Errors
+    /// A folder or file that is missing or broken; a configuration that is not supported.
+    pub fn open(folder: &Folder) -> Result<Model> {
+        if let Folder::Disk(path) = folder
+            && !path.is_dir()
+        {
+            bail!("{}: no such folder; a model is a folder in diffusers' layout", path.display());
+        }
+        for part in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
+            if !folder.has(part) {
+                bail!("{}: not a Stable Diffusion folder: it has no {part}", folder.name(""));
+            }
+        }
+        let of_class = |part: &str, class: &str| {
+            let config = Config::of(&folder.sub(part))?;
+            config.only("_class_name", &[json!(class)])?;
+            Ok::<_, anyhow::Error>(config)
+        };
+        let config = of_class("unet", "UNet2DConditionModel")?;
+        let unet = UnetConfig::new(&config)?;
+        let vae = VaeConfig::new(&of_class("vae", "AutoencoderKL")?)?;
+        for (key, channels) in [("in_channels", unet.in_channels), ("out_channels", unet.out_channels)] {
+            if channels != vae.latent_channels {
+                return Err(config.unsupported(key, channels));
+            }
+        }
+        if vae.in_channels != 3 {
+            bail!(
+                "{}: the autoencoder's images have {} channels, expected 3",
+                folder.name("vae"),
+                vae.in_channels
+            );
+        }
+        let scheduler = folder.sub("scheduler");
+        let file = "scheduler_config.json";
+        let scheduler = Config::parse(scheduler.name(file), &scheduler.text(file)?)?;
+        Ok(Model { folder: folder.clone(), unet, vae, scheduler })
+    }
+
+    /// The scheduler of this name, or the model's own.
+    ///
+    /// # Errors
+    /// A name that is not known; a configuration that is not supported.
+    pub fn scheduler(&self, name: Option<&str>) -> Result<Scheduler> {
+        let mut scheduler = Scheduler::new(&self.scheduler, name)?;
+        // What diffusers' Stable Diffusion pipelines do, whatever the file says.
+        scheduler.steps_offset = 1;
+        scheduler.clip_sample = None;
+        Ok(scheduler)
+    }
+
+    /// Height and width of images: as asked for, or what the model was trained on.
+    ///
+    /// # Errors
+    /// A size that no latent fits.
+    pub fn size(&self, wanted: Option<[usize; 2]>) -> Result<[usize; 2]> {
+        let scale = self.vae.scale();
+        let size = wanted.unwrap_or(self.unet.sample_size.unwrap_or([64, 64]).map(|s| s * scale));
+        let [height, width] = size;
+        if size.iter().any(|&s| s == 0 || s % scale != 0) {
+            bail!("size {width}x{height}: width and height must be multiples of {scale}");
+        }
+        Ok(size)
+    }
+}
+
+/// How to paint.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Height and width; by default what the model was trained on.
+    pub size: Option<[usize; 2]>,
+    /// Images painted at once; by default as many as make half a megapixel, 16 at most.
+    pub batch: Option<usize>,
+    /// Steps of the scheduler.
+    pub steps: usize,
+    /// Classifier-free guidance (Ho and Salimans 2022); 1 or less is without, and twice as fast.
+    pub guidance: f32,
+    /// Name of the scheduler; by default the model's own.
+    pub scheduler: Option<String>,
+    /// What images should not show.
+    pub negative: String,
+}
+
+/// One image to paint.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// What it shows.
+    pub prompt: &'a str,
+    /// Decides its noise, as torch's CPU generator draws it: the same image whatever else is in the batch.
+    pub seed: u64,
+}
+
+/// A model on the device, ready to paint images of one size.
+pub struct Sampler {
+    text: TextEncoder,
+    unet: Plan,
+    vae: Plan,
+    unet_config: UnetConfig,
+    vae_config: VaeConfig,
+    scheduler: Scheduler,
+    options: Options,
+    size: [usize; 2],
+    batch: usize,
+    vae_batch: usize,
+    guided: bool,
+    /// Context of the negative prompt.
+    negative: Vec<f32>,
+}
+
+impl Sampler {
+    /// Loads the weights of `model` and plans the work; at most `images` are painted at once.
+    ///
+    /// # Errors
+    /// Options that the model does not allow, weights that are missing or broken, an adapter that is too small.
+    pub fn new(gpu: &Gpu, model: &Model, options: &Options, images: usize) -> Result<Sampler> {
+        let size @ [height, width] = model.size(options.size)?;
+        let scheduler = model.scheduler(options.scheduler.as_deref())?;
+        scheduler.start(options.steps)?;
+        let fitting = PIXELS / (height * width);
+        let batch = options.batch.unwrap_or(fitting.clamp(1, 16)).min(images).max(1);
+        let vae_batch = fitting.clamp(1, batch);
+        let distilled = model.unet.time_cond_proj_dim.is_some();
+        let guided = options.guidance > 1.0 && !distilled;
+
+        let dtype = gpu.caps().weights();
+        let mut text = TextEncoder::open(gpu, &model.folder, dtype)?;
+        let [tokens, context_width] = text.shape();
+        if context_width != model.unet.cross_attention_dim {
+            let (name, wanted) = (model.folder.name("unet"), model.unet.cross_attention_dim);
+            bail!("{name}: cross_attention_dim = {wanted}, but the text encoder is {context_width} wide");
+        }
+        let negative = text.encode(&[&options.negative])?;
+
+        let what = || format!("{width}x{height} in batches of {batch}");
+        let latent = [height, width].map(|s| s / model.vae.scale());
+        let latents = |n: usize| [n, latent[0], latent[1], model.vae.latent_channels];
+        let unet = {
+            let g = Graph::new(gpu.caps());
+            let w = Weights::new(&g, dtype);
+            let x = g.input("latents", &latents(batch), DType::F32);
+            let x = if guided { g.concat(&[x, x], 0) } else { x };
+            let time = g.input("time", &[1, model.unet.timestep_width()], DType::F32);
+            let guidance = model.unet.time_cond_proj_dim;
+            let guidance = guidance.map(|width| g.input("guidance", &[1, width], DType::F32));
+            let context = g.input("context", &[x.dim(0), tokens, context_width], DType::F32);
+            g.output("out", unet::unet(&g, &w, &model.unet, x, time, guidance, context));
+            plan::check(gpu, &g).with_context(what)?;
+            let mut store = Store::new(gpu);
+            store.load(&model.folder.sub("unet").weights()?, &w)?;
+            let mut plan = Plan::new(gpu, g, &store).with_context(what)?;
+            if distilled {
+                plan.write("guidance", &model.unet.guidance_embedding(options.guidance))?;
+            }
+            plan
+        };
+        let vae = {
+            let g = Graph::new(gpu.caps());
+            let w = Weights::new(&g, dtype);
+            let z = g.input("latents", &latents(vae_batch), DType::F32);
+            g.output("image", vae::decode(&g, &w, &model.vae, z));
+            plan::check(gpu, &g).with_context(what)?;
+            let mut store = Store::new(gpu);
+            let weights = vae::modern_names(model.folder.sub("vae").weights()?);
+            store.load(&weights, &w)?;
+            Plan::new(gpu, g, &store).with_context(what)?
+        };
+        Ok(Sampler {
+            text,
+            unet,
+            vae,
+            unet_config: model.unet.clone(),
+            vae_config: model.vae.clone(),
+            scheduler,
+            options: options.clone(),
+            size,
+            batch,
+            vae_batch,
+            guided,
+            negative,
+        })
+    }
+
+    /// Images painted at once.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Paints at most [`Sampler::batch`] images: RGB, one byte a channel, row by row. `after_step` may stop the work with an
+    /// error.
+    ///
+    /// # Errors
+    /// Latents that overflow, a device that fails, and those of `after_step`.
+    pub fn paint(
+        &mut self,
+        requests: &[Request],
+        mut after_step: impl FnMut() -> Result<()>,
+    ) -> Result<Vec<Vec<u8>>> {
+        let n = requests.len();
+        assert!((1..=self.batch).contains(&n), "{n} images in a batch of {}", self.batch);
+        let mut run = self.scheduler.start(self.options.steps)?;
+
+        // Places of the batch that are not used hold zeros.
+        let prompts: Vec<&str> = requests.iter().map(|r| r.prompt).collect();
+        let mut context = if self.guided { self.negative.repeat(self.batch) } else { vec![] };
+        context.extend(self.text.encode(&prompts)?);
+        context.resize(self.negative.len() * self.batch * if self.guided { 2 } else { 1 }, 0.0);
+        self.unet.write("context", &context)?;
+
+        let [h, w] = self.size.map(|s| s / self.vae_config.scale());
+        let c = self.vae_config.latent_channels;
+        let each = h * w * c;
+        let mut generators: Vec<Mt19937> = requests.iter().map(|r| Mt19937::new(r.seed)).collect();
+        let mut draw = || -> Vec<f32> {
+            let one = |generator: &mut Mt19937| nchw_to_nhwc(&generator.torch_randn(each), [1, c, h, w]);
+            generators.iter_mut().flat_map(one).collect()
+        };
+        let mut x: Vec<f32> = draw().iter().map(|v| v * run.init_noise_sigma).collect();
+        for i in 0..run.timesteps.len() {
+            let scale = run.input_scale(i);
+            let mut input: Vec<f32> = x.iter().map(|v| v * scale).collect();
+            input.resize(each * self.batch, 0.0);
+            self.unet.write("latents", &input)?;
+            self.unet.write("time", &self.unet_config.timestep_embedding(&run.timesteps[i..=i]))?;
+            self.unet.run()?;
+            let mut out = self.unet.read("out")?;
+            if self.guided {
+                let with = out.split_off(each * self.batch);
+                let scale = self.options.guidance;
+                out.iter_mut().zip(with).for_each(|(out, with)| *out += scale * (with - *out));
+            }
+            out.truncate(each * n);
+            let place = format!("step {} of {}", i + 1, run.timesteps.len());
+            finite(&out, each, requests, || format!("{place}: the UNet's output"))?;
+            let noise = if run.draws_noise(i) { draw() } else { vec![] };
+            run.step(i, &out, &mut x, &noise);
+            finite(&x, each, requests, || format!("{place}: the latent"))?;
+            after_step()?;
+        }
+        self.decode(&x, each, requests)
+    }
+
+    /// Pixels of latents.
+    fn decode(&mut self, latents: &[f32], each: usize, requests: &[Request]) -> Result<Vec<Vec<u8>>> {
+        let VaeConfig { scaling_factor, shift_factor, .. } = self.vae_config;
+        let byte = |v: &f32| ((v * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
+        let mut images = Vec::with_capacity(latents.len() / each);
+        for part in latents.chunks(each * self.vae_batch) {
+            let mut z: Vec<f32> = part.iter().map(|v| v / scaling_factor + shift_factor).collect();
+            z.resize(each * self.vae_batch, 0.0);
+            self.vae.write("latents", &z)?;
+            self.vae.run()?;
+            let pixels = self.vae.read("image")?;
+            let [height, width] = self.size;
+            let (size, n) = (3 * height * width, part.len() / each);
+            let first = images.len();
+            finite(&pixels[..n * size], size, &requests[first..], || "the autoencoder's output".into())?;
+            let painted = pixels.chunks(size).take(n);
+            images.extend(painted.map(|image| image.iter().map(byte).collect::<Vec<u8>>()));
+        }
+        Ok(images)
+    }
+}
+
+/// Refuses numbers that would become a black image: `each` of `values` belong to one of `requests`.
+fn finite(values: &[f32], each: usize, requests: &[Request], what: impl Fn() -> String) -> Result<()> {
+    match values.chunks(each).position(|image| image.iter().any(|v| !v.is_finite())) {
+        Some(bad) => bail!(
+            "{} for {:?} is not finite; try another scheduler, more steps or less guidance, or f32 weights",
+            what(),
+            requests[bad].prompt
+        ),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,48 @@
+//! The demo inside the program: a small data set, a Stable Diffusion and a CLIP in Hugging Face's layouts, and the
+//! configuration of `kaleid run` without one. `weights/README.md` says where they come from.
+
+use super::config::Config;
+use crate::data::folder::{Embedded, Folder};
+use crate::data::write_atomic;
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+
+include!(concat!(env!("OUT_DIR"), "/demo.rs"));
+
+/// What configurations and flags call the demo's parts.
+pub const BUILTIN: &str = "builtin";
+
+/// The folder that a configuration or flag names: a path, or the demo's `part` (`stable-diffusion`, `clip`) for `builtin`.
+pub fn folder(named: &Path, part: &str) -> Folder {
+    match named == Path::new(BUILTIN) {
+        true => Folder::from(DEMO as Embedded).sub(part),
+        false => Folder::from(named),
+    }
+}
+
+/// The demo's configuration.
+///
+/// # Errors
+/// None, as a test shows.
+pub fn config() -> Result<Config> {
+    Config::parse(include_str!("demo.toml"), "demo.toml")
+}
+
+/// Unpacks the demo's data set, DOMAIN/CLASS/image, as the folder `to`; does nothing where it is.
+///
+/// # Errors
+/// A folder that cannot be written.
+pub fn unpack_data(to: &Path) -> Result<()> {
+    if to.exists() {
+        return Ok(());
+    }
+    // Beside its place first, so that a data set that is there is whole.
+    let temp = PathBuf::from(format!("{}.tmp", to.display()));
+    let _ = std::fs::remove_dir_all(&temp);
+    for (path, bytes) in DEMO {
+        if let Some(path) = path.strip_prefix("data/") {
+            write_atomic(temp.join(path), bytes)?;
+        }
+    }
+    std::fs::rename(&temp, to).with_context(|| format!("{}: cannot write", to.display()))
+}

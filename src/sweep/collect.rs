@@ -1,0 +1,305 @@
+//! Tables of a sweep: DomainBed's, for each way to choose a model, and the paper's, with its numbers beside ours.
+
+use super::ALGORITHMS;
+use super::records::Records;
+use super::select::{Choice, Group, Method, groups, mean, ranked};
+use super::table::{Cell, Page, Table};
+use crate::data::known::KNOWN;
+use crate::train::Variant;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// DomainBed's algorithms in the order of its tables.
+const ORDER: [&str; 34] = [
+    "ERM",
+    "ERMPlusPlus",
+    "Fish",
+    "IRM",
+    "GroupDRO",
+    "Mixup",
+    "MLDG",
+    "CORAL",
+    "MMD",
+    "DANN",
+    "CDANN",
+    "MTL",
+    "SagNet",
+    "ARM",
+    "VREx",
+    "RSC",
+    "SD",
+    "ANDMask",
+    "SANDMask",
+    "IGA",
+    "SelfReg",
+    "Fishr",
+    "TRM",
+    "IB_ERM",
+    "IB_IRM",
+    "CAD",
+    "CondCAD",
+    "Transfer",
+    "CausIRL_CORAL",
+    "CausIRL_MMD",
+    "EQRM",
+    "RDM",
+    "ADRMX",
+    "URM",
+];
+
+const VARIANTS: [Variant; 4] = [Variant::O, Variant::Q, Variant::D, Variant::Qd];
+
+/// The paper's table 1: PACS, mean over test domains, of [`ALGORITHMS`] by o, q, d, qd.
+const TABLE_1: [[f64; 4]; 8] = [
+    [84.4, 84.6, 88.5, 87.5],
+    [83.5, 86.2, 88.1, 86.5],
+    [86.8, 88.0, 86.6, 87.8],
+    [79.2, 76.9, 77.6, 80.0],
+    [84.2, 87.0, 86.6, 88.7],
+    [85.2, 86.9, 86.0, 88.4],
+    [83.2, 84.4, 85.8, 85.0],
+    [81.9, 85.0, 87.4, 86.3],
+];
+/// Its averages, as printed.
+const AVERAGE_1: [f64; 4] = [83.6, 84.9, 85.8, 86.3];
+
+/// Columns of its table 2: the data sets with o, then with qd.
+const SETS_2: [&str; 3] = ["OfficeHome", "VLCS", "PACS"];
+const TABLE_2: [[f64; 6]; 8] = [
+    [70.3, 77.8, 84.4, 73.9, 78.3, 87.5],
+    [58.1, 78.8, 83.5, 66.5, 79.4, 86.5],
+    [69.2, 77.8, 86.8, 72.4, 76.6, 87.8],
+    [56.0, 71.5, 79.2, 59.5, 70.1, 80.0],
+    [70.3, 75.9, 84.2, 71.3, 77.2, 88.7],
+    [68.8, 76.8, 85.2, 72.2, 78.5, 88.4],
+    [68.7, 78.0, 83.2, 71.5, 76.1, 85.0],
+    [70.7, 76.9, 81.9, 73.4, 78.7, 86.3],
+];
+const AVERAGE_2: [f64; 6] = [66.5, 76.7, 83.6, 70.1, 76.9, 86.3];
+
+/// DomainBed's tables: a section for each way to choose, with a table for each data set and one of averages.
+pub fn tables(records: &Records) -> Page {
+    let section = |method: Method| {
+        let chosen = Chosen::new(records, method);
+        let mut tables: Vec<Table> = chosen.datasets().iter().map(|d| chosen.by_domain(d)).collect();
+        tables.push(chosen.averages());
+        (format!("Model selection: {}", method.name()), tables)
+    };
+    Page { records: records.all.len(), sections: Method::ALL.map(section).into() }
+}
+
+/// The paper's tables 1 and 2, ours and in brackets the published numbers, and ours by domain. Models are chosen by validation on the
+/// training domains, and so is the variant in the column `chosen`.
+pub fn paper(records: &Records) -> Page {
+    let chosen = Chosen::new(records, Method::Iid);
+    let datasets = chosen.datasets();
+    let mut own: Vec<&str> = datasets.iter().map(String::as_str).collect();
+    if own.is_empty() {
+        own.push("PACS");
+    }
+    let mut tables: Vec<Table> = own.iter().map(|dataset| chosen.table_1(dataset)).collect();
+    tables.push(chosen.table_2());
+    let by_domain = datasets.iter().map(|d| chosen.by_domain(d)).collect();
+    let sections = vec![("The paper's tables".into(), tables), ("By domain".into(), by_domain)];
+    Page { records: records.all.len(), sections }
+}
+
+/// What one way to choose chose in each group.
+struct Chosen<'a> {
+    records: &'a Records,
+    method: Method,
+    groups: BTreeMap<Group, Choice<'a>>,
+}
+
+impl<'a> Chosen<'a> {
+    fn new(records: &'a Records, method: Method) -> Self {
+        let best = |(group, of): (Group, Vec<_>)| {
+            let ranked = ranked(method, &of, group.test_env, records.originals(&group.dataset));
+            ranked.first().map(|&choice| (group, choice))
+        };
+        Chosen { records, method, groups: groups(records).into_iter().filter_map(best).collect() }
+    }
+
+    /// DomainBed's first, in its order.
+    fn datasets(&self) -> Vec<String> {
+        let names: BTreeSet<&String> = self.records.all.iter().map(|r| &r.dataset).collect();
+        let rank = |name: &str| KNOWN.iter().position(|k| k.name == name).unwrap_or(KNOWN.len());
+        let mut names: Vec<String> = names.into_iter().cloned().collect();
+        names.sort_by_key(|name| rank(name));
+        names
+    }
+
+    /// DomainBed's first, in its order; then others as they come.
+    fn algorithms(&self) -> Vec<&'a str> {
+        let mut names: Vec<&str> = vec![];
+        for record in &self.records.all {
+            if !names.contains(&record.algorithm.as_str()) {
+                names.push(&record.algorithm);
+            }
+        }
+        names.sort_by_key(|name| ORDER.iter().position(|o| o == name).unwrap_or(ORDER.len()));
+        names
+    }
+
+    /// Rows of DomainBed's tables: algorithms, and `qd` and the like as rows of their own.
+    fn rows(&self) -> Vec<(&'a str, &'static str)> {
+        let there = |a: &str, v: &str| self.records.all.iter().any(|r| r.algorithm == a && r.variant == v);
+        let names = self.algorithms();
+        let all = names.iter().flat_map(|&a| VARIANTS.map(|v| (a, v.name())));
+        all.filter(|(a, v)| there(a, v)).collect()
+    }
+
+    /// Test accuracies by trial and test domain.
+    fn accuracies(
+        &self,
+        dataset: &str,
+        algorithm: &str,
+        variant: &str,
+    ) -> BTreeMap<u64, BTreeMap<usize, f64>> {
+        let mut trials: BTreeMap<u64, BTreeMap<usize, f64>> = BTreeMap::new();
+        for (group, choice) in &self.groups {
+            if group.dataset == dataset && group.algorithm == algorithm && group.variant == variant {
+                trials.entry(group.trial_seed).or_default().insert(group.test_env, choice.test);
+            }
+        }
+        trials
+    }
+
+    fn by_domain(&self, dataset: &str) -> Table {
+        let domains = &self.records.domains[dataset];
+        let row = |(algorithm, variant): (&str, &str)| {
+            let trials = self.accuracies(dataset, algorithm, variant);
+            let cell =
+                |env| Cell::of(&trials.values().filter_map(|t| t.get(&env).copied()).collect::<Vec<_>>());
+            let mut cells: Vec<Cell> = (0..domains.len()).map(cell).collect();
+            cells.push(Cell::average(&cells));
+            (row_name(algorithm, variant), cells)
+        };
+        Table {
+            title: format!("Dataset: {dataset}, model selection method: {}", self.method.name()),
+            short: dataset.into(),
+            columns: domains.iter().cloned().chain(["Avg".into()]).collect(),
+            rows: self.rows().into_iter().map(row).collect(),
+            width: 20,
+        }
+    }
+
+    fn averages(&self) -> Table {
+        let datasets = self.datasets();
+        let row = |(algorithm, variant): (&str, &str)| {
+            let cell = |dataset: &String| {
+                let trials = self.accuracies(dataset, algorithm, variant);
+                let means = trials.values().filter_map(|t| mean(&t.values().copied().collect::<Vec<_>>()));
+                Cell::of(&means.collect::<Vec<_>>())
+            };
+            let mut cells: Vec<Cell> = datasets.iter().map(cell).collect();
+            cells.push(Cell::average(&cells));
+            (row_name(algorithm, variant), cells)
+        };
+        Table {
+            title: format!("Averages, model selection method: {}", self.method.name()),
+            short: "Averages".into(),
+            rows: self.rows().into_iter().map(row).collect(),
+            columns: datasets.into_iter().chain(["Avg".into()]).collect(),
+            width: 25,
+        }
+    }
+
+    /// Mean over test domains, of the trials that have them all.
+    fn whole(&self, dataset: &str, trials: &BTreeMap<u64, BTreeMap<usize, f64>>) -> Cell {
+        let tested = self.groups.keys().filter(|g| g.dataset == dataset).map(|g| g.test_env);
+        let tested = tested.collect::<BTreeSet<_>>().len();
+        let whole = trials.values().filter(|t| t.len() == tested);
+        let means: Vec<f64> = whole.filter_map(|t| mean(&t.values().copied().collect::<Vec<_>>())).collect();
+        // DomainBed gives one trial an error of 0, which says too much.
+        let error = Cell::of(&means).error.filter(|_| means.len() > 1);
+        Cell { error, ..Cell::of(&means) }
+    }
+
+    /// The same of whichever variant has the best validation in each trial and test domain.
+    fn of_chosen_variant(&self, dataset: &str, algorithm: &str) -> Cell {
+        let mut best: BTreeMap<(u64, usize), &Choice> = BTreeMap::new();
+        for variant in VARIANTS.map(Variant::name) {
+            for (group, choice) in &self.groups {
+                if group.dataset == dataset && group.algorithm == algorithm && group.variant == variant {
+                    let held = best.entry((group.trial_seed, group.test_env)).or_insert(choice);
+                    if choice.validation > held.validation {
+                        *held = choice;
+                    }
+                }
+            }
+        }
+        let mut trials: BTreeMap<u64, BTreeMap<usize, f64>> = BTreeMap::new();
+        for ((trial, env), choice) in best {
+            trials.entry(trial).or_default().insert(env, choice.test);
+        }
+        self.whole(dataset, &trials)
+    }
+
+    /// The paper's algorithms (where it has no numbers: those that there are), their average, which is empty if one is missing, and
+    /// others before it.
+    fn paper_rows(
+        &self,
+        cells: impl Fn(&str) -> Vec<Cell>,
+        published: impl Fn(usize) -> Vec<f64>,
+        average: &[f64],
+    ) -> Vec<(String, Vec<Cell>)> {
+        let beside = |mut cells: Vec<Cell>, numbers: &[f64]| {
+            cells.iter_mut().zip(numbers).for_each(|(cell, &n)| cell.published = Some(n));
+            cells
+        };
+        let there = self.algorithms();
+        let listed = |i: &usize| !average.is_empty() || there.contains(&ALGORITHMS[*i]);
+        let own: Vec<(usize, Vec<Cell>)> =
+            (0..ALGORITHMS.len()).filter(listed).map(|i| (i, cells(ALGORITHMS[i]))).collect();
+        let columns = own.first().map_or(0, |row| row.1.len());
+        let column = |c| Cell::average(&own.iter().map(|row| row.1[c]).collect::<Vec<_>>());
+        let last = beside((0..columns).map(column).collect(), average);
+        let paper = own.into_iter();
+        let mut rows: Vec<_> =
+            paper.map(|(i, row)| (ALGORITHMS[i].to_string(), beside(row, &published(i)))).collect();
+        for other in there.into_iter().filter(|a| !ALGORITHMS.contains(a)) {
+            rows.push((other.to_string(), cells(other)));
+        }
+        rows.push(("average".into(), last));
+        rows
+    }
+
+    fn table_1(&self, dataset: &str) -> Table {
+        let cells = |algorithm: &str| {
+            let one = |v: Variant| self.whole(dataset, &self.accuracies(dataset, algorithm, v.name()));
+            VARIANTS.map(one).into_iter().chain([self.of_chosen_variant(dataset, algorithm)]).collect()
+        };
+        let (published, average): (fn(usize) -> Vec<f64>, &[f64]) = match dataset {
+            "PACS" => (|i| TABLE_1[i].to_vec(), &AVERAGE_1),
+            _ => (|_| vec![], &[]),
+        };
+        let name = format!("Table 1: {dataset}, mean over test domains (in brackets: the paper)");
+        Table {
+            title: name.clone(),
+            short: name,
+            columns: VARIANTS.map(|v| v.name().to_string()).into_iter().chain(["chosen".into()]).collect(),
+            rows: self.paper_rows(cells, published, average),
+            width: 20,
+        }
+    }
+
+    fn table_2(&self) -> Table {
+        let columns = ["o", "qd"].into_iter().flat_map(|v| SETS_2.map(|d| (d, v)));
+        let columns: Vec<(&str, &str)> = columns.collect();
+        let cells = |algorithm: &str| {
+            columns.iter().map(|(d, v)| self.whole(d, &self.accuracies(d, algorithm, v))).collect()
+        };
+        let name = "Table 2: o against qd, mean over test domains (in brackets: the paper)".to_string();
+        Table {
+            title: name.clone(),
+            short: name,
+            rows: self.paper_rows(cells, |i| TABLE_2[i].to_vec(), &AVERAGE_2),
+            columns: columns.iter().map(|(d, v)| format!("{d} {v}")).collect(),
+            width: 20,
+        }
+    }
+}
+
+fn row_name(algorithm: &str, variant: &str) -> String {
+    if variant == "o" { algorithm.into() } else { format!("{algorithm} {variant}") }
+}

@@ -1,0 +1,415 @@
+//! `kaleid sweep`: DomainBed's protocol over many runs. A sweep is a folder with its plan, `sweep.json`, and a folder a job, whose name
+//! is a hash of the job's arguments: the same hash as DomainBed's wherever the arguments are DomainBed's.
+//!
+//! ```text
+//! mod.rs       the plan, its jobs in order, their folders and states
+//! work.rs      works through jobs on this machine
+//! claim.rs     a job is run by one process at a time
+//! slurm.rs     the same on a cluster
+//! records.rs   results of any sweep, ours or DomainBed's, read with care
+//! select.rs    the three ways to choose among runs and checkpoints
+//! collect.rs   tables as DomainBed and the paper print them
+//! table.rs     a table as text, LaTeX, Markdown or JSON
+//! ```
+
+pub mod claim;
+pub mod collect;
+pub mod records;
+pub mod select;
+pub mod slurm;
+pub mod table;
+pub mod work;
+
+use crate::data::dataset::{Dataset, seed_hash};
+use crate::data::{known, python, write_atomic};
+use crate::domainbed::network::{Featurizer, Network};
+use crate::domainbed::{Setup, algorithm};
+use crate::models::resnet::BatchNorm;
+use crate::train::{self, Variant};
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// The paper's algorithms, in its order.
+pub const ALGORITHMS: [&str; 8] = ["ERM", "IRM", "Mixup", "MLDG", "CORAL", "MTL", "SagNet", "SelfReg"];
+
+const PLAN: &str = "sweep.json";
+
+/// What is to be run: `sweep.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sweep {
+    /// Root of the data sets, whose folders have DomainBed's names.
+    pub data_dir: PathBuf,
+    /// Names of the data sets, each with the names of its domains.
+    pub datasets: Vec<(String, Vec<String>)>,
+    /// DomainBed's names.
+    pub algorithms: Vec<String>,
+    /// Which generated images join: each is a sweep of its own.
+    pub variants: Vec<Variant>,
+    /// Generated images of a data set, DOMAIN/CLASS/image, by its name.
+    pub extra: BTreeMap<String, PathBuf>,
+    /// Leave out runs with two test domains, which only leave-one-domain-out validation reads.
+    pub single_test_envs: bool,
+    /// Splits.
+    pub trials: u64,
+    /// Draws of the hyper-parameters.
+    pub hparams_seeds: Range<u64>,
+    /// Fields of [`train::Config`] that all jobs share and that are not its defaults.
+    pub train: Map<String, Value>,
+}
+
+/// Where a job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// It has its results.
+    Done,
+    /// A process works on it.
+    Running,
+    /// It was begun.
+    Incomplete,
+    /// It failed twice; job.json says why.
+    Failed,
+    /// It has no folder yet.
+    NotLaunched,
+}
+
+impl State {
+    /// All, in the order of tables.
+    pub const ALL: [State; 5] =
+        [State::Done, State::Running, State::Incomplete, State::Failed, State::NotLaunched];
+
+    /// `done`, `running`, `incomplete`, `failed`, `not launched`.
+    pub fn name(self) -> &'static str {
+        ["done", "running", "incomplete", "failed", "not launched"][self as usize]
+    }
+
+    /// Of the job whose folder this is.
+    pub fn of(folder: &Path) -> State {
+        if folder.join("done").exists() {
+            return State::Done;
+        }
+        if claim::is_held(folder) {
+            return State::Running;
+        }
+        match work::Log::read(folder).error {
+            Some(_) => State::Failed,
+            None if folder.exists() => State::Incomplete,
+            None => State::NotLaunched,
+        }
+    }
+}
+
+/// One run: what is trained, and the arguments that name its folder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    /// DomainBed's arguments, and those of ours that are not DomainBed's defaults.
+    pub args: Map<String, Value>,
+    /// The training.
+    pub config: train::Config,
+    /// Number of the data set's own domains.
+    pub domains: usize,
+}
+
+impl Sweep {
+    /// Reads the plan in `folder`.
+    ///
+    /// # Errors
+    /// No plan there; a file that is none.
+    pub fn open(folder: &Path) -> Result<Sweep> {
+        let file = folder.join(PLAN);
+        let text = std::fs::read(&file)
+            .with_context(|| format!("{}: no sweep here; `kaleid sweep plan` makes one", file.display()))?;
+        serde_json::from_slice(&text)
+            .map_err(|e| anyhow::anyhow!("{}: no plan of a sweep ({e}); plan it again", file.display()))
+    }
+
+    /// Writes the plan into `folder`. One that is there may grow, but not lose jobs that were begun: results that belong to no plan
+    /// would be counted with those of this one.
+    ///
+    /// # Errors
+    /// Jobs that would be lost; a folder that cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let own: HashSet<PathBuf> = self.jobs(folder)?.into_iter().map(|j| j.config.out).collect();
+        let begun = |path: &PathBuf| ["train.json", "results.jsonl"].iter().any(|f| path.join(f).exists());
+        let there = std::fs::read_dir(folder).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
+        let strange = there.filter(|path| begun(path) && !own.contains(path)).count();
+        if strange > 0 {
+            bail!(
+                "{}: holds {strange} trainings that are not in this plan: choose another folder",
+                folder.display()
+            );
+        }
+        let file = folder.join(PLAN);
+        write_atomic(&file, (serde_json::to_string_pretty(self)? + "\n").as_bytes())
+    }
+
+    /// Lists the domains of the data sets `names` below `data_dir`.
+    ///
+    /// # Errors
+    /// A data set that is not there, or not whole.
+    pub fn domains(data_dir: &Path, names: &[String]) -> Result<Vec<(String, Vec<String>)>> {
+        let list = |name: &String| {
+            let found = Dataset::open(data_folder(data_dir, name))?;
+            Ok((name.clone(), found.domains.into_iter().map(|d| d.name).collect()))
+        };
+        names.iter().map(list).collect()
+    }
+
+    /// The jobs, in DomainBed's order: trial, data set, algorithm, variant, test domains (each alone, then with each later one), draw
+    /// of the hyper-parameters. `folder` is that of the sweep.
+    ///
+    /// # Errors
+    /// Settings of the plan that are not those of a training.
+    pub fn jobs(&self, folder: &Path) -> Result<Vec<Job>> {
+        let base =
+            config_from(&self.train).with_context(|| format!("{}: train", folder.join(PLAN).display()))?;
+        let mut jobs = vec![];
+        for trial_seed in 0..self.trials {
+            for (dataset, domains) in &self.datasets {
+                for algorithm in &self.algorithms {
+                    for &variant in &self.variants {
+                        for test_envs in self.test_envs(domains.len()) {
+                            for hparams_seed in self.hparams_seeds.clone() {
+                                let [set, by] = [dataset, algorithm].map(|name| python::repr(name));
+                                let text =
+                                    format!("({set}, {by}, {test_envs:?}, {hparams_seed}, {trial_seed})");
+                                let config = train::Config {
+                                    data: data_folder(&self.data_dir, dataset),
+                                    extra: self.extra.get(dataset).filter(|_| variant != Variant::O).cloned(),
+                                    variant,
+                                    test_domains: test_envs.iter().map(|&e| domains[e].clone()).collect(),
+                                    algorithm: algorithm.clone(),
+                                    hparams_seed,
+                                    trial_seed,
+                                    seed: seed_hash(&text),
+                                    ..base.clone()
+                                };
+                                let args = self.args(dataset, &test_envs, &config);
+                                let out = folder.join(folder_name(&args));
+                                let config = train::Config { out, ..config };
+                                jobs.push(Job { args, config, domains: domains.len() });
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok(jobs)
+    }
+
+    fn test_envs(&self, domains: usize) -> Vec<Vec<usize>> {
+        let pairs = |i| (i + 1..domains).filter(|_| !self.single_test_envs).map(move |j| vec![i, j]);
+        (0..domains).flat_map(|i| std::iter::once(vec![i]).chain(pairs(i))).collect()
+    }
+
+    fn args(&self, dataset: &str, test_envs: &[usize], config: &train::Config) -> Map<String, Value> {
+        let mut args = self.train.clone();
+        if !config.hparams.is_empty() {
+            args.insert("hparams".into(), python::json(&config.hparams).into());
+        }
+        if config.variant != Variant::O {
+            args.insert("variant".into(), config.variant.name().into());
+            args.insert("extra".into(), json!(config.extra));
+        }
+        for (name, value) in [
+            ("algorithm", json!(config.algorithm)),
+            ("data_dir", json!(self.data_dir)),
+            ("dataset", json!(dataset)),
+            ("holdout_fraction", json!(config.holdout_fraction)),
+            ("hparams_seed", json!(config.hparams_seed)),
+            ("seed", json!(config.seed)),
+            ("task", json!("domain_generalization")),
+            ("test_envs", json!(test_envs)),
+            ("trial_seed", json!(config.trial_seed)),
+        ] {
+            args.insert(name.into(), value);
+        }
+        args
+    }
+}
+
+/// DomainBed's name of the folder of a job with these arguments.
+pub fn folder_name(args: &Map<String, Value>) -> String {
+    format!("{:x}", md5::compute(python::json(args)))
+}
+
+/// `PACS sketch ERM qd, hparams 3, trial 0`: a job for people.
+pub fn label(config: &train::Config) -> String {
+    format!(
+        "{} {} {} {}, hparams {}, trial {}",
+        known::name_of(&config.data),
+        config.test_domains.join("+"),
+        config.algorithm,
+        config.variant.name(),
+        config.hparams_seed,
+        config.trial_seed
+    )
+}
+
+fn data_folder(data_dir: &Path, dataset: &str) -> PathBuf {
+    data_dir.join(known::named(dataset).map_or(dataset, |k| k.folder))
+}
+
+/// What all trainings with the settings of `config` share: its fields that are not defaults, but for those that a job has of its own.
+///
+/// # Errors
+/// Paths that are not UTF-8.
+pub fn shared_settings(config: &train::Config) -> Result<Map<String, Value>> {
+    let own = [
+        "data",
+        "out",
+        "extra",
+        "variant",
+        "test_domains",
+        "algorithm",
+        "hparams_seed",
+        "trial_seed",
+        "seed",
+    ];
+    let [mut fields, defaults] = [config, &train::Config::new("", "")].map(serde_json::to_value);
+    let defaults = defaults?;
+    let fields = fields.as_mut().ok().and_then(Value::as_object_mut).context("a path is not UTF-8")?;
+    fields.retain(|name, value| !own.contains(&name.as_str()) && defaults[name.as_str()] != *value);
+    Ok(fields.clone())
+}
+
+/// The training with these settings, and defaults for all others.
+fn config_from(settings: &Map<String, Value>) -> Result<train::Config> {
+    let mut config = serde_json::to_value(train::Config::new("", ""))?;
+    if let Some(fields) = config.as_object_mut() {
+        fields.extend(settings.clone());
+    }
+    Ok(serde_json::from_value(config)?)
+}
+
+/// Jobs that would fail by their arguments alone, each with the reason: hyper-parameters that do not exist, an algorithm that would train
+/// nothing with so few domains.
+pub fn refused(jobs: &[Job]) -> Vec<(usize, anyhow::Error)> {
+    let check = |job: &Job| -> Result<()> {
+        let config = &job.config;
+        let hparams = config.drawn_hparams()?;
+        // New domains join the training ones.
+        let new = if [Variant::D, Variant::Qd].contains(&config.variant) { 1 } else { 0 };
+        let fixed = config.fixed.contains(&config.algorithm);
+        let envs = job.domains - config.test_domains.len() + new;
+        let setup = Setup { hparams: &hparams, preset: config.preset, fixed, envs };
+        train::average_from(config, &*algorithm(&config.algorithm, &setup)?)?;
+        Ok(())
+    };
+    jobs.iter().enumerate().filter_map(|(i, job)| Some((i, check(job).err()?))).collect()
+}
+
+/// What a sweep costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// Seconds of one adapter for all jobs that are not done; none, if no job is done that could tell.
+    pub seconds: Option<f64>,
+    /// Bytes of the models of all jobs.
+    pub bytes: Option<u64>,
+}
+
+/// The cost of `jobs`: `seconds_per_job` each, or as long as finished ones of the same algorithm took (of any, if none is).
+pub fn cost(jobs: &[Job], seconds_per_job: Option<f64>) -> Cost {
+    let mut measured: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    let mut left = vec![];
+    for job in jobs {
+        match State::of(&job.config.out) {
+            State::Done => {
+                let seconds = work::Log::read(&job.config.out).seconds;
+                measured.entry(&job.config.algorithm).or_default().extend((seconds > 0.0).then_some(seconds));
+            }
+            _ => left.push(job.config.algorithm.as_str()),
+        }
+    }
+    let mean = |of: Vec<f64>| (!of.is_empty()).then(|| of.iter().sum::<f64>() / of.len() as f64);
+    let any = mean(measured.values().flatten().copied().collect());
+    let one =
+        |algorithm| seconds_per_job.or_else(|| measured.get(algorithm).and_then(|s| mean(s.clone()))).or(any);
+    Cost {
+        seconds: left.into_iter().map(one).sum(),
+        // They share their network.
+        bytes: jobs.first().and_then(|job| Some(jobs.len() as u64 * model_bytes(&job.config)?)),
+    }
+}
+
+/// Bytes of a trained network, but for its classifier; none, if there is no such network.
+fn model_bytes(config: &train::Config) -> Option<u64> {
+    let mode = BatchNorm::Frozen;
+    let featurizer = Featurizer::named(&config.arch, config.size, config.width, config.stem, mode).ok()?;
+    let network = Network { featurizer, classes: 1, nonlinear: false, f16_activations: false };
+    Some(network.featurizer_tensors(config.size).values().map(|&n| 4 * n as u64).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sweep() -> Sweep {
+        Sweep {
+            data_dir: "/data".into(),
+            datasets: vec![(
+                "PACS".into(),
+                ["art_painting", "cartoon", "photo", "sketch"].map(String::from).to_vec(),
+            )],
+            algorithms: vec!["ERM".into()],
+            variants: vec![Variant::O],
+            extra: BTreeMap::new(),
+            single_test_envs: false,
+            trials: 3,
+            hparams_seeds: 0..20,
+            train: Map::new(),
+        }
+    }
+
+    #[test]
+    fn folders_are_domainbeds() {
+        let jobs = sweep().jobs(Path::new("s")).unwrap();
+        assert_eq!(jobs.len(), 600);
+        let text = r#"{"algorithm": "ERM", "data_dir": "/data", "dataset": "PACS", "holdout_fraction": 0.2, "hparams_seed": 0, "seed": 94828300, "task": "domain_generalization", "test_envs": [0], "trial_seed": 0}"#;
+        assert_eq!(python::json(&jobs[0].args), text);
+        assert_eq!(jobs[0].config.out, Path::new("s/7358bc3c867a56585b37a848f2aaa0c1"));
+        assert_eq!(jobs[0].config.data, Path::new("/data/PACS"));
+        assert_eq!(jobs[0].config.test_domains, ["art_painting"]);
+    }
+
+    #[test]
+    fn order_is_domainbeds() {
+        let short = Sweep { hparams_seeds: 0..1, trials: 1, ..sweep() };
+        let envs = |sweep: &Sweep| -> Vec<Value> {
+            sweep.jobs(Path::new("")).unwrap().iter().map(|j| j.args["test_envs"].clone()).collect()
+        };
+        assert_eq!(
+            json!(envs(&short)),
+            json!([[0], [0, 1], [0, 2], [0, 3], [1], [1, 2], [1, 3], [2], [2, 3], [3]])
+        );
+        assert_eq!(json!(envs(&Sweep { single_test_envs: true, ..short })), json!([[0], [1], [2], [3]]));
+    }
+
+    #[test]
+    fn what_is_ours_is_hashed_only_where_it_is_used() {
+        let mut plan = Sweep { variants: vec![Variant::O, Variant::Qd], ..sweep() };
+        plan.extra.insert("PACS".into(), "/images".into());
+        let settings = train::Config { width: 4, ..train::Config::new("a", "b") };
+        plan.train = shared_settings(&settings).unwrap();
+        assert_eq!(json!(plan.train), json!({"width": 4}));
+        let jobs = plan.jobs(Path::new("s")).unwrap();
+        assert_eq!((&jobs[0].args["width"], jobs[0].args.get("variant")), (&json!(4), None));
+        let qd = jobs.iter().find(|j| j.config.variant == Variant::Qd).unwrap();
+        assert_eq!((&qd.args["variant"], &qd.args["extra"]), (&json!("qd"), &json!("/images")));
+        // The same draws, so that variants differ by their images alone.
+        assert_eq!((qd.config.seed, qd.config.width), (jobs[0].config.seed, 4));
+        let wrong = Sweep { train: json!({"widht": 4}).as_object().unwrap().clone(), ..plan };
+        assert!(format!("{:#}", wrong.jobs(Path::new("s")).unwrap_err()).contains("widht"));
+    }
+
+    #[test]
+    fn disk_is_that_of_the_models() {
+        // torchvision's ResNet-50: 25,557,032 parameters with its classifier of 1000 classes, and 53,120 running statistics.
+        let bytes = model_bytes(&train::Config::new("", "")).unwrap();
+        assert_eq!(bytes, 4 * (25_557_032 - 2_049_000 + 53_120));
+    }
+}
