@@ -214,6 +214,11 @@ impl<'g> Weights<'g> {
         Weights { path: self.name(name.as_ref()), ..self.clone() }
     }
 
+    /// The same parameters, none of them packed: for tables that are added to activations instead of multiplied with them.
+    pub fn unpacked(&self) -> Self {
+        Weights { dtype: DType::F32, ..self.clone() }
+    }
+
     /// The same names, kept in the store under `prefix` + name.
     pub fn prefixed(&self, prefix: &str) -> Self {
         Weights { store_prefix: prefix.to_string(), declared: Rc::default(), ..self.clone() }

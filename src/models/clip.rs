@@ -125,7 +125,7 @@ impl TextConfig {
 /// to, padding included.
 pub fn text_model(g: &Graph, w: &Weights, config: &TextConfig, tokens: Tensor) -> Tensor {
     let _scope = g.scope("text_model");
-    let positions = w.sub("embeddings.position_embedding");
+    let positions = w.sub("embeddings.position_embedding").unpacked();
     let positions = positions.get("weight", &[config.positions, config.tower.hidden]);
     let x = g.add(tokens, g.slice(positions, 0, 0, tokens.dim(1)));
     let x = config.tower.record(g, &w.sub("encoder"), x, true);
@@ -175,7 +175,8 @@ pub fn vision_model(g: &Graph, w: &Weights, config: &VisionConfig, pixels: Tenso
     let x = g.reshape(x, &[batch, side * side, hidden]);
     let class = g.expand(embeddings.get("class_embedding", &[hidden]), &[batch, 1, hidden]);
     let x = g.concat(&[class, x], 1);
-    let positions = embeddings.sub("position_embedding").get("weight", &[side * side + 1, hidden]);
+    let positions = embeddings.sub("position_embedding").unpacked();
+    let positions = positions.get("weight", &[side * side + 1, hidden]);
     let x = nn::layer_norm(g, &w.sub("pre_layrnorm"), g.add(x, positions), eps);
     config.tower.record(g, &w.sub("encoder"), x, false)
 }

@@ -1,0 +1,81 @@
+//! Graphics cards keep matrices as f16, a CPU does not: every model of the pipeline must record with both. The demo's weights are
+//! stored as f16, so both give the same numbers.
+
+use kaleid::core::{DType, Gpu, GpuOptions, Graph, Plan, Store, Tensor, Weights};
+use kaleid::data::image::Rgb;
+use kaleid::models::clip::{ClipEmbedder, TextEncoder};
+use kaleid::models::config::Config;
+use kaleid::models::unet::{UnetConfig, unet};
+use kaleid::models::vae::{VaeConfig, decode};
+use kaleid::pipeline::demo;
+use std::path::Path;
+
+fn gpu() -> Gpu {
+    Gpu::open(&GpuOptions::from_env()).unwrap()
+}
+
+/// Runs `f` with weights of both types.
+fn both(what: &str, f: impl Fn(DType) -> Vec<f32>) {
+    let [whole, half] = [DType::F32, DType::F16].map(f);
+    let largest = whole.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let error = whole.iter().zip(&half).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / largest;
+    assert_eq!(whole.len(), half.len(), "{what}");
+    assert!(error < 1e-5, "{what}: f16 weights are {error:e} off");
+}
+
+#[test]
+fn text_and_image_towers_take_f16_weights() {
+    let gpu = gpu();
+    let texts = ["a dog in the style of noto", "a house"];
+    both("text encoder", |dtype| {
+        let folder = demo::folder(Path::new(demo::BUILTIN), "stable-diffusion");
+        TextEncoder::open(&gpu, &folder, dtype).unwrap().encode(&texts).unwrap()
+    });
+    let clip =
+        |dtype| ClipEmbedder::open(&gpu, &demo::folder(Path::new(demo::BUILTIN), "clip"), dtype).unwrap();
+    both("CLIP's texts", |dtype| clip(dtype).texts(&texts).unwrap().concat());
+    let data = (0..80 * 70 * 3u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let image = Rgb { width: 80, height: 70, data };
+    both("CLIP's images", |dtype| clip(dtype).images(std::slice::from_ref(&image)).unwrap().unit.concat());
+}
+
+#[test]
+fn unet_and_autoencoder_take_f16_weights() {
+    let (gpu, folder) = (gpu(), demo::folder(Path::new(demo::BUILTIN), "stable-diffusion"));
+    let run = |part: &str,
+               dtype,
+               record: &dyn Fn(&Graph, &Weights, &dyn Fn(&str, &[usize]) -> Tensor) -> Tensor| {
+        let g = Graph::new(gpu.caps());
+        let w = Weights::new(&g, dtype);
+        let inputs = std::cell::RefCell::new(vec![]);
+        let input = |name: &str, shape: &[usize]| {
+            inputs.borrow_mut().push((name.to_string(), shape.iter().product::<usize>()));
+            g.input(name, shape, DType::F32)
+        };
+        g.output("out", record(&g, &w, &input));
+        let mut store = Store::new(&gpu);
+        store.load(&folder.sub(part).weights().unwrap(), &w).unwrap();
+        drop(w);
+        let mut plan = Plan::new(&gpu, g, &store).unwrap();
+        for (name, n) in inputs.into_inner() {
+            let values: Vec<f32> = (0..n).map(|k| (k * 7919 % 1009) as f32 / 504.5 - 1.0).collect();
+            plan.write(&name, &values).unwrap();
+        }
+        plan.run().unwrap();
+        plan.read("out").unwrap()
+    };
+    let config = UnetConfig::new(&Config::of(&folder.sub("unet")).unwrap()).unwrap();
+    both("UNet", |dtype| {
+        run("unet", dtype, &|g, w, input| {
+            let time = input("time", &[1, config.timestep_width()]);
+            let context = input("context", &[1, 77, config.cross_attention_dim]);
+            unet(g, w, &config, input("x", &[1, 8, 8, config.in_channels]), time, None, context)
+        })
+    });
+    let config = VaeConfig::new(&Config::of(&folder.sub("vae")).unwrap()).unwrap();
+    both("autoencoder", |dtype| {
+        run("vae", dtype, &|g, w, input| {
+            decode(g, w, &config, input("z", &[1, 8, 8, config.latent_channels]))
+        })
+    });
+}
