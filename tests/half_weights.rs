@@ -7,7 +7,7 @@ use kaleid::models::clip::{ClipEmbedder, TextEncoder};
 use kaleid::models::config::Config;
 use kaleid::models::unet::{UnetConfig, unet};
 use kaleid::models::vae::{VaeConfig, decode};
-use kaleid::pipeline::demo;
+use kaleid::study::demo;
 use std::path::Path;
 
 fn gpu() -> Gpu {
