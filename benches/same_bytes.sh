@@ -4,6 +4,8 @@
 #
 #     benches/same_bytes.sh target/release/kaleid /tmp/before > before.txt     # and with the changed program: after.txt
 #     diff before.txt after.txt
+#
+# Both times in a folder of the same path: the names of jobs are hashes of settings, of which the data folder is one.
 set -eu
 kaleid=$(realpath "$1")
 out=$2
@@ -30,18 +32,22 @@ extra="train/special"
 } >/dev/null 2>train.log
 
 "$kaleid" sweep plan sweep --data-dir run --datasets data --algorithms ERM MLDG --variants o qd --extra run/images --arch resnet18 \
-    --width 16 --n-hparams 2 --n-trials 1 --steps 7 >/dev/null 2>sweep.log || cat sweep.log >&2
+    --width 16 --n-hparams 2 --n-trials 1 --steps 3 --size 32 --stem 3 1 --total-batch 6 >/dev/null 2>sweep.log || cat sweep.log >&2
+for job in 0 79; do # their folders are named after hashes of their settings
+    "$kaleid" sweep run sweep --job $job >/dev/null 2>sweep.log || cat sweep.log >&2
+done
+rm -f sweep/*/job.json sweep/*/claim.json # who ran them, and when
 for scheduler in ddim pndm euler euler-karras euler-a dpmpp-2m dpmpp-2m-karras lcm ddpm; do
     "$kaleid" generate --model builtin --prompt "a dog in the style of noto" --scheduler "$scheduler" --steps 5 --seed 7 \
         --out "generate/$scheduler" >/dev/null 2>generate.log || echo "generate $scheduler: $(tail -1 generate.log)"
 done
 "$kaleid" verify --json >verify.json 2>/dev/null
 
-find . -type f ! -name '*.log' | LC_ALL=C sort | while read -r file; do
+find . -type f ! -name "*.log" ! -name sums.txt | LC_ALL=C sort | while read -r file; do
     case $file in
     *events.out* | *stages.json | *curves.svg | *report.html) continue ;; # times and names of times
     *out.txt | *err.txt) continue ;;
-    *.jsonl | *.json) sum=$(sed -E 's/"(step_time|data_time|time|seconds|output_dir)": ?("[^"]*"|[^,}]*)//g' "$file" | sha256sum) ;;
+    *.jsonl | *.json) sum=$(sed -E -e "s,$PWD/,,g" -e 's/"(step_time|data_time|time|seconds|output_dir)": ?("[^"]*"|[^,}]*)//g' "$file" | sha256sum) ;;
     *) sum=$(sha256sum <"$file") ;;
     esac
     echo "${sum%% *}  $file"
