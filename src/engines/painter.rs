@@ -122,7 +122,7 @@ pub struct Request<'a> {
 }
 
 /// A model on the device, ready to paint images of one size.
-pub struct Sampler {
+pub struct Painter {
     text: TextEncoder,
     unet: Plan,
     vae: Plan,
@@ -138,12 +138,12 @@ pub struct Sampler {
     negative: Vec<f32>,
 }
 
-impl Sampler {
+impl Painter {
     /// Loads the weights of `model` and plans the work; at most `images` are painted at once.
     ///
     /// # Errors
     /// Options that the model does not allow, weights that are missing or broken, an adapter that is too small.
-    pub fn new(gpu: &Gpu, model: &Model, options: &Options, images: usize) -> Result<Sampler> {
+    pub fn new(gpu: &Gpu, model: &Model, options: &Options, images: usize) -> Result<Painter> {
         let size @ [height, width] = model.size(options.size)?;
         let scheduler = model.scheduler(options.scheduler.as_deref())?;
         scheduler.start(options.steps)?;
@@ -195,7 +195,7 @@ impl Sampler {
             store.load(&weights, &w)?;
             Plan::new(gpu, g, &store).with_context(what)?
         };
-        Ok(Sampler {
+        Ok(Painter {
             text,
             unet,
             vae,
@@ -216,7 +216,7 @@ impl Sampler {
         self.batch
     }
 
-    /// Paints at most [`Sampler::batch`] images: RGB, one byte a channel, row by row. `after_step` may stop the work with an
+    /// Paints at most [`Painter::batch`] images: RGB, one byte per channel, row by row. `after_step` may stop the work with an
     /// error.
     ///
     /// # Errors
