@@ -6,12 +6,12 @@
 
 pub mod domainbed;
 pub mod golden;
+pub mod schedulers;
 
 use crate::core::Gpu;
 use crate::data::folder::Folder;
 use crate::data::rng::torch_randn;
 use crate::data::tokenizer::Tokenizer;
-use crate::diffusion::scheduler;
 use crate::models::config::Config;
 use crate::models::{clip, llama, resnet, unet, vae};
 use anyhow::{Context, Result, anyhow, bail};
@@ -233,7 +233,7 @@ impl Source {
         match kind(keys) {
             Some(Kind::Trajectories) => {
                 let replay = |(run, record): (&String, &Value)| {
-                    let error = scheduler::replay(run, record)?;
+                    let error = schedulers::replay(run, record)?;
                     Ok(Comparison { what: run.clone(), error, tolerance: FORWARD })
                 };
                 keys.iter().map(replay).collect()
