@@ -1,7 +1,7 @@
 //! Which images make up the environments, and which of them are trained on.
 
 use super::folder::Folder;
-use super::settings::{Config, Variant};
+use super::settings::{Training, Variant};
 use crate::data::dataset::{Dataset, Item, fnv1a, split};
 use crate::data::images::Images;
 use anyhow::{Result, bail};
@@ -20,7 +20,7 @@ pub struct Env {
 
 impl Env {
     /// The `number`-th environment, whose split is drawn for it.
-    fn new(config: &Config, number: usize, name: String, items: Vec<Item>, test: bool) -> Env {
+    fn new(config: &Training, number: usize, name: String, items: Vec<Item>, test: bool) -> Env {
         let (validation, train) = split(items.len(), config.holdout_fraction, config.trial_seed, number);
         Env { name, items, train, validation, test }
     }
@@ -30,7 +30,7 @@ impl Env {
 ///
 /// # Errors
 /// A test domain that does not exist, nothing to train on, a variant without generated images for it.
-pub fn environments(config: &Config, dataset: &Dataset) -> Result<Vec<Env>> {
+pub fn environments(config: &Training, dataset: &Dataset) -> Result<Vec<Env>> {
     for name in &config.test_domains {
         dataset.env(name)?;
     }
@@ -113,7 +113,7 @@ pub fn is_unseen(item: &Item) -> bool {
 /// # Errors
 /// An image that cannot be read, without `--skip-bad`; others than when the run began.
 pub fn leave_out_unreadable(
-    config: &Config,
+    config: &Training,
     envs: &mut [Env],
     images: &Images,
     folder: &Folder,

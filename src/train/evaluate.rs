@@ -1,7 +1,7 @@
 //! How images are shown to the network: minibatches, accuracies, and the validation loss.
 
 use super::environments::{Env, is_unseen};
-use super::settings::Config;
+use super::settings::Training;
 use crate::data::augment::{View, pack, packed_words};
 use crate::data::images::Images;
 use crate::data::rng::Key;
@@ -32,7 +32,7 @@ impl Split {
 
 /// Images as the network is shown them.
 pub struct Shown<'a> {
-    config: &'a Config,
+    config: &'a Training,
     envs: Vec<Env>,
     images: Images,
     augmented: bool,
@@ -42,7 +42,7 @@ pub struct Shown<'a> {
 
 impl<'a> Shown<'a> {
     /// `images` holds those of `envs`.
-    pub fn new(config: &'a Config, hparams: &Hparams, envs: Vec<Env>, images: Images) -> Shown<'a> {
+    pub fn new(config: &'a Training, hparams: &Hparams, envs: Vec<Env>, images: Images) -> Shown<'a> {
         let by_class = |env: &Env| {
             let mut classes: Vec<Vec<usize>> = vec![];
             for &i in &env.train {

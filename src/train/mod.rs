@@ -17,5 +17,5 @@ mod swad;
 mod task;
 
 pub use run::{Outcome, run};
-pub use settings::{Config, Variant};
+pub use settings::{Settings, Training, Variant};
 pub use task::average_from;

@@ -6,7 +6,7 @@ use super::evaluate::Shown;
 use super::folder::Folder;
 use super::metrics::Metrics;
 use super::schedule::Schedule;
-use super::settings::{Config, check_flags};
+use super::settings::Training;
 use super::swad::Swad;
 use super::task::{Task, check_batch};
 use crate::core::{Gpu, Store};
@@ -43,15 +43,15 @@ impl Outcome {
 ///
 /// # Errors
 /// Data, weights or flags that do not fit, each in one line; a folder that holds another run; Ctrl-C.
-pub fn run(gpu: &Gpu, settings: &Config) -> Result<Outcome> {
-    check_flags(settings)?;
+pub fn run(gpu: &Gpu, settings: &Training) -> Result<Outcome> {
+    settings.check()?;
     let dataset = Dataset::open(&settings.data)?;
     let envs = environments(settings, &dataset)?;
     let task = Task::new(settings, &dataset, &envs)?;
     let schedule = Schedule::new(settings);
     let folder = Folder::open(&settings.out, task.describe(&envs))?;
     if folder.is_done() {
-        return Outcome::new(folder.records(settings.steps, &schedule)?);
+        return Outcome::new(folder.records(schedule.steps, &schedule)?);
     }
 
     let mut run = Run::open(gpu, task, envs, schedule, folder)?;
@@ -105,7 +105,7 @@ impl<'a> Run<'a> {
         let shown = Shown::new(settings, &task.hparams, envs, images);
 
         let mut store = Store::new(gpu);
-        let (start, swad) = folder.restore(&mut store, settings.steps)?;
+        let (start, swad) = folder.restore(&mut store, schedule.steps)?;
         let records = folder.records(start, &schedule)?;
         let restored = store.names();
         let samples = shown.samples();
@@ -131,7 +131,7 @@ impl<'a> Run<'a> {
         }
 
         let metrics = Metrics::open(&settings.out, start, &schedule, &records)?;
-        let progress = Progress::new("train", settings.steps as u64, "steps");
+        let progress = Progress::new("train", schedule.steps as u64, "steps");
         progress.skip(start as u64);
         let result = records.last().and_then(|r| r["step"].as_u64()).map_or(0, |s| s as usize + 1);
         let clocks = Clocks::new(start, result);
@@ -159,7 +159,7 @@ impl<'a> Run<'a> {
     /// Makes the minibatch of the next step.
     fn prepare(&mut self) {
         let began = Instant::now();
-        let more = self.step < self.task.settings.steps;
+        let more = self.step < self.schedule.steps;
         self.minibatch = more.then(|| self.shown.minibatch(self.step, self.task.batch));
         self.clocks.preparing += began.elapsed();
     }
@@ -255,7 +255,7 @@ impl<'a> Run<'a> {
     }
 }
 
-fn read_images(settings: &Config, envs: &[Env]) -> Result<Images> {
+fn read_images(settings: &Training, envs: &[Env]) -> Result<Images> {
     let total: usize = envs.iter().map(|e| e.items.len()).sum();
     let progress = Progress::new("images", total as u64, "images");
     let lists: Vec<&[Item]> = envs.iter().map(|e| &e.items[..]).collect();

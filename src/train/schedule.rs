@@ -1,6 +1,6 @@
 //! When a run writes what. Steps count from 0, and "at a step" is after its update.
 
-use super::settings::Config;
+use super::settings::Settings;
 use crate::domainbed::hparams::Preset;
 
 /// Which steps end a row of metrics.jsonl, give a result, or are measured by SWAD.
@@ -18,9 +18,9 @@ pub struct Schedule {
 
 impl Schedule {
     /// What the settings ask for.
-    pub fn new(settings: &Config) -> Schedule {
+    pub fn new(settings: &Settings) -> Schedule {
         Schedule {
-            steps: settings.steps,
+            steps: settings.steps(),
             every: settings.checkpoint_freq,
             log_every: settings.log_every,
             swad: settings.swad,
@@ -67,8 +67,9 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    fn schedule(change: impl Fn(&mut Config)) -> Schedule {
-        let mut settings = Config { steps: 12, checkpoint_freq: 5, log_every: 4, ..Config::new("", "") };
+    fn schedule(change: impl Fn(&mut Settings)) -> Schedule {
+        let mut settings =
+            Settings { steps: Some(12), checkpoint_freq: 5, log_every: 4, ..Settings::default() };
         change(&mut settings);
         Schedule::new(&settings)
     }
@@ -83,8 +84,8 @@ mod tests {
     fn results_come_regularly_from_the_first_step_on_and_at_the_last() {
         assert_eq!(steps(&schedule(|_| {})), [vec![0, 5, 10, 11], vec![], vec![0, 3, 5, 7, 10, 11]]);
         // The last step is a regular one.
-        assert_eq!(steps(&schedule(|s| s.steps = 11))[0], [0, 5, 10]);
-        assert_eq!(steps(&schedule(|s| s.steps = 1)), [vec![0], vec![], vec![0]]);
+        assert_eq!(steps(&schedule(|s| s.steps = Some(11)))[0], [0, 5, 10]);
+        assert_eq!(steps(&schedule(|s| s.steps = Some(1))), [vec![0], vec![], vec![0]]);
     }
 
     #[test]
@@ -94,7 +95,7 @@ mod tests {
 
     #[test]
     fn domainbed_of_2020_leaves_an_odd_last_step_out() {
-        let old = |change: fn(&mut Config)| {
+        let old = |change: fn(&mut Settings)| {
             let schedule = schedule(|s| {
                 s.preset = Preset::Db2020;
                 change(s);
@@ -102,7 +103,7 @@ mod tests {
             steps(&schedule)[0].clone()
         };
         assert_eq!(old(|_| {}), [0, 5, 10]);
-        assert_eq!(old(|s| s.steps = 11), [0, 5, 10]);
+        assert_eq!(old(|s| s.steps = Some(11)), [0, 5, 10]);
         assert_eq!(old(|s| s.checkpoint_freq = 0), [11]);
     }
 

@@ -2,7 +2,7 @@
 
 use super::environments::Env;
 use super::evaluate::EVAL_BATCH;
-use super::settings::{Config, arguments};
+use super::settings::Training;
 use crate::core::{OutOfMemory, Store};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::dataset::{Dataset, Item};
@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 /// What is trained.
 pub struct Task<'a> {
-    pub settings: &'a Config,
+    pub settings: &'a Training,
     pub dataset: &'a Dataset,
     pub hparams: Hparams,
     pub network: Network,
@@ -38,7 +38,7 @@ impl<'a> Task<'a> {
     ///
     /// # Errors
     /// Names, hyper-parameters or sizes that do not fit.
-    pub fn new(settings: &'a Config, dataset: &'a Dataset, environments: &[Env]) -> Result<Task<'a>> {
+    pub fn new(settings: &'a Training, dataset: &'a Dataset, environments: &[Env]) -> Result<Task<'a>> {
         let envs = environments.iter().filter(|e| !e.test).count();
         let (hparams, batch) = hyper_parameters(settings, envs)?;
         check_batch(environments, batch)?;
@@ -47,10 +47,10 @@ impl<'a> Task<'a> {
         let mode = if frozen { BatchNorm::Frozen } else { BatchNorm::Live(1) };
         let network = Network {
             featurizer: Featurizer::named(
-                &settings.arch,
+                settings.arch(),
                 settings.size,
                 settings.width,
-                settings.stem,
+                settings.stem()?,
                 mode,
             )?,
             classes: dataset.classes.len(),
@@ -61,7 +61,7 @@ impl<'a> Task<'a> {
             bail!("a batch of one sample has no variance: batch normalisation needs more");
         }
         let weights = settings.weights.as_ref().map(Checkpoint::open).transpose()?;
-        let args = arguments(settings, dataset);
+        let args = settings.arguments(dataset)?;
         let mut task =
             Task { settings, dataset, hparams, network, batch, envs, average_from: None, weights, args };
         task.average_from = average_from(settings, &*task.algorithm()?)?;
@@ -69,11 +69,11 @@ impl<'a> Task<'a> {
     }
 
     fn algorithm(&self) -> Result<Box<dyn Algorithm>> {
-        let Config { algorithm, fixed, preset, .. } = self.settings;
-        // Settings say "fixed", for the sake of old sweeps; what it means is "corrected".
-        let fixed = fixed.contains(algorithm);
-        let setup = Setup { hparams: &self.hparams, preset: *preset, fixed, envs: self.envs };
-        domainbed::algorithm(algorithm, &setup)
+        let name = &self.settings.algorithm;
+        // The setting is named by the flag --fixed, and sweeps hash its name.
+        let fixed = self.settings.fixed.contains(name);
+        let setup = Setup { hparams: &self.hparams, preset: self.settings.preset, fixed, envs: self.envs };
+        domainbed::algorithm(name, &setup)
     }
 
     fn spec<'s>(&'s self, samples: &'s Samples) -> Spec<'s> {
@@ -136,7 +136,7 @@ impl<'a> Task<'a> {
 }
 
 /// The hyper-parameters, and the samples that a step takes from each of `envs` training environments.
-fn hyper_parameters(settings: &Config, envs: usize) -> Result<(Hparams, usize)> {
+fn hyper_parameters(settings: &Training, envs: usize) -> Result<(Hparams, usize)> {
     for name in [&settings.algorithm].into_iter().chain(&settings.fixed) {
         domainbed::check_name(name)?;
     }
@@ -172,7 +172,7 @@ pub fn check_batch(envs: &[Env], batch: usize) -> Result<()> {
 ///
 /// # Errors
 /// An algorithm that averages them itself, beside SWAD.
-pub fn average_from(settings: &Config, algorithm: &dyn Algorithm) -> Result<Option<u32>> {
+pub fn average_from(settings: &Training, algorithm: &dyn Algorithm) -> Result<Option<u32>> {
     let own = algorithm.average_from();
     if settings.swad && (own.is_some() || settings.average_from.is_some()) {
         let other = if own.is_some() { settings.algorithm.as_str() } else { "--average-from" };
