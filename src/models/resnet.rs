@@ -112,7 +112,7 @@ pub fn features(
             let stride = if i == 0 && stage > 0 { 2 } else { 1 };
             let (again, config, width) = (w.sub(&name).keep(), config.clone(), config.width << stage);
             let made = move |g: &Graph, x| block(g, &again(g), &config, x, width, stride, mode);
-            x = if recompute { g.checkpoint(x, made) } else { made(g, x) };
+            x = if recompute { g.recompute(x, made) } else { made(g, x) };
         }
     }
     let mean = g.mean(x, &[1, 2]);
