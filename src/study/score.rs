@@ -16,7 +16,7 @@ use crate::data::image::Rgb;
 use crate::data::rng::Key;
 use crate::data::spaced;
 use crate::data::write_atomic;
-use crate::models::clip::{ClipEmbedder, ImageEmbeds};
+use crate::engines::clip::{ClipEmbedder, ImageEmbeds};
 use crate::progress::{Progress, bail_if_stopped};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};

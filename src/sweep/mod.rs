@@ -22,9 +22,8 @@ pub mod work;
 
 use crate::data::dataset::{Dataset, seed_hash};
 use crate::data::{known, python, write_atomic};
-use crate::domainbed::network::{Featurizer, Network};
+use crate::domainbed::network::{Featurizer, Network, TrainNorm};
 use crate::domainbed::{Setup, algorithm};
-use crate::models::resnet::BatchNorm;
 use crate::train::{self, Variant};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -338,7 +337,7 @@ pub fn cost(jobs: &[Job], seconds_per_job: Option<f64>) -> Cost {
 
 /// Bytes of a trained network, but for its classifier; none, if there is no such network.
 fn model_bytes(config: &train::Config) -> Option<u64> {
-    let mode = BatchNorm::Frozen;
+    let mode = TrainNorm::Frozen;
     let featurizer = Featurizer::named(&config.arch, config.size, config.width, config.stem, mode).ok()?;
     let network = Network { featurizer, classes: 1, nonlinear: false, f16_activations: false };
     Some(network.featurizer_tensors(config.size).values().map(|&n| 4 * n as u64).sum())

@@ -9,11 +9,10 @@ use crate::data::checkpoint::Checkpoint;
 use crate::data::dataset::{Dataset, Item};
 use crate::data::images::Images;
 use crate::domainbed::hparams::{Hparams, Preset};
-use crate::domainbed::network::{Featurizer, Network};
+use crate::domainbed::network::{Featurizer, Network, TrainNorm};
 use crate::domainbed::samples::Rows;
 use crate::domainbed::trainer::{Predictor, Spec, Trainer};
 use crate::domainbed::{self, Algorithm, Setup, algorithm};
-use crate::models::resnet::BatchNorm;
 use crate::progress::{Progress, bail_if_stopped, stopped};
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
@@ -47,7 +46,7 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     let (hparams, batch) = hyper_parameters(config, &envs, training.len())?;
     // Random weights need statistics of the batch; pretrained ones keep theirs, as DomainBed's papers do.
     let frozen = config.weights.is_some() && config.preset != Preset::Dbhead;
-    let mode = if frozen { BatchNorm::Frozen } else { BatchNorm::Live(1) };
+    let mode = if frozen { TrainNorm::Frozen } else { TrainNorm::Live };
     let network = Network {
         featurizer: Featurizer::named(&config.arch, config.size, config.width, config.stem, mode)?,
         classes: dataset.classes.len(),
