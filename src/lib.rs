@@ -39,7 +39,7 @@
 //! nn                             layers over weight paths
 //! ops                            one method per op, its backward below it
 //! core                           graph -> plan -> kernel -> gpu
-//! data    progress               files and numbers on the CPU
+//! data    progress    flags      files and numbers on the CPU; flags that are settings too
 //! ```
 
 pub mod bench;
@@ -48,6 +48,7 @@ pub mod data;
 pub mod diffusion;
 pub mod domainbed;
 pub mod engines;
+pub mod flags;
 pub mod models;
 pub mod nn;
 pub mod ops;
