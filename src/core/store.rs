@@ -200,6 +200,11 @@ impl<'g> Weights<'g> {
         Weights { graph, path: String::new(), dtype, overlay: Rc::default(), declared: Rc::default() }
     }
 
+    /// The graph that they are states of.
+    pub fn graph(&self) -> &'g Graph {
+        self.graph
+    }
+
     /// The parameters below `name`: `w.sub("layer1.0")`.
     pub fn sub(&self, name: impl AsRef<str>) -> Self {
         Weights { path: self.name(name.as_ref()), ..self.clone() }
