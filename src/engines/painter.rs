@@ -3,14 +3,14 @@
 //! One plan of the UNet, recorded once, is replayed for each step of each batch; the step formula runs on the CPU over the
 //! latents, which are read and written once a step.
 
+use super::clip::TextEncoder;
 use crate::core::{DType, Gpu, Graph, Plan, Store, Weights, plan};
+use crate::data::config::Config;
 use crate::data::folder::Folder;
 use crate::data::nchw_to_nhwc;
 use crate::data::rng::Mt19937;
 use crate::diffusion::scheduler::Scheduler;
 use crate::flags;
-use crate::models::clip::TextEncoder;
-use crate::models::config::Config;
 use crate::models::unet::{self, UnetConfig};
 use crate::models::vae::{self, VaeConfig};
 use anyhow::{Context, Result, bail};
@@ -207,7 +207,8 @@ impl Painter {
             let guidance = model.unet.time_cond_proj_dim;
             let guidance = guidance.map(|width| g.input("guidance", &[1, width], DType::F32));
             let context = g.input("context", &[x.dim(0), tokens, context_width], DType::F32);
-            g.output("out", unet::unet(&g, &w, &model.unet, x, time, guidance, context));
+            let inputs = unet::Inputs { latents: x, time, guidance, context };
+            g.output("out", unet::unet(&w, &model.unet, inputs));
             plan::check(gpu, &g).with_context(what)?;
             let mut store = Store::new(gpu);
             store.load(&model.folder.sub("unet").weights()?, &w)?;
@@ -221,7 +222,7 @@ impl Painter {
             let g = Graph::new(gpu.caps());
             let w = Weights::new(&g, dtype);
             let z = g.input("latents", &latents(vae_batch), DType::F32);
-            g.output("image", vae::decode(&g, &w, &model.vae, z));
+            g.output("image", vae::decode(&w, &model.vae, z));
             plan::check(gpu, &g).with_context(what)?;
             let mut store = Store::new(gpu);
             let weights = vae::modern_names(model.folder.sub("vae").weights()?);

@@ -7,11 +7,11 @@ use crate::core::{OutOfMemory, Store};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::dataset::{Dataset, Item};
 use crate::domainbed::hparams::{Hparams, Preset};
-use crate::domainbed::network::{Featurizer, Network};
+use crate::domainbed::network::{Featurizer, Network, TrainNorm};
 use crate::domainbed::samples::Samples;
 use crate::domainbed::trainer::{Predictor, Spec, Trainer};
 use crate::domainbed::{self, Algorithm, Setup};
-use crate::models::resnet::BatchNorm;
+
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 
@@ -44,7 +44,7 @@ impl<'a> Task<'a> {
         check_batch(environments, batch)?;
         // Random weights need statistics of the batch; pretrained ones keep theirs, as DomainBed's papers do.
         let frozen = settings.weights.is_some() && settings.preset != Preset::Dbhead;
-        let mode = if frozen { BatchNorm::Frozen } else { BatchNorm::Live(1) };
+        let mode = if frozen { TrainNorm::Frozen } else { TrainNorm::Live };
         let network = Network {
             featurizer: Featurizer::named(
                 settings.arch(),
