@@ -1,7 +1,7 @@
 //! Every sampler against trajectories recorded from diffusers, and the errors of a scheduler's configuration.
 
+use kaleid::data::config::Config;
 use kaleid::diffusion::{self, Scheduler};
-use kaleid::models::config::Config;
 use kaleid::verify::schedulers::replay;
 
 #[test]
@@ -65,7 +65,7 @@ fn what_is_not_supported_is_named() {
 #[test]
 fn no_number_of_steps_panics() {
     let spacings = ["leading", "linspace", "trailing"];
-    for (name, spacing) in diffusion::names().flat_map(|n| spacings.map(|s| (n, s))) {
+    for (name, spacing) in diffusion::names().into_iter().flat_map(|n| spacings.map(|s| (n, s))) {
         for train in [1, 2, 7, 20] {
             let text = format!(
                 r#"{{"num_train_timesteps": {train}, "timestep_spacing": "{spacing}", "skip_prk_steps": true, "steps_offset": 1}}"#

@@ -3,11 +3,13 @@
 pub mod augment;
 pub mod check;
 pub mod checkpoint;
+pub mod config;
 pub mod dataset;
 pub mod folder;
 pub mod image;
 pub mod images;
 pub mod known;
+pub mod preprocess;
 pub mod python;
 pub mod rng;
 pub mod tokenizer;

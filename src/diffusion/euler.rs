@@ -6,7 +6,7 @@
 
 use super::noise::{DEFAULTS, Defaults, Noise, karras_sigmas};
 use super::{Points, Run, Sampler};
-use crate::models::config::Config;
+use crate::data::config::Config;
 use anyhow::Result;
 use serde_json::{Value, json};
 

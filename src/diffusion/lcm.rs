@@ -5,7 +5,7 @@
 
 use super::noise::{DEFAULTS, Defaults, Noise};
 use super::{Points, Run, Sampler};
-use crate::models::config::Config;
+use crate::data::config::Config;
 use anyhow::{Result, bail};
 use serde_json::json;
 

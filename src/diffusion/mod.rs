@@ -15,7 +15,7 @@ mod lcm;
 mod noise;
 mod pndm;
 
-use crate::models::config::Config;
+use crate::data::config::Config;
 use anyhow::{Result, bail};
 use noise::Noise;
 
@@ -37,8 +37,8 @@ const SAMPLERS: &[(&str, &str, Read)] = &[
 ];
 
 /// The names that [`Scheduler::new`] knows, beside the classes of diffusers.
-pub fn names() -> impl Iterator<Item = &'static str> {
-    SAMPLERS.iter().map(|row| row.0)
+pub fn names() -> Vec<&'static str> {
+    SAMPLERS.iter().map(|row| row.0).collect()
 }
 
 /// One sampling method and its settings.
@@ -117,10 +117,7 @@ impl Scheduler {
             if name.is_none() {
                 return Err(config.unsupported("_class_name", wanted));
             }
-            bail!(
-                "scheduler {wanted:?} is not known; choose one of {}",
-                names().collect::<Vec<_>>().join(", ")
-            );
+            bail!("scheduler {wanted:?} is not known; choose one of {}", names().join(", "));
         };
         let karras = format!("{}-karras", row.0);
         if let Some(karras) = SAMPLERS.iter().find(|(name, ..)| *name == karras)

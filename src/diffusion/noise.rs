@@ -1,7 +1,7 @@
 //! The noise schedule that a model was trained with: how much noise a latent holds at each timestep, how steps are spread
 //! over the timesteps, and what the model's output says of a latent.
 
-use crate::models::config::Config;
+use crate::data::config::Config;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 

@@ -6,7 +6,7 @@
 
 use super::noise::{DEFAULTS, Defaults, Noise};
 use super::{Points, Run, Sampler};
-use crate::models::config::Config;
+use crate::data::config::Config;
 use anyhow::Result;
 
 #[derive(Debug)]

@@ -20,14 +20,14 @@ pub mod score;
 
 use crate::core::{Gpu, GpuOptions};
 use crate::data::write_atomic;
-use crate::engines::painter::Options;
 use crate::paint::generate;
 use crate::paint::prompts::{self, Grammar, Llm};
 use crate::progress::duration;
-use crate::train::{self, Variant};
+use crate::train::{self, Training, Variant};
 use anyhow::{Context, Result, bail};
-use config::{Config, Images, Prompts, Stages};
+use config::{Prompts, Stages, Study};
 use demo::BUILTIN;
+use score::Scoring;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -36,12 +36,12 @@ use std::time::Instant;
 ///
 /// # Errors
 /// Those of the stages; a folder that holds another run; Ctrl-C.
-pub fn run(adapter: &GpuOptions, config: &Config, out: &Path) -> Result<PathBuf> {
-    let _lock = claim(config, out)?;
+pub fn run(adapter: &GpuOptions, study: &Study, out: &Path) -> Result<PathBuf> {
+    let _lock = claim(study, out)?;
     remove_leftovers(out);
     let gpu = &Gpu::open(adapter)?;
-    let demo = config.data == Path::new(BUILTIN);
-    let data = if demo { out.join("data") } else { config.data.clone() };
+    let demo = study.data == Path::new(BUILTIN);
+    let data = if demo { out.join("data") } else { study.data.clone() };
     let images = out.join("images");
     let mut clock = Clock::open(out, gpu)?;
 
@@ -50,34 +50,30 @@ pub fn run(adapter: &GpuOptions, config: &Config, out: &Path) -> Result<PathBuf>
     }
 
     let grammar = if demo { Grammar::demo() } else { Grammar::general() };
-    let settings = prompts_config(config, adapter, &data, out)?;
+    let settings = prompts_config(study, adapter, &data, out)?;
     clock.stage("prompts", || prompts::run(&settings, &grammar))?;
 
-    let Images { model, steps, guidance, scheduler, size, batch, negative } = config.images.clone();
     let jobs = generate::read_jobs(&out.join("prompts.jsonl"))?;
-    let options = Options { size, batch, steps, guidance, scheduler, negative };
-    let model = demo::folder(&model, "stable-diffusion");
-    clock.stage("images", || generate::run(gpu, &model, &jobs, &images, &options, config.seed))?;
+    let model = demo::folder(&study.images.model, "stable-diffusion");
+    clock.stage("images", || generate::run(gpu, &model, &jobs, &images, &study.images, study.seed))?;
 
     // Written last of all that scoring writes, from images that do not change: with it, scoring is done.
     if !out.join("diversity.json").exists() {
         let folders = jobs.iter().filter_map(|job| job.domain.clone());
         let names = folders.map(|f| (f.clone(), grammar.domain(&f).name)).collect();
-        let settings = score::Config {
+        let scoring = Scoring {
             data: data.clone(),
             generated: images.clone(),
-            hold_out: vec![config.test_domain.clone()],
+            hold_out: vec![study.test_domain.clone()],
             names,
-            trace: config.score.trace,
-            unnormalised: config.score.unnormalised,
-            seed: config.seed,
+            seed: study.seed,
+            measure: study.score.clone(),
         };
-        let clip = demo::folder(&config.score.clip, "clip");
-        clock.stage("score", || score::run(gpu, &clip, &settings, out))?;
+        clock.stage("score", || score::run(gpu, &scoring, out))?;
     }
 
-    let jobs = trainings(config, &data, &images, out);
-    let is_done = |job: &&train::Config| job.out.join("done").exists();
+    let jobs = trainings(study, &data, &images, out);
+    let is_done = |job: &&Training| job.out.join("done").exists();
     let (mut trained, mut seconds) = (0, 0.0);
     for (i, job) in jobs.iter().enumerate() {
         let name = job.out.file_name().unwrap_or_default().to_string_lossy();
@@ -98,16 +94,15 @@ pub fn run(adapter: &GpuOptions, config: &Config, out: &Path) -> Result<PathBuf>
 
 /// Makes `out` the folder of this configuration, or sees that it is. The file is held until the run ends: it is the lock that
 /// keeps a second process out.
-fn claim(config: &Config, out: &Path) -> Result<File> {
+fn claim(study: &Study, out: &Path) -> Result<File> {
     let file = out.join("run.toml");
-    let text = toml::to_string(config).context("run.toml")?;
     if !file.exists() {
-        write_atomic(&file, text.as_bytes())?;
+        write_atomic(&file, study.text()?.as_bytes())?;
     }
-    let held = std::fs::read_to_string(&file).with_context(|| format!("{}: cannot read", file.display()))?;
-    let grown = held != text && Config::parse(&held, "").is_ok_and(|held| config.extends(&held));
-    if held != text && !grown {
-        let other = text.lines().find(|line| !held.lines().any(|l| l == *line)).unwrap_or("fewer settings");
+    let text = std::fs::read_to_string(&file).with_context(|| format!("{}: cannot read", file.display()))?;
+    let held = Study::parse(&text, &file.display().to_string())?;
+    if !study.extends(&held) {
+        let other = study.difference(&held)?;
         bail!("{}: holds a run with other settings (here: {other}): choose another --out", out.display());
     }
     let lock = File::open(&file).with_context(|| format!("{}: cannot read", file.display()))?;
@@ -118,9 +113,9 @@ fn claim(config: &Config, out: &Path) -> Result<File> {
             out.display()
         );
     }
-    if grown {
-        write_atomic(&file, text.as_bytes())?;
-        return claim(config, out);
+    if !held.extends(study) {
+        write_atomic(&file, study.text()?.as_bytes())?;
+        return claim(study, out);
     }
     Ok(lock)
 }
@@ -136,61 +131,42 @@ fn remove_leftovers(folder: &Path) {
     }
 }
 
-fn prompts_config(config: &Config, adapter: &GpuOptions, data: &Path, out: &Path) -> Result<prompts::Config> {
-    let Prompts { llm, model, new, domains, share, include_test_style } = config.prompts.clone();
+fn prompts_config(study: &Study, adapter: &GpuOptions, data: &Path, out: &Path) -> Result<prompts::Config> {
+    let Prompts { llm, model, new, domains, share, include_test_style } = study.prompts.clone();
     Ok(prompts::Config {
         data: data.to_path_buf(),
         out: out.to_path_buf(),
-        hold_out: vec![config.test_domain.clone()],
+        hold_out: vec![study.test_domain.clone()],
         new,
         domains,
         share,
         include_test_style,
-        seed: config.seed,
+        seed: study.seed,
         llm: Llm::parse(&llm, model, adapter).context("[prompts] llm")?,
     })
 }
 
 /// Every training, those of one seed together, so that a cut run has something to compare.
-fn trainings(config: &Config, data: &Path, images: &Path, out: &Path) -> Vec<train::Config> {
-    let t = &config.train;
-    let mut jobs = vec![];
-    for seed in 0..t.seeds {
-        for algorithm in &t.algorithms {
-            for &variant in &t.variants {
+fn trainings(study: &Study, data: &Path, images: &Path, out: &Path) -> Vec<Training> {
+    let mut trainings = vec![];
+    for seed in 0..study.compare.seeds {
+        for algorithm in &study.compare.algorithms {
+            for &variant in &study.compare.variants {
                 let name = format!("{algorithm}-{}-{seed}", variant.name());
-                jobs.push(train::Config {
+                trainings.push(Training {
                     extra: (variant != Variant::O).then(|| images.to_path_buf()),
                     variant,
-                    test_domains: vec![config.test_domain.clone()],
-                    hold_out_concepts: config.hold_out_concepts,
+                    test_domains: vec![study.test_domain.clone()],
                     algorithm: algorithm.clone(),
-                    preset: t.preset,
-                    fixed: t.fixed.clone(),
-                    average_from: t.average_from,
-                    swad: t.swad,
-                    f16_activations: t.f16_activations,
-                    arch: t.arch.clone(),
-                    width: t.width,
-                    stem: t.stem,
-                    weights: t.weights.clone(),
-                    size: t.size,
-                    steps: t.steps,
-                    checkpoint_freq: t.checkpoint_freq,
-                    val_augment: !t.plain_validation,
-                    train_accuracy: !t.skip_train_accuracy,
-                    total_batch: t.total_batch,
-                    hparams: t.hparams.clone(),
-                    hparams_seed: 0,
                     trial_seed: seed,
-                    seed: config.seed + seed,
-                    holdout_fraction: t.holdout_fraction,
-                    ..train::Config::new(data, out.join("train").join(name))
+                    seed: study.seed + seed,
+                    settings: study.train.clone(),
+                    ..Training::new(data, out.join("train").join(name))
                 });
             }
         }
     }
-    jobs
+    trainings
 }
 
 /// Seconds of the stages, kept in stages.json.

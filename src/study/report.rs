@@ -1,7 +1,7 @@
 //! `report.html` of a run: pictures, the diversity curve, the table of variants, times and settings, in one file that loads
 //! nothing from elsewhere.
 
-use super::config::{Config, Stages};
+use super::config::{Stages, Study};
 use super::generate::Job;
 use super::score::Diversity;
 use crate::data::write_atomic;
@@ -59,12 +59,12 @@ impl std::fmt::Display for Mean {
 ///
 /// # Errors
 /// Files that are not what a run writes.
-pub fn table(dir: &Path, config: &Config) -> Result<Vec<Row>> {
+pub fn table(dir: &Path, study: &Study) -> Result<Vec<Row>> {
     let mut rows = vec![];
-    for algorithm in &config.train.algorithms {
-        for variant in config.train.variants.iter().map(|v| v.name()) {
+    for algorithm in &study.compare.algorithms {
+        for variant in study.compare.variants.iter().map(|v| v.name()) {
             let (mut seeds, mut unseen) = (vec![], vec![]);
-            for seed in 0..config.train.seeds {
+            for seed in 0..study.compare.seeds {
                 let folder = dir.join("train").join(format!("{algorithm}-{variant}-{seed}"));
                 if !folder.join("done").exists() {
                     continue;
@@ -85,19 +85,19 @@ pub fn table(dir: &Path, config: &Config) -> Result<Vec<Row>> {
 }
 
 /// The paper's Table 1: algorithms by variants, and their average over algorithms (each seed's mean first). Its header and rows.
-fn matrix(rows: &[Row], config: &Config) -> (Vec<&'static str>, Vec<(String, Vec<String>)>) {
-    let variants: Vec<&str> = config.train.variants.iter().map(|v| v.name()).collect();
+fn matrix(rows: &[Row], study: &Study) -> (Vec<&'static str>, Vec<(String, Vec<String>)>) {
+    let variants: Vec<&str> = study.compare.variants.iter().map(|v| v.name()).collect();
     let of = |algorithm: &str, variant: &str| {
         rows.iter().find(|r| r.algorithm == algorithm && r.variant == variant)
     };
     let shown = |mean: Option<Mean>| mean.map_or("–".into(), |m| m.to_string());
     let mut table: Vec<(String, Vec<String>)> = vec![];
-    for algorithm in &config.train.algorithms {
+    for algorithm in &study.compare.algorithms {
         let cells = variants.iter().map(|v| shown(of(algorithm, v).map(|r| r.all))).collect();
         table.push((algorithm.clone(), cells));
     }
     let average = |variant: &&str| {
-        let all: Option<Vec<&Row>> = config.train.algorithms.iter().map(|a| of(a, variant)).collect();
+        let all: Option<Vec<&Row>> = study.compare.algorithms.iter().map(|a| of(a, variant)).collect();
         let all = all.filter(|all| all.iter().all(|row| row.seeds.len() == all[0].seeds.len()))?;
         let seeds = 0..all[0].seeds.len();
         let means = seeds.map(|s| all.iter().map(|r| r.seeds[s]).sum::<f64>() / all.len() as f64);
@@ -150,9 +150,9 @@ pub fn run(dir: &Path) -> Result<PathBuf> {
         bail!("{}: no run.toml in it: give the --out folder of a `kaleid run`", dir.display());
     }
     let settings = read(&settings_file)?;
-    let config = Config::parse(&settings, &settings_file.display().to_string())?;
+    let study = Study::parse(&settings, &settings_file.display().to_string())?;
     let data =
-        if config.data == Path::new(super::demo::BUILTIN) { dir.join("data") } else { config.data.clone() };
+        if study.data == Path::new(super::demo::BUILTIN) { dir.join("data") } else { study.data.clone() };
     let text = |name: &str| -> Result<Option<String>> {
         let file = dir.join(name);
         if file.exists() { read(&file).map(Some) } else { Ok(None) }
@@ -194,7 +194,7 @@ pub fn run(dir: &Path) -> Result<PathBuf> {
             format!("{:.2}", n.cosine),
         ));
     }
-    let rows = table(dir, &config)?;
+    let rows = table(dir, &study)?;
     let cells: Vec<_> = rows
         .iter()
         .map(|r| {
@@ -224,7 +224,7 @@ pub fn run(dir: &Path) -> Result<PathBuf> {
     env.add_template("report.html", include_str!("report.html")).context("report.html")?;
     let shown = json!({
         "title": dir.file_name().unwrap_or_default().to_string_lossy(),
-        "test_domain": config.test_domain, "adapter": stages.adapter, "version": stages.version,
+        "test_domain": study.test_domain, "adapter": stages.adapter, "version": stages.version,
         "seconds": seconds, "settings": settings, "images": jobs.len(), "domains": domains, "grid": grid,
         "nearest": nearest, "cells": cells, "optimum": optimum, "per_domain": per_domain,
         "curve": text("diversity.svg")?,
@@ -233,7 +233,7 @@ pub fn run(dir: &Path) -> Result<PathBuf> {
         "class_agreement": diversity.as_ref().map(|d| percent(d.class_agreement)),
         "style_agreement": diversity.as_ref().map(|d| percent(d.style_agreement)),
         "findings": findings(&rows),
-        "matrix": (config.train.algorithms.len() > 1).then(|| matrix(&rows, &config)),
+        "matrix": (study.compare.algorithms.len() > 1).then(|| matrix(&rows, &study)),
     });
     let template = env.get_template("report.html").context("report.html")?;
     let html = template.render(minijinja::value::Serde(&shown));

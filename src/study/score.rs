@@ -9,14 +9,15 @@
 //! A cubic through Score(s) gives the optimum: its maximum inside the range, else the better end. What a generated image
 //! shows is checked by CLIP as well: is the class, and is the style, that its prompt asked for the likeliest of all?
 
+use super::demo;
 use crate::core::Gpu;
 use crate::data::dataset::{Dataset, Domain, Item, load};
-use crate::data::folder::Folder;
 use crate::data::image::Rgb;
 use crate::data::rng::Key;
 use crate::data::spaced;
 use crate::data::write_atomic;
-use crate::models::clip::{ClipEmbedder, ImageEmbeds};
+use crate::engines::clip::{ClipEmbedder, ImageEmbeds};
+use crate::flags;
 use crate::progress::{Progress, bail_if_stopped};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -30,23 +31,49 @@ const ORDERS: u32 = 8;
 /// Images whose nearest original is recorded, a few of every domain.
 const NEAREST_PER_DOMAIN: usize = 2;
 
-/// What to measure.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// ROOT/DOMAIN/CLASS/image: the originals.
+/// What to measure, and how: flags of `kaleid score`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Scoring {
+    /// The originals: ROOT/DOMAIN/CLASS/image.
+    #[arg(long, value_name = "ROOT")]
     pub data: PathBuf,
-    /// The generated images, a tree of the same shape.
+    /// Generated images: DIR/DOMAIN/CLASS/image.
+    #[arg(long, value_name = "DIR")]
     pub generated: PathBuf,
-    /// Domains that do not count.
+    /// A domain that does not count, by name; may be given again.
+    #[arg(long, value_name = "DOMAIN")]
     pub hold_out: Vec<String>,
     /// What texts call a domain, where it is not its folder's name.
+    #[arg(skip)]
     pub names: BTreeMap<String, String>,
-    /// Sum of the variances over the embedding's numbers, instead of their mean.
-    pub trace: bool,
-    /// Embeddings as CLIP's projection leaves them, instead of length 1.
-    pub unnormalised: bool,
     /// Decides the orders in which images join.
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+    /// How it is measured.
+    #[command(flatten)]
+    pub measure: Measure,
+}
+
+/// How to measure: flags of `kaleid score`, and the table `[score]` of run.toml.
+#[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Measure {
+    /// CLIP folder in Hugging Face's layout; `builtin` is the demo's small one.
+    #[arg(long, value_name = "DIR")]
+    pub clip: PathBuf,
+    /// Sum the variances over the embedding's dimensions, instead of taking their mean.
+    #[arg(long)]
+    pub trace: bool,
+    /// Use embeddings as CLIP projects them, instead of scaled to length 1.
+    #[arg(long)]
+    pub unnormalised: bool,
+}
+
+impl Default for Measure {
+    /// With the empty path for the folder, which must be given.
+    fn default() -> Measure {
+        Measure { clip: PathBuf::new(), ..flags::parse(&["--clip", "DIR"]) }
+    }
 }
 
 /// What was measured: diversity.json.
@@ -126,7 +153,8 @@ pub struct Nearest {
 ///
 /// # Errors
 /// Data, images or a CLIP that do not work; a folder that cannot be written; Ctrl-C.
-pub fn run(gpu: &Gpu, clip: &Folder, config: &Config, out: &Path) -> Result<Diversity> {
+pub fn run(gpu: &Gpu, config: &Scoring, out: &Path) -> Result<Diversity> {
+    let clip = &demo::folder(&config.measure.clip, "clip");
     let data = Dataset::open(&config.data)?;
     for name in &config.hold_out {
         data.env(name)?;
@@ -167,7 +195,7 @@ pub fn run(gpu: &Gpu, clip: &Folder, config: &Config, out: &Path) -> Result<Dive
     let of_generated = generated.iter().map(|d| embed(&d.items)).collect::<Result<Vec<_>>>()?;
     progress.finish();
 
-    let variance = |rows: &[&[f32]]| variance(rows, config.trace);
+    let variance = |rows: &[&[f32]]| variance(rows, config.measure.trace);
     let all = |e: &ImageEmbeds| variance(&rows(e, config));
     let words = |name: &String| spaced(config.names.get(name).unwrap_or(name));
     let styles: Vec<String> = generated.iter().map(|d| words(&d.name)).collect();
@@ -206,7 +234,7 @@ pub fn run(gpu: &Gpu, clip: &Folder, config: &Config, out: &Path) -> Result<Dive
     let images = generated.iter().map(|d| d.items.len()).sum::<usize>() as f64;
     let [class_agreement, style_agreement] =
         [0, 1].map(|k| agreement.iter().map(|a| a[k]).sum::<usize>() as f64 / images);
-    let form = match (config.trace, config.unnormalised) {
+    let form = match (config.measure.trace, config.measure.unnormalised) {
         (false, false) => "mean over dimensions of the biased variance of embeddings of length 1",
         (true, false) => "sum over dimensions of the biased variance of embeddings of length 1",
         (false, true) => "mean over dimensions of the biased variance of unnormalised embeddings",
@@ -233,8 +261,8 @@ pub fn run(gpu: &Gpu, clip: &Folder, config: &Config, out: &Path) -> Result<Dive
 }
 
 /// The embeddings that variances are taken of.
-fn rows<'a>(embedded: &'a ImageEmbeds, config: &Config) -> Vec<&'a [f32]> {
-    let rows = if config.unnormalised { &embedded.raw } else { &embedded.unit };
+fn rows<'a>(embedded: &'a ImageEmbeds, config: &Scoring) -> Vec<&'a [f32]> {
+    let rows = if config.measure.unnormalised { &embedded.raw } else { &embedded.unit };
     rows.iter().map(Vec::as_slice).collect()
 }
 
@@ -259,12 +287,12 @@ fn amount(s: f64, originals: usize) -> usize {
 }
 
 /// Score(s) of domains (originals, generated images in their style).
-fn score(pairs: &[(Vec<&[f32]>, Vec<&[f32]>)], s: f64, config: &Config) -> f64 {
+fn score(pairs: &[(Vec<&[f32]>, Vec<&[f32]>)], s: f64, config: &Scoring) -> f64 {
     let domain = |d: usize, order: u32| {
         let (own, more) = &pairs[d];
         let order = Key::new(config.seed, order, &format!("score {d}")).permutation(more.len());
         let joined = order[..amount(s, own.len())].iter().map(|&i| more[i]);
-        variance(&own.iter().copied().chain(joined).collect::<Vec<_>>(), config.trace)
+        variance(&own.iter().copied().chain(joined).collect::<Vec<_>>(), config.measure.trace)
     };
     let mean_of = |order: u32| mean(&(0..pairs.len()).map(|d| domain(d, order)).collect::<Vec<_>>());
     mean(&(0..ORDERS).map(mean_of).collect::<Vec<_>>())
@@ -355,7 +383,7 @@ fn largest(values: &[f32]) -> usize {
 
 /// A few images of each generated domain with the originals they are most like.
 fn nearest(
-    config: &Config,
+    config: &Scoring,
     originals: &[&Domain],
     of_originals: &[ImageEmbeds],
     generated: &[Domain],

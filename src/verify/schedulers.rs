@@ -1,8 +1,8 @@
 //! Trajectories of diffusers' schedulers, replayed.
 
 use super::golden::Comparison;
+use crate::data::config::Config;
 use crate::diffusion::Scheduler;
-use crate::models::config::Config;
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
 
