@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use kaleid::core::GpuOptions;
 use kaleid::study::config::Config;
 use kaleid::study::demo;
-use kaleid::study::report::{findings, table};
+use kaleid::study::results::{findings, table};
 use kaleid::study::run as run_all;
 use std::path::PathBuf;
 
@@ -67,7 +67,7 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     say!("accuracy on {}, mean and standard error of {} seeds:", config.test_domain, config.train.seeds)?;
     for row in &rows {
         let unseen = row.unseen.map_or(String::new(), |m| format!(", concepts never trained on {m}"));
-        say!("  {:8} {:3} {}{unseen}", row.algorithm, row.variant, row.all)?;
+        say!("  {:8} {:3} {}{unseen}", row.algorithm, row.variant.name(), row.all)?;
     }
     for line in findings(&rows) {
         say!("{line}")?;

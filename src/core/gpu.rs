@@ -3,6 +3,7 @@
 use super::graph::DType;
 use super::kernel::Kernel;
 use super::profile::Profile;
+use crate::data::one_line;
 use anyhow::{Context, Result, anyhow, bail};
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -564,8 +565,4 @@ fn open_cache(adapter: &wgpu::Adapter, device: &wgpu::Device) -> Option<(wgpu::P
         })
     };
     Some((cache, path))
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -1,6 +1,7 @@
 //! Images on the CPU: decoding, and resizing that equals Pillow's to the bit, so that what a network sees is what it saw in
 //! the papers' code.
 
+use super::one_line;
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 
@@ -85,7 +86,7 @@ impl Rgb {
             Ok(image) => image,
             Err(_) if bytes.is_empty() => bail!("the file is empty"),
             Err(image::ImageError::Unsupported(_)) => bail!("unknown format"),
-            Err(e) => bail!("{}", e.to_string().replace('\n', " ")),
+            Err(e) => bail!("{}", one_line(&e.to_string())),
         };
         let (width, height) = (image.width() as usize, image.height() as usize);
         if !image.color().has_alpha() {

@@ -7,7 +7,6 @@ use crate::train::{self, Variant};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// What to run: the TOML file. What it leaves out is as the paper and DomainBed have it.
@@ -235,15 +234,4 @@ impl Config {
         self.train.steps = self.train.steps.min(12);
         self
     }
-}
-
-/// adapter, version and seconds of the stages: stages.json.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Stages {
-    /// Name of the adapter.
-    pub adapter: String,
-    /// Version of Kaleid.
-    pub version: String,
-    /// Seconds of each stage, summed over stops. What a killed process spent in its last stage is not in it.
-    pub seconds: BTreeMap<String, f64>,
 }

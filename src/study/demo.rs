@@ -12,9 +12,19 @@ include!(concat!(env!("OUT_DIR"), "/demo.rs"));
 /// What configurations and flags call the demo's parts.
 pub const BUILTIN: &str = "builtin";
 
+/// Whether a configuration or flag names a part of the demo.
+pub fn is_builtin(named: &Path) -> bool {
+    named == Path::new(BUILTIN)
+}
+
+/// Where the run in `out` has its original images: in the folder that its configuration names, or, unpacked, in its own.
+pub fn data(named: &Path, out: &Path) -> PathBuf {
+    if is_builtin(named) { out.join("data") } else { named.to_path_buf() }
+}
+
 /// The folder that a configuration or flag names: a path, or the demo's `part` (`stable-diffusion`, `clip`) for `builtin`.
 pub fn folder(named: &Path, part: &str) -> Folder {
-    match named == Path::new(BUILTIN) {
+    match is_builtin(named) {
         true => Folder::from(DEMO as Embedded).sub(part),
         false => Folder::from(named),
     }

@@ -1,7 +1,7 @@
 //! `kaleid run`: every stage of the paper, from a data set to a report, in one folder.
 //!
 //! ```text
-//! run.toml        the configuration, with everything that was left to defaults
+//! run.toml        the configuration, defaults filled in
 //! data/           the demo's data set (your own stays where it is)
 //! domains.json    prompts.jsonl
 //! images/         DOMAIN/CLASS/00000.png, metadata.jsonl
@@ -11,24 +11,27 @@
 //! report.html
 //! ```
 //!
-//! Each stage goes on where it was cut, to the bytes of an uncut run; times are all that differs.
+//! Each stage resumes where it was interrupted, to the bytes of an uninterrupted run; only recorded times differ.
 
+pub mod clock;
 pub mod config;
+pub mod curve;
 pub mod demo;
 pub mod report;
+pub mod results;
 pub mod score;
 
 use crate::core::{Gpu, GpuOptions};
-use crate::data::write_atomic;
+use crate::data::{lock, write_atomic};
 use crate::engines::painter::Options;
 use crate::paint::generate;
 use crate::paint::prompts::{self, Grammar, Llm};
-use crate::progress::duration;
+use crate::progress::time_left;
 use crate::train::{self, Variant};
 use anyhow::{Context, Result, bail};
-use config::{Config, Images, Prompts, Stages};
-use demo::BUILTIN;
-use std::fs::{File, TryLockError};
+use clock::Clock;
+use config::{Config, Images, Prompts};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -39,61 +42,140 @@ use std::time::Instant;
 pub fn run(adapter: &GpuOptions, config: &Config, out: &Path) -> Result<PathBuf> {
     let _lock = claim(config, out)?;
     remove_leftovers(out);
-    let gpu = &Gpu::open(adapter)?;
-    let demo = config.data == Path::new(BUILTIN);
-    let data = if demo { out.join("data") } else { config.data.clone() };
-    let images = out.join("images");
-    let mut clock = Clock::open(out, gpu)?;
-
-    if demo {
-        clock.stage("data", || demo::unpack_data(&data))?;
+    let gpu = Gpu::open(adapter)?;
+    let mut clock = Clock::open(out, &gpu.caps().adapter);
+    let run = Run::new(config, out);
+    if demo::is_builtin(&config.data) {
+        clock.stage("data", || demo::unpack_data(&run.data))?;
     }
-
-    let grammar = if demo { Grammar::demo() } else { Grammar::general() };
-    let settings = prompts_config(config, adapter, &data, out)?;
-    clock.stage("prompts", || prompts::run(&settings, &grammar))?;
-
-    let Images { model, steps, guidance, scheduler, size, batch, negative } = config.images.clone();
-    let jobs = generate::read_jobs(&out.join("prompts.jsonl"))?;
-    let options = Options { size, batch, steps, guidance, scheduler, negative };
-    let model = demo::folder(&model, "stable-diffusion");
-    clock.stage("images", || generate::run(gpu, &model, &jobs, &images, &options, config.seed))?;
-
-    // Written last of all that scoring writes, from images that do not change: with it, scoring is done.
-    if !out.join("diversity.json").exists() {
-        let folders = jobs.iter().filter_map(|job| job.domain.clone());
-        let names = folders.map(|f| (f.clone(), grammar.domain(&f).name)).collect();
-        let settings = score::Config {
-            data: data.clone(),
-            generated: images.clone(),
-            hold_out: vec![config.test_domain.clone()],
-            names,
-            trace: config.score.trace,
-            unnormalised: config.score.unnormalised,
-            seed: config.seed,
-        };
-        let clip = demo::folder(&config.score.clip, "clip");
-        clock.stage("score", || score::run(gpu, &clip, &settings, out))?;
-    }
-
-    let jobs = trainings(config, &data, &images, out);
-    let is_done = |job: &&train::Config| job.out.join("done").exists();
-    let (mut trained, mut seconds) = (0, 0.0);
-    for (i, job) in jobs.iter().enumerate() {
-        let name = job.out.file_name().unwrap_or_default().to_string_lossy();
-        let left = jobs.len() - jobs.iter().filter(is_done).count();
-        let rest = match trained {
-            0 => String::new(),
-            n => format!(", about {} left", duration(seconds / f64::from(n) * left as f64)),
-        };
-        eprintln!("training {} of {}: {name}{rest}", i + 1, jobs.len());
-        let (new, started) = (!is_done(&job), Instant::now());
-        clock.stage("training", || train::run(gpu, job))?;
-        if new {
-            (trained, seconds) = (trained + 1, seconds + started.elapsed().as_secs_f64());
-        }
-    }
+    clock.stage("prompts", || run.write_prompts(adapter))?;
+    clock.stage("images", || run.paint(&gpu))?;
+    clock.stage("score", || run.score(&gpu))?;
+    run.train(&gpu, &mut clock)?;
     report::run(out)
+}
+
+/// What all stages share.
+struct Run<'a> {
+    config: &'a Config,
+    out: &'a Path,
+    /// ROOT/DOMAIN/CLASS/image: the originals.
+    data: PathBuf,
+    /// The generated images, a tree of the same shape.
+    images: PathBuf,
+    grammar: Grammar,
+}
+
+impl<'a> Run<'a> {
+    fn new(config: &'a Config, out: &'a Path) -> Run<'a> {
+        let grammar = if demo::is_builtin(&config.data) { Grammar::demo() } else { Grammar::general() };
+        Run { config, out, data: demo::data(&config.data, out), images: out.join("images"), grammar }
+    }
+
+    fn write_prompts(&self, adapter: &GpuOptions) -> Result<()> {
+        let Prompts { llm, model, new, domains, share, include_test_style } = self.config.prompts.clone();
+        let settings = prompts::Config {
+            data: self.data.clone(),
+            out: self.out.to_path_buf(),
+            hold_out: vec![self.config.test_domain.clone()],
+            new,
+            domains,
+            share,
+            include_test_style,
+            seed: self.config.seed,
+            llm: Llm::parse(&llm, model, adapter).context("[prompts] llm")?,
+        };
+        prompts::run(&settings, &self.grammar)?;
+        Ok(())
+    }
+
+    fn pictures(&self) -> Result<Vec<generate::Job>> {
+        generate::read_jobs(&self.out.join("prompts.jsonl"))
+    }
+
+    fn paint(&self, gpu: &Gpu) -> Result<()> {
+        let Images { model, steps, guidance, scheduler, size, batch, negative } = self.config.images.clone();
+        let options = Options { size, batch, steps, guidance, scheduler, negative };
+        let model = demo::folder(&model, "stable-diffusion");
+        generate::run(gpu, &model, &self.pictures()?, &self.images, &options, self.config.seed)?;
+        Ok(())
+    }
+
+    fn score(&self, gpu: &Gpu) -> Result<()> {
+        // Scoring writes this file last, from images that do not change any more: once it is there, the stage is done.
+        if self.out.join("diversity.json").exists() {
+            return Ok(());
+        }
+        let name = |folder: String| (folder.clone(), self.grammar.domain(&folder).name);
+        let settings = score::Config {
+            data: self.data.clone(),
+            generated: self.images.clone(),
+            hold_out: vec![self.config.test_domain.clone()],
+            names: self.pictures()?.into_iter().filter_map(|p| p.domain).map(name).collect(),
+            trace: self.config.score.trace,
+            unnormalised: self.config.score.unnormalised,
+            seed: self.config.seed,
+        };
+        score::run(gpu, &demo::folder(&self.config.score.clip, "clip"), &settings, self.out)?;
+        Ok(())
+    }
+
+    fn train(&self, gpu: &Gpu, clock: &mut Clock) -> Result<()> {
+        let trainings = self.trainings();
+        let is_done = |training: &&train::Config| training.out.join("done").exists();
+        let mut took = vec![];
+        for (i, training) in trainings.iter().enumerate() {
+            let name = training.out.file_name().unwrap_or_default().to_string_lossy();
+            let left = trainings.len() - trainings.iter().filter(is_done).count();
+            let rest = time_left(&took, left, 1).map_or(String::new(), |time| format!(", about {time} left"));
+            eprintln!("training {} of {}: {name}{rest}", i + 1, trainings.len());
+            let (new, start) = (!is_done(&training), Instant::now());
+            clock.stage("training", || train::run(gpu, training))?;
+            took.extend(new.then(|| start.elapsed().as_secs_f64()));
+        }
+        Ok(())
+    }
+
+    /// Every training, grouped by seed, so that an interrupted run already has variants to compare.
+    fn trainings(&self) -> Vec<train::Config> {
+        let t = &self.config.train;
+        let mut jobs = vec![];
+        for seed in 0..t.seeds {
+            for algorithm in &t.algorithms {
+                for &variant in &t.variants {
+                    jobs.push(train::Config {
+                        extra: (variant != Variant::O).then(|| self.images.clone()),
+                        variant,
+                        test_domains: vec![self.config.test_domain.clone()],
+                        hold_out_concepts: self.config.hold_out_concepts,
+                        algorithm: algorithm.clone(),
+                        preset: t.preset,
+                        fixed: t.fixed.clone(),
+                        average_from: t.average_from,
+                        swad: t.swad,
+                        f16_activations: t.f16_activations,
+                        arch: t.arch.clone(),
+                        width: t.width,
+                        stem: t.stem,
+                        weights: t.weights.clone(),
+                        size: t.size,
+                        steps: t.steps,
+                        checkpoint_freq: t.checkpoint_freq,
+                        val_augment: !t.plain_validation,
+                        train_accuracy: !t.skip_train_accuracy,
+                        total_batch: t.total_batch,
+                        hparams: t.hparams.clone(),
+                        hparams_seed: 0,
+                        trial_seed: seed,
+                        seed: self.config.seed + seed,
+                        holdout_fraction: t.holdout_fraction,
+                        ..train::Config::new(&self.data, results::folder(self.out, algorithm, variant, seed))
+                    });
+                }
+            }
+        }
+        jobs
+    }
 }
 
 /// Makes `out` the folder of this configuration, or sees that it is. The file is held until the run ends: it is the lock that
@@ -111,13 +193,7 @@ fn claim(config: &Config, out: &Path) -> Result<File> {
         bail!("{}: holds a run with other settings (here: {other}): choose another --out", out.display());
     }
     let lock = File::open(&file).with_context(|| format!("{}: cannot read", file.display()))?;
-    // Where a file system has no locks, there is none to respect.
-    if let Err(TryLockError::WouldBlock) = lock.try_lock() {
-        bail!(
-            "{}: another process is running in this folder: wait for it, or choose another --out",
-            out.display()
-        );
-    }
+    lock::hold(out, &lock)?;
     if grown {
         write_atomic(&file, text.as_bytes())?;
         return claim(config, out);
@@ -133,94 +209,5 @@ fn remove_leftovers(folder: &Path) {
         } else if path.extension().is_some_and(|e| e == "tmp") {
             let _ = std::fs::remove_file(path);
         }
-    }
-}
-
-fn prompts_config(config: &Config, adapter: &GpuOptions, data: &Path, out: &Path) -> Result<prompts::Config> {
-    let Prompts { llm, model, new, domains, share, include_test_style } = config.prompts.clone();
-    Ok(prompts::Config {
-        data: data.to_path_buf(),
-        out: out.to_path_buf(),
-        hold_out: vec![config.test_domain.clone()],
-        new,
-        domains,
-        share,
-        include_test_style,
-        seed: config.seed,
-        llm: Llm::parse(&llm, model, adapter).context("[prompts] llm")?,
-    })
-}
-
-/// Every training, those of one seed together, so that a cut run has something to compare.
-fn trainings(config: &Config, data: &Path, images: &Path, out: &Path) -> Vec<train::Config> {
-    let t = &config.train;
-    let mut jobs = vec![];
-    for seed in 0..t.seeds {
-        for algorithm in &t.algorithms {
-            for &variant in &t.variants {
-                let name = format!("{algorithm}-{}-{seed}", variant.name());
-                jobs.push(train::Config {
-                    extra: (variant != Variant::O).then(|| images.to_path_buf()),
-                    variant,
-                    test_domains: vec![config.test_domain.clone()],
-                    hold_out_concepts: config.hold_out_concepts,
-                    algorithm: algorithm.clone(),
-                    preset: t.preset,
-                    fixed: t.fixed.clone(),
-                    average_from: t.average_from,
-                    swad: t.swad,
-                    f16_activations: t.f16_activations,
-                    arch: t.arch.clone(),
-                    width: t.width,
-                    stem: t.stem,
-                    weights: t.weights.clone(),
-                    size: t.size,
-                    steps: t.steps,
-                    checkpoint_freq: t.checkpoint_freq,
-                    val_augment: !t.plain_validation,
-                    train_accuracy: !t.skip_train_accuracy,
-                    total_batch: t.total_batch,
-                    hparams: t.hparams.clone(),
-                    hparams_seed: 0,
-                    trial_seed: seed,
-                    seed: config.seed + seed,
-                    holdout_fraction: t.holdout_fraction,
-                    ..train::Config::new(data, out.join("train").join(name))
-                });
-            }
-        }
-    }
-    jobs
-}
-
-/// Seconds of the stages, kept in stages.json.
-struct Clock {
-    file: PathBuf,
-    stages: Stages,
-}
-
-impl Clock {
-    fn open(out: &Path, gpu: &Gpu) -> Result<Clock> {
-        let file = out.join("stages.json");
-        // Times are for show: a file that is no such file is begun again.
-        let held = std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let stages = Stages {
-            adapter: gpu.caps().adapter.clone(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            ..held.unwrap_or_default()
-        };
-        Ok(Clock { file, stages })
-    }
-
-    /// Does a stage. Its time counts when it fails or is stopped, too.
-    fn stage<T>(&mut self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let since = Instant::now();
-        let done = work();
-        *self.stages.seconds.entry(name.into()).or_default() += since.elapsed().as_secs_f64();
-        let written =
-            write_atomic(&self.file, (serde_json::to_string_pretty(&self.stages)? + "\n").as_bytes());
-        let done = done?; // the stage's own error is the one to tell
-        written?;
-        Ok(done)
     }
 }
