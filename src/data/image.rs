@@ -201,9 +201,19 @@ fn clip(sum: i32) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::data::augment::tests::{golden, picture};
+
+    /// What Pillow made of [`picture`].
+    pub fn golden() -> serde_json::Value {
+        serde_json::from_str(include_str!("../../tests/data/pillow.json")).unwrap()
+    }
+
+    /// 13 x 9 pixels of every kind of colour.
+    pub fn picture() -> Rgb {
+        let byte = |i: u32| ((i * 2654435761u64 as u32) >> 24) as u8;
+        Rgb { width: 13, height: 9, data: (0..13 * 9 * 3).map(byte).collect() }
+    }
 
     #[test]
     fn resize_equals_pillow() {

@@ -9,6 +9,7 @@ pub mod image;
 pub mod images;
 pub mod known;
 pub mod lock;
+pub mod packed;
 pub mod python;
 pub mod rng;
 pub mod tokenizer;

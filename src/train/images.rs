@@ -2,10 +2,11 @@
 
 use super::folder::Folder;
 use super::settings::{Config, Variant};
-use crate::data::augment::{View, pack, packed_words};
-use crate::data::dataset::{Dataset, Item, fnv1a, split};
+use crate::data::augment::View;
+use crate::data::dataset::{Dataset, Item, split};
 use crate::data::images::Images;
-use crate::data::rng::Key;
+use crate::data::packed::{pack, packed_words};
+use crate::data::rng::{Key, fnv1a};
 use crate::domainbed::samples::{Rows, Samples};
 use crate::domainbed::trainer::Predictor;
 use anyhow::{Result, bail};
