@@ -41,7 +41,7 @@ fn main() -> std::process::ExitCode {
     // the adapter ourselves.
     // SAFETY: no other thread runs yet.
     unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(std::env::args_os().map(commands::renamed));
     let done = match cli.command {
         Command::Run(args) => commands::run::run(args, &cli.gpu),
         Command::Data(args) => commands::data::run(args),

@@ -9,6 +9,7 @@ use kaleid::data::folder::Folder;
 use kaleid::engines::painter::Options;
 use kaleid::paint::generate::{self, Job, Summary};
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 fn gpu() -> Gpu {
@@ -17,12 +18,11 @@ fn gpu() -> Gpu {
 
 fn options() -> Options {
     Options {
-        size: None,
-        batch: Some(2),
+        batch: NonZeroUsize::new(2),
         steps: 3,
         guidance: 3.0,
         scheduler: Some("euler-a".into()),
-        negative: String::new(),
+        ..Options::default()
     }
 }
 
@@ -78,7 +78,7 @@ fn images_depend_on_their_own_prompt_and_seed_only() {
     run(&reversed, &temp.path().join("reversed"), &options());
     let other = files(&temp.path().join("reversed"));
     (0..3).for_each(|i| assert_eq!(other[&i.to_string()], whole[&i.to_string()]));
-    run(&jobs(), &temp.path().join("single"), &Options { batch: Some(1), ..options() });
+    run(&jobs(), &temp.path().join("single"), &Options { batch: NonZeroUsize::new(1), ..options() });
     let single = files(&temp.path().join("single"));
     for i in ["0", "1", "2"] {
         let (a, b) = (pixels(&single[i]), pixels(&whole[i]));

@@ -1,7 +1,7 @@
 //! Every sampler against trajectories recorded from diffusers, and the errors of a scheduler's configuration.
 
+use kaleid::data::config::Config;
 use kaleid::diffusion::scheduler::{Scheduler, replay};
-use kaleid::models::config::Config;
 
 #[test]
 fn trajectories_equal_diffusers() {

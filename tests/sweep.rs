@@ -112,7 +112,7 @@ fn domainbeds_recorded_sweep_gives_its_tables() {
         hparams_seeds: 0..2,
         train: json!({"steps": 1001}).as_object().unwrap().clone(),
     };
-    let own = planned.jobs(Path::new("")).unwrap().into_iter().map(|j| j.config.out.display().to_string());
+    let own = planned.jobs(Path::new("")).unwrap().into_iter().map(|j| j.training.out.display().to_string());
     let recorded = runs.iter().map(|r| r["folder"].as_str().unwrap().to_string());
     assert_eq!(own.collect::<BTreeSet<_>>(), recorded.collect::<BTreeSet<_>>());
 

@@ -1,6 +1,7 @@
 //! One file a subcommand: its flags, and what it prints. The work is in the library.
 
 use anyhow::{Context, Result};
+use std::ffi::OsString;
 use std::io::Write;
 
 /// `println!` that returns an error where it would panic: the reader of a pipe may leave, and the disk below may be full.
@@ -11,6 +12,15 @@ macro_rules! say {
 /// Prints one line.
 pub fn print_line(line: std::fmt::Arguments) -> Result<()> {
     writeln!(std::io::stdout(), "{line}").context("cannot write to standard output")
+}
+
+/// A flag under its present name, for the commands that people have.
+pub fn renamed(argument: OsString) -> OsString {
+    match argument.to_str() {
+        Some("--plain-validation") => "--val-augment=false".into(),
+        Some("--skip-train-accuracy") => "--train-accuracy=false".into(),
+        _ => argument,
+    }
 }
 
 pub mod bench;

@@ -2,20 +2,21 @@
 
 use anyhow::{Context, Result};
 use kaleid::core::GpuOptions;
-use kaleid::study::config::Config;
-use kaleid::study::demo;
+use kaleid::study;
+use kaleid::study::config::Study;
 use kaleid::study::results::{findings, table};
-use kaleid::study::run as run_all;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Everything, from a data set to a report; without a configuration, the built-in demo
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   kaleid run
   kaleid run --algorithms all
+  kaleid run train.steps=1000 compare.seeds=5 --out runs/longer
   kaleid run pacs.toml --out runs/pacs
+  kaleid run pacs.toml train.arch=resnet18 --show-config
 
-pacs.toml (all that is not there has a default, written to OUT/run.toml):
+pacs.toml (what it leaves out has a default; OUT/run.toml holds all):
   data = \"PACS\"
   test_domain = \"sketch\"
   [prompts]
@@ -24,47 +25,62 @@ pacs.toml (all that is not there has a default, written to OUT/run.toml):
   model = \"stable-diffusion-v1-5\"
   [score]
   clip = \"clip-vit-base-patch32\"
+  [compare]
+  algorithms = [\"ERM\", \"CORAL\"]
   [train]
-  algorithms = [\"ERM\"]
   weights = \"resnet50.safetensors\"")]
 pub struct Args {
-    /// TOML file; the demo's without it
-    config: Option<PathBuf>,
-    /// Folder for the results; the same command in the same folder goes on where it was stopped
+    /// TOML file [default: the demo's configuration]
+    config: Option<String>,
+    /// Settings that replace those of the configuration, such as train.steps=100
+    #[arg(value_name = "KEY=VALUE")]
+    changes: Vec<String>,
+    /// Folder for the results; the same command in the same folder resumes where it was stopped
     #[arg(long, value_name = "DIR", default_value = "runs/demo")]
     out: PathBuf,
-    /// Decides every draw; the configuration's by default
-    #[arg(long)]
+    /// Decides every draw [default: the configuration's]
+    #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Algorithms to train, separated by commas; all: the paper's eight, on originals with every choice of images. A run that is
-    /// done may be given more
+    /// Algorithms to compare, separated by commas; all: the paper's eight, on originals and with every choice of generated images. A
+    /// finished run may be given more
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     algorithms: Vec<String>,
     /// Few images and short trainings: to see that everything works
     #[arg(long)]
     quick: bool,
+    /// Print the configuration with all defaults, as it would be run, and do nothing else
+    #[arg(long)]
+    show_config: bool,
 }
 
 /// Runs the command.
 pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
-    let mut config = match &args.config {
-        None => demo::config()?,
-        Some(path) => {
-            let text = std::fs::read_to_string(path);
-            let text = text.with_context(|| format!("{}: cannot read the configuration", path.display()))?;
-            Config::parse(&text, &path.display().to_string())?
+    let (mut file, mut changes) = (args.config, args.changes);
+    // Without a configuration, the first change stands in its place.
+    if let Some(change) = file.take_if(|f| f.contains('=') && !Path::new(f).exists()) {
+        changes.insert(0, change);
+    }
+    let mut study = match file {
+        None => Study::demo()?,
+        Some(file) => {
+            let text = std::fs::read_to_string(&file);
+            Study::parse(&text.with_context(|| format!("{file}: cannot read the configuration"))?, &file)?
         }
     };
-    config.seed = args.seed.unwrap_or(config.seed);
+    study.seed = args.seed.unwrap_or(study.seed);
     if !args.algorithms.is_empty() {
-        config = config.algorithms(args.algorithms)?;
+        study = study.algorithms(args.algorithms)?;
     }
     if args.quick {
-        config = config.quick();
+        study = study.quick();
     }
-    let report = run_all(gpu, &config, &args.out)?;
-    let rows = table(&args.out, &config)?;
-    say!("accuracy on {}, mean and standard error of {} seeds:", config.test_domain, config.train.seeds)?;
+    let study = study.with(&changes)?;
+    if args.show_config {
+        return say!("{}", study.text()?.trim_end());
+    }
+    let report = study::run(gpu, &study, &args.out)?;
+    let rows = table(&args.out, &study)?;
+    say!("accuracy on {}, mean and standard error of {} seeds:", study.test_domain, study.compare.seeds)?;
     for row in &rows {
         let unseen = row.unseen.map_or(String::new(), |m| format!(", concepts never trained on {m}"));
         say!("  {:8} {:3} {}{unseen}", row.algorithm, row.variant.name(), row.all)?;

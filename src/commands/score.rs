@@ -2,8 +2,7 @@
 
 use anyhow::Result;
 use kaleid::core::{Gpu, GpuOptions};
-use kaleid::study::{demo, score};
-use std::collections::BTreeMap;
+use kaleid::study::score::{self, Scoring};
 use std::path::PathBuf;
 
 /// Measure the diversity that generated images add
@@ -11,30 +10,11 @@ use std::path::PathBuf;
 #[command(after_help = "Example:
   kaleid score --data PACS --hold-out sketch --generated runs/pacs/images --clip clip-vit-base-patch32 --out runs/pacs")]
 pub struct Args {
-    /// ROOT/DOMAIN/CLASS/image
-    #[arg(long, value_name = "ROOT")]
-    data: PathBuf,
-    /// Generated images, DOMAIN/CLASS/image
-    #[arg(long, value_name = "DIR")]
-    generated: PathBuf,
-    /// CLIP folder in Hugging Face's layout; `builtin` is the demo's small one
-    #[arg(long, value_name = "DIR")]
-    clip: PathBuf,
+    #[command(flatten)]
+    scoring: Scoring,
     /// Folder for diversity.json and diversity.svg
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// A domain that does not count, by name; may be given again
-    #[arg(long, value_name = "DOMAIN")]
-    hold_out: Vec<String>,
-    /// Sum of the variances over the embedding's numbers, instead of their mean
-    #[arg(long)]
-    trace: bool,
-    /// Embeddings as CLIP projects them, instead of scaled to length 1
-    #[arg(long)]
-    unnormalised: bool,
-    /// Decides the orders in which images join
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
     /// Print diversity.json
     #[arg(long)]
     json: bool,
@@ -42,16 +22,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
-    let config = score::Config {
-        data: args.data,
-        generated: args.generated,
-        hold_out: args.hold_out,
-        names: BTreeMap::new(),
-        trace: args.trace,
-        unnormalised: args.unnormalised,
-        seed: args.seed,
-    };
-    let found = score::run(&Gpu::open(gpu)?, &demo::folder(&args.clip, "clip"), &config, &args.out)?;
+    let found = score::run(&Gpu::open(gpu)?, &args.scoring, &args.out)?;
     if args.json {
         say!("{}", serde_json::to_string_pretty(&found)?)?;
         return Ok(());

@@ -1,6 +1,6 @@
 //! `kaleid sweep`
 
-use super::train::Shared;
+use super::train::say_random;
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use kaleid::core::GpuOptions;
@@ -12,8 +12,8 @@ use kaleid::sweep::records::Records;
 use kaleid::sweep::select::{Choice, Group, Method, groups, ranked};
 use kaleid::sweep::table::Format;
 use kaleid::sweep::work::{Log, run_job, run_jobs};
-use kaleid::sweep::{ALGORITHMS, Job, State, Sweep, collect, cost, label, refused, shared_settings, slurm};
-use kaleid::train::Variant;
+use kaleid::sweep::{ALGORITHMS, Job, State, Sweep, collect, cost, label, refused, slurm};
+use kaleid::train::{Settings, Variant};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -100,7 +100,7 @@ struct Plan {
     #[arg(long, value_name = "OPTION", requires = "slurm", allow_hyphen_values = true)]
     slurm_option: Vec<String>,
     #[command(flatten)]
-    shared: Shared,
+    settings: Settings,
 }
 
 fn plan(args: Plan) -> Result<()> {
@@ -114,15 +114,12 @@ fn plan(args: Plan) -> Result<()> {
     if let Some(seconds) = args.seconds_per_job.filter(|s| !(s.is_finite() && *s >= 0.0)) {
         bail!("--seconds-per-job {seconds}: it must be a number from 0");
     }
-    let steps = args.shared.steps;
-    let mut config = args.shared.config(PathBuf::new(), PathBuf::new())?;
-    config.weights = config.weights.map(absolute).transpose()?;
-    if let Some(weights) = config.weights.as_ref().filter(|w| !w.is_file()) {
+    let mut settings = args.settings;
+    say_random(&settings);
+    settings.weights = settings.weights.map(absolute).transpose()?;
+    if let Some(weights) = settings.weights.as_ref().filter(|w| !w.is_file()) {
         bail!("--weights {}: no such file", weights.display());
     }
-    let mut train = shared_settings(&config)?;
-    // As DomainBed has it: a number that is given is an argument, even if it is the default.
-    train.extend(steps.map(|s| ("steps".to_string(), json!(s))));
     let data_dir = absolute(args.data_dir)?;
     let sweep = Sweep {
         datasets: Sweep::domains(&data_dir, &args.datasets)?,
@@ -133,13 +130,13 @@ fn plan(args: Plan) -> Result<()> {
         single_test_envs: args.single_test_envs,
         trials: args.n_trials,
         hparams_seeds: args.n_hparams_from..args.n_hparams,
-        train,
+        train: settings.changed()?,
     };
     let jobs = sweep.jobs(&dir)?;
     check_extra(&sweep, &jobs)?;
     let refused = refused(&jobs);
     if let Some((i, error)) = refused.first() {
-        let first = format!("{}: {error:#}", label(&jobs[*i].config));
+        let first = format!("{}: {error:#}", label(&jobs[*i].training));
         if refused.len() == jobs.len() {
             bail!("every job would fail, such as {first}");
         }
@@ -158,7 +155,7 @@ fn plan(args: Plan) -> Result<()> {
         sweep.trials,
         if sweep.single_test_envs { "one at a time" } else { "alone and in pairs" }
     )?;
-    let done = jobs.iter().filter(|j| State::of(&j.config.out) == State::Done).count();
+    let done = jobs.iter().filter(|j| State::of(&j.training.out) == State::Done).count();
     if done > 0 {
         say!("{done} of them are done")?;
     }
@@ -214,7 +211,7 @@ fn check_extra(sweep: &Sweep, jobs: &[Job]) -> Result<()> {
         };
         let of = |job: &&Job| job.args["dataset"].as_str() == Some(dataset);
         if let Some(job) = jobs.iter().find(of) {
-            Dataset::added(folder, &Dataset::open(&job.config.data)?.classes)?;
+            Dataset::added(folder, &Dataset::open(&job.training.data)?.classes)?;
         }
     }
     Ok(())
@@ -237,10 +234,10 @@ struct Run {
 
 fn work(args: Run, gpu: &GpuOptions) -> Result<()> {
     let jobs = jobs(&args.dir)?;
-    let configs: Vec<_> = jobs.into_iter().map(|j| j.config).collect();
+    let trainings: Vec<_> = jobs.into_iter().map(|j| j.training).collect();
     if let Some(i) = args.job {
-        let Some(job) = configs.get(i) else {
-            bail!("--job {i}: {} has jobs 0 to {}", args.dir.display(), configs.len().saturating_sub(1));
+        let Some(job) = trainings.get(i) else {
+            bail!("--job {i}: {} has jobs 0 to {}", args.dir.display(), trainings.len().saturating_sub(1));
         };
         run_job(gpu, job, args.retry_failed)?;
         return say!("{}", job.out.display());
@@ -250,8 +247,8 @@ fn work(args: Run, gpu: &GpuOptions) -> Result<()> {
     if gpus.is_empty() {
         gpus.push(gpu.clone());
     }
-    let tally = run_jobs(&gpus, &configs, args.retry_failed)?;
-    say!("{} of {} jobs are done", tally.done, configs.len())?;
+    let tally = run_jobs(&gpus, &trainings, args.retry_failed)?;
+    say!("{} of {} jobs are done", tally.done, trainings.len())?;
     if tally.elsewhere > 0 {
         say!("{} are run by other processes", tally.elsewhere)?;
     }
@@ -282,10 +279,10 @@ struct Status {
 
 fn status(args: &Status) -> Result<()> {
     let jobs = jobs(&args.dir)?;
-    let states: Vec<State> = jobs.iter().map(|j| State::of(&j.config.out)).collect();
+    let states: Vec<State> = jobs.iter().map(|j| State::of(&j.training.out)).collect();
     let mut rows: Vec<(String, [usize; 5])> = vec![];
     for (job, &state) in jobs.iter().zip(&states) {
-        let name = format!("{} {}", job.config.algorithm, job.config.variant.name());
+        let name = format!("{} {}", job.training.algorithm, job.training.variant.name());
         if !rows.iter().any(|r| r.0 == name) {
             rows.push((name.clone(), [0; 5]));
         }
@@ -294,7 +291,7 @@ fn status(args: &Status) -> Result<()> {
     let total = State::ALL.map(|s| states.iter().filter(|&&state| state == s).count());
     let failed: Vec<(usize, &Job)> =
         jobs.iter().enumerate().filter(|&(i, _)| states[i] == State::Failed).collect();
-    let error = |job: &Job| Log::read(&job.config.out).error.unwrap_or_default();
+    let error = |job: &Job| Log::read(&job.training.out).error.unwrap_or_default();
     let seconds = cost(&jobs, None).seconds;
     if args.json {
         let counts = |of: &[usize; 5]| -> Value {
@@ -304,7 +301,7 @@ fn status(args: &Status) -> Result<()> {
             rows.iter().map(|(name, of)| json!({"name": name, "counts": counts(of)})).collect();
         let failed: Vec<Value> = failed
             .iter()
-            .map(|&(i, job)| json!({"job": i, "folder": job.config.out, "args": job.args, "error": error(job)}))
+            .map(|&(i, job)| json!({"job": i, "folder": job.training.out, "args": job.args, "error": error(job)}))
             .collect();
         let all = json!({"jobs": jobs.len(), "counts": counts(&total), "rows": rows, "failed": failed,
             "seconds_left": seconds});
@@ -322,8 +319,8 @@ fn status(args: &Status) -> Result<()> {
         _ => {}
     }
     for (i, job) in failed {
-        say!("job {i}, {}, failed: {}", label(&job.config), error(job))?;
-        say!("    {}", job.config.out.display())?;
+        say!("job {i}, {}, failed: {}", label(&job.training), error(job))?;
+        say!("    {}", job.training.out.display())?;
     }
     Ok(())
 }
@@ -344,7 +341,7 @@ fn tables(args: &Collect) -> Result<()> {
     let records = read(&args.dir)?;
     if let Ok(sweep) = Sweep::open(&args.dir) {
         let jobs = sweep.jobs(&args.dir)?;
-        let left = jobs.iter().filter(|j| State::of(&j.config.out) != State::Done).count();
+        let left = jobs.iter().filter(|j| State::of(&j.training.out) != State::Done).count();
         if left > 0 {
             eprintln!("{left} of {} jobs are not done", jobs.len());
         }

@@ -209,6 +209,11 @@ impl<'g> Weights<'g> {
         }
     }
 
+    /// The graph that they are states of.
+    pub fn graph(&self) -> &'g Graph {
+        self.graph
+    }
+
     /// The parameters below `name`: `w.sub("layer1.0")`.
     pub fn sub(&self, name: impl AsRef<str>) -> Self {
         Weights { path: self.name(name.as_ref()), ..self.clone() }

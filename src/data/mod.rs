@@ -3,6 +3,7 @@
 pub mod augment;
 pub mod check;
 pub mod checkpoint;
+pub mod config;
 pub mod dataset;
 pub mod folder;
 pub mod image;
@@ -10,6 +11,7 @@ pub mod images;
 pub mod known;
 pub mod lock;
 pub mod packed;
+pub mod preprocess;
 pub mod python;
 pub mod rng;
 pub mod tokenizer;

@@ -5,7 +5,7 @@
 //! Notation: abar(t) is the cumulative product of 1 - beta; a latent is x = sqrt(abar) x0 + sqrt(1 - abar) eps, and
 //! sigma = sqrt((1 - abar) / abar) is its ratio of noise to signal.
 
-use crate::models::config::Config;
+use crate::data::config::Config;
 use crate::verify::golden::Comparison;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};

@@ -3,17 +3,21 @@
 //! One plan of the UNet, recorded once, is replayed for each step of each batch; the step formula runs on the CPU over the
 //! latents, which are read and written once a step.
 
+use super::clip::TextEncoder;
 use crate::core::{DType, Gpu, Graph, Plan, Store, Weights, plan};
+use crate::data::config::Config;
 use crate::data::folder::Folder;
 use crate::data::nchw_to_nhwc;
 use crate::data::rng::Mt19937;
 use crate::diffusion::scheduler::Scheduler;
-use crate::models::clip::TextEncoder;
-use crate::models::config::Config;
+use crate::flags;
 use crate::models::unet::{self, UnetConfig};
 use crate::models::vae::{self, VaeConfig};
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 /// Pixels whose activations are kept on the device at once, unless a batch is asked for.
 const PIXELS: usize = 512 * 512;
@@ -95,21 +99,47 @@ impl Model {
     }
 }
 
-/// How to paint.
-#[derive(Clone, Debug)]
+/// How to paint: flags of `kaleid generate`, and the table `[images]` of run.toml.
+#[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// Height and width; by default what the model was trained on.
-    pub size: Option<[usize; 2]>,
-    /// Images painted at once; by default as many as make half a megapixel, 16 at most.
-    pub batch: Option<usize>,
+    /// Stable Diffusion folder in diffusers' layout; `builtin` is the demo's small one.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
     /// Steps of the scheduler.
+    #[arg(long, value_name = "N", default_value_t = 50)]
     pub steps: usize,
-    /// Classifier-free guidance (Ho and Salimans 2022); 1 or less is without, and twice as fast.
+    /// Classifier-free guidance (Ho and Salimans 2022): low values give more varied images, 1 is without and twice as fast.
+    #[arg(long, value_name = "SCALE", default_value_t = 2.0)]
     pub guidance: f32,
-    /// Name of the scheduler; by default the model's own.
+    /// Scheduler: ddim, pndm, euler, euler-karras, euler-a, dpmpp-2m, dpmpp-2m-karras, lcm or ddpm [default: the model's own].
+    #[arg(long, value_name = "NAME")]
     pub scheduler: Option<String>,
-    /// What images should not show.
+    /// Size of the images: 512, or WIDTHxHEIGHT (in run.toml: [height, width]) [default: what the model was trained on].
+    #[arg(long, value_name = "PIXELS", value_parser = parse_size)]
+    pub size: Option<[usize; 2]>,
+    /// Images painted at once [default: as many as make half a megapixel, at most 16].
+    #[arg(long, value_name = "N")]
+    pub batch: Option<NonZeroUsize>,
+    /// What the images should not show.
+    #[arg(long, value_name = "TEXT", default_value = "")]
     pub negative: String,
+}
+
+impl Default for Options {
+    /// With the empty path for the model, which must be given.
+    fn default() -> Options {
+        Options { model: PathBuf::new(), ..flags::parse(&["--model", "DIR"]) }
+    }
+}
+
+/// "512" or "768x512" as height and width.
+fn parse_size(text: &str) -> Result<[usize; 2], String> {
+    let (width, height) = text.split_once('x').unwrap_or((text, text));
+    match (height.parse(), width.parse()) {
+        (Ok(height @ 1..=8192), Ok(width @ 1..=8192)) => Ok([height, width]),
+        _ => Err("a size is a number like 512, or WIDTHxHEIGHT like 768x512".into()),
+    }
 }
 
 /// One image to paint.
@@ -122,7 +152,7 @@ pub struct Request<'a> {
 }
 
 /// A model on the device, ready to paint images of one size.
-pub struct Sampler {
+pub struct Painter {
     text: TextEncoder,
     unet: Plan,
     vae: Plan,
@@ -138,17 +168,20 @@ pub struct Sampler {
     negative: Vec<f32>,
 }
 
-impl Sampler {
+impl Painter {
     /// Loads the weights of `model` and plans the work; at most `images` are painted at once.
     ///
     /// # Errors
     /// Options that the model does not allow, weights that are missing or broken, an adapter that is too small.
-    pub fn new(gpu: &Gpu, model: &Model, options: &Options, images: usize) -> Result<Sampler> {
+    pub fn new(gpu: &Gpu, model: &Model, options: &Options, images: usize) -> Result<Painter> {
+        if !options.guidance.is_finite() || options.guidance < 0.0 {
+            bail!("--guidance {} must be a number from 0", options.guidance);
+        }
         let size @ [height, width] = model.size(options.size)?;
         let scheduler = model.scheduler(options.scheduler.as_deref())?;
         scheduler.start(options.steps)?;
         let fitting = PIXELS / (height * width);
-        let batch = options.batch.unwrap_or(fitting.clamp(1, 16)).min(images).max(1);
+        let batch = options.batch.map_or(fitting.clamp(1, 16), usize::from).min(images).max(1);
         let vae_batch = fitting.clamp(1, batch);
         let distilled = model.unet.time_cond_proj_dim.is_some();
         let guided = options.guidance > 1.0 && !distilled;
@@ -174,7 +207,8 @@ impl Sampler {
             let guidance = model.unet.time_cond_proj_dim;
             let guidance = guidance.map(|width| g.input("guidance", &[1, width], DType::F32));
             let context = g.input("context", &[x.dim(0), tokens, context_width], DType::F32);
-            g.output("out", unet::unet(&g, &w, &model.unet, x, time, guidance, context));
+            let inputs = unet::Inputs { latents: x, time, guidance, context };
+            g.output("out", unet::unet(&w, &model.unet, inputs));
             plan::check(gpu, &g).with_context(what)?;
             let mut store = Store::new(gpu);
             store.load(&model.folder.sub("unet").weights()?, &w)?;
@@ -188,14 +222,14 @@ impl Sampler {
             let g = Graph::new(gpu.caps());
             let w = Weights::new(&g, dtype);
             let z = g.input("latents", &latents(vae_batch), DType::F32);
-            g.output("image", vae::decode(&g, &w, &model.vae, z));
+            g.output("image", vae::decode(&w, &model.vae, z));
             plan::check(gpu, &g).with_context(what)?;
             let mut store = Store::new(gpu);
             let weights = vae::modern_names(model.folder.sub("vae").weights()?);
             store.load(&weights, &w)?;
             Plan::new(gpu, g, &store).with_context(what)?
         };
-        Ok(Sampler {
+        Ok(Painter {
             text,
             unet,
             vae,
@@ -216,7 +250,7 @@ impl Sampler {
         self.batch
     }
 
-    /// Paints at most [`Sampler::batch`] images: RGB, one byte a channel, row by row. `after_step` may stop the work with an
+    /// Paints at most [`Painter::batch`] images: RGB, one byte per channel, row by row. `after_step` may stop the work with an
     /// error.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use crate::core::Gpu;
 use crate::data::folder::Folder;
 use crate::data::{writable_folder, write_atomic};
-use crate::engines::painter::{Model, Options, Request, Sampler};
+use crate::engines::painter::{Model, Options, Painter, Request};
 use crate::progress::{self, Progress};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
@@ -95,7 +95,7 @@ pub fn run(
 
     if !left.is_empty() {
         // A plan for as many images as the whole run has, so that a run that goes on uses the same kernels.
-        let mut sampler = Sampler::new(gpu, &model, options, jobs.len())?;
+        let mut painter = Painter::new(gpu, &model, options, jobs.len())?;
         let folders: BTreeSet<PathBuf> = left
             .iter()
             .map(|&i| out.join(&jobs[i].file_name).parent().map_or(PathBuf::new(), Path::to_path_buf))
@@ -105,11 +105,11 @@ pub fn run(
         let progress = Progress::new("images", (jobs.len() * steps) as u64, "image steps");
         progress.skip((summary.kept * steps) as u64);
         let [height, width] = model.size(options.size)?;
-        for batch in left.chunks(sampler.batch()) {
+        for batch in left.chunks(painter.batch()) {
             let seed_of = |i: usize| jobs[i].seed.unwrap_or(seed.wrapping_add(i as u64));
             let requests: Vec<Request> =
                 batch.iter().map(|&i| Request { prompt: &jobs[i].prompt, seed: seed_of(i) }).collect();
-            let images = sampler.paint(&requests, || {
+            let images = painter.paint(&requests, || {
                 progress.inc(batch.len() as u64);
                 progress::bail_if_stopped()
             })?;

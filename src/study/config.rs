@@ -1,18 +1,20 @@
 //! What a study is: the TOML file of `kaleid run`, with the paper's and DomainBed's defaults.
 
+use super::score::Measure;
 use crate::domainbed;
-use crate::domainbed::hparams::Preset;
+use crate::engines::painter;
 use crate::sweep;
-use crate::train::{self, Variant};
-use anyhow::{Context, Result, bail};
+use crate::train::{Settings, Variant};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, Deserializer};
 
 /// What to run: the TOML file. What it leaves out is as the paper and DomainBed have it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
+pub struct Study {
     /// ROOT/DOMAIN/CLASS/image; `builtin` is the demo's.
     pub data: PathBuf,
     /// The domain that is only tested on.
@@ -20,19 +22,21 @@ pub struct Config {
     /// Decides every draw.
     #[serde(default)]
     pub seed: u64,
-    /// Keep a fifth of the concepts (file names) from training, and test on them apart.
-    #[serde(default)]
-    pub hold_out_concepts: bool,
     /// New domains, and a prompt for every image.
     #[serde(default)]
     pub prompts: Prompts,
     /// How images are painted.
-    pub images: Images,
-    /// How diversity is measured.
-    pub score: Score,
-    /// What is trained.
     #[serde(default)]
-    pub train: Train,
+    pub images: painter::Options,
+    /// How diversity is measured.
+    #[serde(default)]
+    pub score: Measure,
+    /// Which trainings are compared.
+    #[serde(default)]
+    pub compare: Compare,
+    /// How each of them is trained.
+    #[serde(default)]
+    pub train: Settings,
 }
 
 /// `[prompts]`
@@ -42,7 +46,6 @@ pub struct Prompts {
     /// As `kaleid prompts --llm` takes it.
     pub llm: String,
     /// Name of the model, where `llm` is a URL.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// Number of new domains.
     pub new: usize,
@@ -50,7 +53,7 @@ pub struct Prompts {
     pub domains: Vec<String>,
     /// Generated images of a domain, as a share of its originals.
     pub share: f64,
-    /// Whether images in the test domain's style may be painted and trained on.
+    /// Whether images in the test domain's style are painted too.
     pub include_test_style: bool,
 }
 
@@ -67,171 +70,209 @@ impl Default for Prompts {
     }
 }
 
-/// `[images]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Images {
-    /// Stable Diffusion folder in diffusers' layout; `builtin` is the demo's.
-    pub model: PathBuf,
-    /// Steps of the scheduler.
-    #[serde(default = "fifty")]
-    pub steps: usize,
-    /// Classifier-free guidance.
-    #[serde(default = "two")]
-    pub guidance: f32,
-    /// Its name; the model's own by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scheduler: Option<String>,
-    /// Height and width; what the model was trained on by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub size: Option<[usize; 2]>,
-    /// Images painted at once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub batch: Option<usize>,
-    /// What the images should not show.
-    #[serde(default)]
-    pub negative: String,
-}
-
-fn fifty() -> usize {
-    50
-}
-
-fn two() -> f32 {
-    2.0
-}
-
-/// `[score]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Score {
-    /// Folder of a `CLIPModel`; `builtin` is the demo's.
-    pub clip: PathBuf,
-    /// See [`score::Config`].
-    #[serde(default)]
-    pub trace: bool,
-    /// See [`score::Config`].
-    #[serde(default)]
-    pub unnormalised: bool,
-}
-
-/// `[train]`: the flags of `kaleid train`.
+/// `[compare]`: each algorithm is trained on each variant with each seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-#[allow(missing_docs)]
-pub struct Train {
+pub struct Compare {
     /// DomainBed's names.
     pub algorithms: Vec<String>,
     /// Which images are trained on: o, q, d, qd.
     pub variants: Vec<Variant>,
-    /// Trainings of each algorithm and variant.
+    /// Number of trainings of each algorithm and variant, which differ in their split and draws.
     pub seeds: u64,
-    pub preset: Preset,
-    pub fixed: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub average_from: Option<usize>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub swad: bool,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub f16_activations: bool,
-    pub arch: String,
-    pub width: usize,
-    pub stem: [usize; 2],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub weights: Option<PathBuf>,
-    pub size: usize,
-    pub steps: usize,
-    pub checkpoint_freq: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub total_batch: Option<usize>,
-    pub plain_validation: bool,
-    pub skip_train_accuracy: bool,
-    pub holdout_fraction: f64,
-    pub hparams: Map<String, Value>,
 }
 
-impl Default for Train {
+impl Default for Compare {
     fn default() -> Self {
-        let train = train::Config::new("", "");
-        Train {
-            algorithms: vec![train.algorithm],
-            variants: vec![Variant::O, Variant::Qd],
-            seeds: 3,
-            preset: train.preset,
-            fixed: train.fixed,
-            average_from: train.average_from,
-            swad: train.swad,
-            f16_activations: train.f16_activations,
-            arch: train.arch,
-            width: train.width,
-            stem: train.stem,
-            weights: None,
-            size: train.size,
-            steps: train.steps,
-            checkpoint_freq: train.checkpoint_freq,
-            total_batch: None,
-            plain_validation: false,
-            skip_train_accuracy: false,
-            holdout_fraction: train.holdout_fraction,
-            hparams: Map::new(),
-        }
+        Compare { algorithms: vec!["ERM".into()], variants: vec![Variant::O, Variant::Qd], seeds: 3 }
     }
 }
 
-impl Config {
+impl Study {
     /// Reads a TOML text; `name` is what errors call it.
     ///
     /// # Errors
     /// A text that is no TOML, an unknown key, a value that cannot be; with its line.
-    pub fn parse(text: &str, name: &str) -> Result<Config> {
-        let config: Config = toml::from_str(text).map_err(|e| {
+    pub fn parse(text: &str, name: &str) -> Result<Study> {
+        let read = DeTable::parse(text).and_then(from_table);
+        let study = read.map_err(|e| {
             let line = 1 + e.span().map_or(0, |span| text[..span.start].matches('\n').count());
-            anyhow::anyhow!("{name}, line {line}: {}", e.message())
+            anyhow!("{name}, line {line}: {}", explain(e.message()))
         })?;
-        let train = &config.train;
-        if train.algorithms.is_empty() || train.variants.is_empty() || train.seeds == 0 {
-            bail!("{name}: [train] needs at least one of algorithms, of variants and of seeds");
-        }
-        for algorithm in train.algorithms.iter().chain(&train.fixed) {
-            domainbed::check_name(algorithm).with_context(|| name.to_string())?;
-        }
-        Ok(config)
+        study.check().with_context(|| name.to_string())?;
+        Ok(study)
     }
 
-    /// Whether this is `held` with more algorithms, variants or seeds to train: the same folder, then, goes on.
-    pub(super) fn extends(&self, held: &Config) -> bool {
-        let (now, then) = (&self.train, &held.train);
-        let (algorithms, variants, seeds) = (now.algorithms.clone(), now.variants.clone(), now.seeds);
-        let others = Config { train: Train { algorithms, variants, seeds, ..then.clone() }, ..held.clone() };
-        others == *self
+    /// The demo's configuration.
+    ///
+    /// # Errors
+    /// None, as a test shows.
+    pub fn demo() -> Result<Study> {
+        Study::parse(include_str!("demo.toml"), "demo.toml")
+    }
+
+    /// The same with single values replaced: each of `changes` is `key=value` or `table.key=value`, with a value as TOML has it, or a
+    /// string without quotes.
+    ///
+    /// # Errors
+    /// A change that is none, an unknown key, a value that cannot be.
+    pub fn with(mut self, changes: &[String]) -> Result<Study> {
+        for change in changes {
+            self = self.changed(change).map_err(|why| anyhow!("{change}: {why:#}"))?;
+        }
+        self.check()?;
+        Ok(self)
+    }
+
+    fn changed(&self, change: &str) -> Result<Study> {
+        let Some((path, value)) = change.split_once('=') else {
+            bail!("give KEY=VALUE, such as train.steps=100");
+        };
+        let text = toml::to_string(self)?;
+        let with = |value: Spanned<DeValue>| -> Result<Study, toml::de::Error> {
+            let mut table = DeTable::parse(&text)?;
+            insert(table.get_mut(), path, value);
+            from_table(table)
+        };
+        // What is no string is tried as one, too: `test_domain=2020`.
+        let string = || with(Spanned::new(0..0, DeValue::String(value.into())));
+        let changed = match DeValue::parse(value) {
+            Ok(parsed) => with(parsed).or_else(|e| string().map_err(|_| e)),
+            Err(_) => string(),
+        };
+        changed.map_err(|e| anyhow!(explain(e.message())))
+    }
+
+    fn check(&self) -> Result<()> {
+        let compare = &self.compare;
+        if compare.algorithms.is_empty() || compare.variants.is_empty() || compare.seeds == 0 {
+            bail!("[compare] needs at least one of algorithms, of variants and of seeds");
+        }
+        for algorithm in compare.algorithms.iter().chain(&self.train.fixed) {
+            domainbed::check_name(algorithm)?;
+        }
+        for (key, path) in [("[images] model", &self.images.model), ("[score] clip", &self.score.clip)] {
+            if path == Path::new("") {
+                bail!("{key} is missing: give the folder of a model");
+            }
+        }
+        self.train.check().context("[train]")
+    }
+
+    /// What run.toml holds: every setting, with those that depend on others.
+    ///
+    /// # Errors
+    /// A path that is not UTF-8.
+    pub fn text(&self) -> Result<String> {
+        let steps = Some(self.train.steps());
+        let train = Settings { steps, ..self.train.resolved() };
+        toml::to_string(&Study { train, ..self.clone() }).context("run.toml")
+    }
+
+    /// Whether this is `held`, or `held` with more algorithms, variants or seeds, so that it may resume its folder.
+    pub(super) fn extends(&self, held: &Study) -> bool {
+        let (now, then) = (&self.compare, &held.compare);
+        let rest = Study { compare: now.clone(), ..held.clone() };
+        // Whatever words they were given in.
+        rest.text().ok() == self.text().ok()
             && then.algorithms.iter().all(|a| now.algorithms.contains(a))
             && then.variants.iter().all(|v| now.variants.contains(v))
             && then.seeds <= now.seeds
+    }
+
+    /// The first setting of this that is another in `held`.
+    pub(super) fn difference(&self, held: &Study) -> Result<String> {
+        let [own, held] = [self.text()?, held.text()?];
+        let other = own.lines().find(|line| !held.lines().any(|l| l == *line));
+        Ok(other.unwrap_or("fewer settings").to_string())
     }
 
     /// Trains these algorithms; `all` are the paper's eight, each on o, q, d and qd, for its Table 1.
     ///
     /// # Errors
     /// A name that is no algorithm.
-    pub fn algorithms(mut self, names: Vec<String>) -> Result<Config> {
+    pub fn algorithms(mut self, names: Vec<String>) -> Result<Study> {
         if names == ["all"] {
-            self.train.algorithms = sweep::ALGORITHMS.map(String::from).to_vec();
-            self.train.variants = vec![Variant::O, Variant::Q, Variant::D, Variant::Qd];
+            self.compare.algorithms = sweep::ALGORITHMS.map(String::from).to_vec();
+            self.compare.variants = Variant::ALL.to_vec();
             return Ok(self);
         }
         for name in &names {
             domainbed::check_name(name)?;
         }
-        self.train.algorithms = names;
+        self.compare.algorithms = names;
         Ok(self)
     }
 
     /// The same with few images and short trainings: to see that everything works.
-    pub fn quick(mut self) -> Config {
+    pub fn quick(mut self) -> Study {
         self.prompts.share *= 0.1;
         self.images.steps = self.images.steps.min(6);
-        self.train.seeds = 1;
-        self.train.steps = self.train.steps.min(12);
+        self.compare.seeds = 1;
+        self.train.steps = Some(self.train.steps().min(12));
         self
     }
+}
+
+fn from_table(mut table: Spanned<DeTable>) -> Result<Study, toml::de::Error> {
+    renew(table.get_mut());
+    Study::deserialize(Deserializer::from(table))
+}
+
+/// Puts the keys that files of before version 0.2 have where they are now.
+fn renew(study: &mut DeTable) {
+    let mut moved = vec![];
+    if let Some(value) = study.remove("hold_out_concepts") {
+        moved.push(("train.hold_out_concepts", value));
+    }
+    if let Some(DeValue::Table(train)) = study.get_mut("train").map(Spanned::get_mut) {
+        for (old, new) in [
+            ("algorithms", "compare.algorithms"),
+            ("variants", "compare.variants"),
+            ("seeds", "compare.seeds"),
+            ("plain_validation", "train.val_augment"),
+            ("skip_train_accuracy", "train.train_accuracy"),
+        ] {
+            let Some(mut value) = train.remove(old) else { continue };
+            if let (true, DeValue::Boolean(b)) = (new.starts_with("train."), value.get_mut()) {
+                *b = !*b;
+            }
+            moved.push((new, value));
+        }
+    }
+    for (path, value) in moved {
+        insert(study, path, value);
+    }
+}
+
+/// Sets the value at `path`, keys joined by dots.
+fn insert<'a>(table: &mut DeTable<'a>, path: &'a str, value: Spanned<DeValue<'a>>) {
+    let span = value.span();
+    let Some((first, rest)) = path.split_once('.') else {
+        table.insert(Spanned::new(span, path.into()), value);
+        return;
+    };
+    let inner = table.entry(Spanned::new(span.clone(), first.into()));
+    let inner = inner.or_insert_with(|| Spanned::new(span.clone(), DeValue::Table(DeTable::new())));
+    match inner.get_mut() {
+        DeValue::Table(inner) => insert(inner, rest, value),
+        // No table: then it is refused as a value of another type.
+        other => *other = DeValue::Table(DeTable::new()),
+    }
+}
+
+/// A message of the TOML reader for people: of an unknown key, with the nearest one that there is.
+fn explain(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let (true, Some(unknown)) = (message.starts_with("unknown field"), quoted.next()) else {
+        let plain = message
+            .replace("expected usize", "expected a whole number")
+            .replace("expected u64", "expected a whole number");
+        return plain
+            .replace("expected f32", "expected a number")
+            .replace("expected f64", "expected a number");
+    };
+    let near = |known: &&str| strsim::damerau_levenshtein(known, unknown);
+    let nearest = quoted.min_by_key(near).map_or(String::new(), |near| format!(": did you mean `{near}`?"));
+    format!("no key `{unknown}`{nearest}")
 }

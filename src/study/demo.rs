@@ -1,7 +1,6 @@
-//! The demo inside the program: a small data set, a Stable Diffusion and a CLIP in Hugging Face's layouts, and the
-//! configuration of `kaleid run` without one. `weights/README.md` says where they come from.
+//! The demo inside the program: a small data set, a Stable Diffusion and a CLIP in Hugging Face's layouts.
+//! `weights/README.md` says where they come from.
 
-use super::config::Config;
 use crate::data::folder::{Embedded, Folder};
 use crate::data::write_atomic;
 use anyhow::{Context, Result};
@@ -28,14 +27,6 @@ pub fn folder(named: &Path, part: &str) -> Folder {
         true => Folder::from(DEMO as Embedded).sub(part),
         false => Folder::from(named),
     }
-}
-
-/// The demo's configuration.
-///
-/// # Errors
-/// None, as a test shows.
-pub fn config() -> Result<Config> {
-    Config::parse(include_str!("demo.toml"), "demo.toml")
 }
 
 /// Unpacks the demo's data set, DOMAIN/CLASS/image, as the folder `to`; does nothing where it is.

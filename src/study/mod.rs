@@ -23,14 +23,14 @@ pub mod score;
 
 use crate::core::{Gpu, GpuOptions};
 use crate::data::{lock, write_atomic};
-use crate::engines::painter::Options;
 use crate::paint::generate;
 use crate::paint::prompts::{self, Grammar, Llm};
 use crate::progress::time_left;
-use crate::train::{self, Variant};
+use crate::train::{self, Training, Variant};
 use anyhow::{Context, Result, bail};
 use clock::Clock;
-use config::{Config, Images, Prompts};
+use config::{Prompts, Study};
+use score::Scoring;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -39,13 +39,13 @@ use std::time::Instant;
 ///
 /// # Errors
 /// Those of the stages; a folder that holds another run; Ctrl-C.
-pub fn run(adapter: &GpuOptions, config: &Config, out: &Path) -> Result<PathBuf> {
-    let _lock = claim(config, out)?;
+pub fn run(adapter: &GpuOptions, study: &Study, out: &Path) -> Result<PathBuf> {
+    let _lock = claim(study, out)?;
     remove_leftovers(out);
     let gpu = Gpu::open(adapter)?;
     let mut clock = Clock::open(out, &gpu.caps().adapter);
-    let run = Run::new(config, out);
-    if demo::is_builtin(&config.data) {
+    let run = Run::new(study, out);
+    if demo::is_builtin(&study.data) {
         clock.stage("data", || demo::unpack_data(&run.data))?;
     }
     clock.stage("prompts", || run.write_prompts(adapter))?;
@@ -57,7 +57,7 @@ pub fn run(adapter: &GpuOptions, config: &Config, out: &Path) -> Result<PathBuf>
 
 /// What all stages share.
 struct Run<'a> {
-    config: &'a Config,
+    study: &'a Study,
     out: &'a Path,
     /// ROOT/DOMAIN/CLASS/image: the originals.
     data: PathBuf,
@@ -67,22 +67,22 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(config: &'a Config, out: &'a Path) -> Run<'a> {
-        let grammar = if demo::is_builtin(&config.data) { Grammar::demo() } else { Grammar::general() };
-        Run { config, out, data: demo::data(&config.data, out), images: out.join("images"), grammar }
+    fn new(study: &'a Study, out: &'a Path) -> Run<'a> {
+        let grammar = if demo::is_builtin(&study.data) { Grammar::demo() } else { Grammar::general() };
+        Run { study, out, data: demo::data(&study.data, out), images: out.join("images"), grammar }
     }
 
     fn write_prompts(&self, adapter: &GpuOptions) -> Result<()> {
-        let Prompts { llm, model, new, domains, share, include_test_style } = self.config.prompts.clone();
+        let Prompts { llm, model, new, domains, share, include_test_style } = self.study.prompts.clone();
         let settings = prompts::Config {
             data: self.data.clone(),
             out: self.out.to_path_buf(),
-            hold_out: vec![self.config.test_domain.clone()],
+            hold_out: vec![self.study.test_domain.clone()],
             new,
             domains,
             share,
             include_test_style,
-            seed: self.config.seed,
+            seed: self.study.seed,
             llm: Llm::parse(&llm, model, adapter).context("[prompts] llm")?,
         };
         prompts::run(&settings, &self.grammar)?;
@@ -94,10 +94,9 @@ impl<'a> Run<'a> {
     }
 
     fn paint(&self, gpu: &Gpu) -> Result<()> {
-        let Images { model, steps, guidance, scheduler, size, batch, negative } = self.config.images.clone();
-        let options = Options { size, batch, steps, guidance, scheduler, negative };
-        let model = demo::folder(&model, "stable-diffusion");
-        generate::run(gpu, &model, &self.pictures()?, &self.images, &options, self.config.seed)?;
+        let options = &self.study.images;
+        let model = demo::folder(&options.model, "stable-diffusion");
+        generate::run(gpu, &model, &self.pictures()?, &self.images, options, self.study.seed)?;
         Ok(())
     }
 
@@ -107,22 +106,21 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let name = |folder: String| (folder.clone(), self.grammar.domain(&folder).name);
-        let settings = score::Config {
+        let scoring = Scoring {
             data: self.data.clone(),
             generated: self.images.clone(),
-            hold_out: vec![self.config.test_domain.clone()],
+            hold_out: vec![self.study.test_domain.clone()],
             names: self.pictures()?.into_iter().filter_map(|p| p.domain).map(name).collect(),
-            trace: self.config.score.trace,
-            unnormalised: self.config.score.unnormalised,
-            seed: self.config.seed,
+            seed: self.study.seed,
+            measure: self.study.score.clone(),
         };
-        score::run(gpu, &demo::folder(&self.config.score.clip, "clip"), &settings, self.out)?;
+        score::run(gpu, &scoring, self.out)?;
         Ok(())
     }
 
     fn train(&self, gpu: &Gpu, clock: &mut Clock) -> Result<()> {
         let trainings = self.trainings();
-        let is_done = |training: &&train::Config| training.out.join("done").exists();
+        let is_done = |training: &&Training| training.out.join("done").exists();
         let mut took = vec![];
         for (i, training) in trainings.iter().enumerate() {
             let name = training.out.file_name().unwrap_or_default().to_string_lossy();
@@ -137,66 +135,46 @@ impl<'a> Run<'a> {
     }
 
     /// Every training, grouped by seed, so that an interrupted run already has variants to compare.
-    fn trainings(&self) -> Vec<train::Config> {
-        let t = &self.config.train;
-        let mut jobs = vec![];
-        for seed in 0..t.seeds {
-            for algorithm in &t.algorithms {
-                for &variant in &t.variants {
-                    jobs.push(train::Config {
+    fn trainings(&self) -> Vec<Training> {
+        let (study, mut trainings) = (self.study, vec![]);
+        for seed in 0..study.compare.seeds {
+            for algorithm in &study.compare.algorithms {
+                for &variant in &study.compare.variants {
+                    trainings.push(Training {
                         extra: (variant != Variant::O).then(|| self.images.clone()),
                         variant,
-                        test_domains: vec![self.config.test_domain.clone()],
-                        hold_out_concepts: self.config.hold_out_concepts,
+                        test_domains: vec![study.test_domain.clone()],
                         algorithm: algorithm.clone(),
-                        preset: t.preset,
-                        fixed: t.fixed.clone(),
-                        average_from: t.average_from,
-                        swad: t.swad,
-                        f16_activations: t.f16_activations,
-                        arch: t.arch.clone(),
-                        width: t.width,
-                        stem: t.stem,
-                        weights: t.weights.clone(),
-                        size: t.size,
-                        steps: t.steps,
-                        checkpoint_freq: t.checkpoint_freq,
-                        val_augment: !t.plain_validation,
-                        train_accuracy: !t.skip_train_accuracy,
-                        total_batch: t.total_batch,
-                        hparams: t.hparams.clone(),
-                        hparams_seed: 0,
                         trial_seed: seed,
-                        seed: self.config.seed + seed,
-                        holdout_fraction: t.holdout_fraction,
-                        ..train::Config::new(&self.data, results::folder(self.out, algorithm, variant, seed))
+                        seed: study.seed + seed,
+                        settings: study.train.clone(),
+                        ..Training::new(&self.data, results::folder(self.out, algorithm, variant, seed))
                     });
                 }
             }
         }
-        jobs
+        trainings
     }
 }
 
 /// Makes `out` the folder of this configuration, or sees that it is. The file is held until the run ends: it is the lock that
 /// keeps a second process out.
-fn claim(config: &Config, out: &Path) -> Result<File> {
+fn claim(study: &Study, out: &Path) -> Result<File> {
     let file = out.join("run.toml");
-    let text = toml::to_string(config).context("run.toml")?;
     if !file.exists() {
-        write_atomic(&file, text.as_bytes())?;
+        write_atomic(&file, study.text()?.as_bytes())?;
     }
-    let held = std::fs::read_to_string(&file).with_context(|| format!("{}: cannot read", file.display()))?;
-    let grown = held != text && Config::parse(&held, "").is_ok_and(|held| config.extends(&held));
-    if held != text && !grown {
-        let other = text.lines().find(|line| !held.lines().any(|l| l == *line)).unwrap_or("fewer settings");
+    let text = std::fs::read_to_string(&file).with_context(|| format!("{}: cannot read", file.display()))?;
+    let held = Study::parse(&text, &file.display().to_string())?;
+    if !study.extends(&held) {
+        let other = study.difference(&held)?;
         bail!("{}: holds a run with other settings (here: {other}): choose another --out", out.display());
     }
     let lock = File::open(&file).with_context(|| format!("{}: cannot read", file.display()))?;
     lock::hold(out, &lock)?;
-    if grown {
-        write_atomic(&file, text.as_bytes())?;
-        return claim(config, out);
+    if !held.extends(study) {
+        write_atomic(&file, study.text()?.as_bytes())?;
+        return claim(study, out);
     }
     Ok(lock)
 }

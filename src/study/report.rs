@@ -2,7 +2,7 @@
 //! nothing from elsewhere.
 
 use super::clock::Stages;
-use super::config::Config;
+use super::config::Study;
 use super::demo;
 use super::results::{findings, matrix, table};
 use super::score::{Diversity, DomainDiversity};
@@ -24,12 +24,12 @@ use std::path::{Path, PathBuf};
 /// A folder that is no run's; files that are not what a run writes.
 pub fn run(dir: &Path) -> Result<PathBuf> {
     let run = Run::open(dir)?;
-    let rows = table(dir, &run.config)?;
+    let rows = table(dir, &run.study)?;
     let page = json!({
         "title": dir.file_name().unwrap_or_default().to_string_lossy(),
-        "test_domain": run.config.test_domain, "images": run.images.len(),
+        "test_domain": run.study.test_domain, "images": run.images.len(),
         "adapter": run.stages.adapter, "version": run.stages.version,
-        "matrix": (run.config.train.algorithms.len() > 1).then(|| matrix(&rows, &run.config)),
+        "matrix": (run.study.compare.algorithms.len() > 1).then(|| matrix(&rows, &run.study)),
         "cells": rows.iter().map(|r| {
             let seeds: Vec<String> = r.seeds.iter().map(|a| format!("{:.1}", 100.0 * a)).collect();
             let unseen = r.unseen.map(|m| m.to_string());
@@ -54,7 +54,7 @@ struct Run<'a> {
     dir: &'a Path,
     /// run.toml, as text and read.
     settings: String,
-    config: Config,
+    study: Study,
     stages: Stages,
     diversity: Option<Diversity>,
     /// diversity.svg.
@@ -73,7 +73,7 @@ impl<'a> Run<'a> {
         let lines = text(&metadata)?.unwrap_or_default();
         Ok(Run {
             dir,
-            config: Config::parse(&settings, &file.display().to_string())?,
+            study: Study::parse(&settings, &file.display().to_string())?,
             settings,
             stages: parsed(&dir.join("stages.json"))?.unwrap_or_default(),
             diversity: parsed(&dir.join("diversity.json"))?,
@@ -107,7 +107,7 @@ impl<'a> Run<'a> {
 
     /// Generated images, each with its nearest original and their cosine.
     fn nearest(&self) -> Result<Vec<(Picture, Picture, String)>> {
-        let data = demo::data(&self.config.data, self.dir);
+        let data = demo::data(&self.study.data, self.dir);
         let pairs = self.diversity.iter().flat_map(|d| &d.nearest).map(|n| {
             let original = picture(&data.join(&n.original), &n.original)?;
             Ok((self.generated(&n.generated)?, original, format!("{:.2}", n.cosine)))

@@ -1,6 +1,6 @@
 //! What the trainings of a run came to: accuracies by algorithm and variant, and what they say.
 
-use super::config::Config;
+use super::config::Study;
 use crate::sweep::records::{Record, record};
 use crate::sweep::select::validation;
 use crate::train::Variant;
@@ -58,12 +58,12 @@ impl std::fmt::Display for Mean {
 ///
 /// # Errors
 /// Files that are not what a run writes.
-pub fn table(dir: &Path, config: &Config) -> Result<Vec<Accuracies>> {
+pub fn table(dir: &Path, study: &Study) -> Result<Vec<Accuracies>> {
     let mut rows = vec![];
-    for algorithm in &config.train.algorithms {
-        for &variant in &config.train.variants {
+    for algorithm in &study.compare.algorithms {
+        for &variant in &study.compare.variants {
             let (mut seeds, mut unseen) = (vec![], vec![]);
-            for seed in 0..config.train.seeds {
+            for seed in 0..study.compare.seeds {
                 let folder = folder(dir, algorithm, variant, seed);
                 if folder.join("done").exists() {
                     let record = selected(&folder.join("results.jsonl"))?;
@@ -94,19 +94,19 @@ fn selected(file: &Path) -> Result<Record> {
 }
 
 /// The paper's Table 1: algorithms by variants, and their average over algorithms (each seed's mean first). Its header and rows.
-pub fn matrix(rows: &[Accuracies], config: &Config) -> (Vec<&'static str>, Vec<(String, Vec<String>)>) {
-    let variants = &config.train.variants;
+pub fn matrix(rows: &[Accuracies], study: &Study) -> (Vec<&'static str>, Vec<(String, Vec<String>)>) {
+    let variants = &study.compare.variants;
     let of = |algorithm: &str, variant: Variant| {
         rows.iter().find(|r| r.algorithm == algorithm && r.variant == variant)
     };
     let shown = |mean: Option<Mean>| mean.map_or("–".into(), |m| m.to_string());
     let mut table: Vec<(String, Vec<String>)> = vec![];
-    for algorithm in &config.train.algorithms {
+    for algorithm in &study.compare.algorithms {
         let cells = variants.iter().map(|&v| shown(of(algorithm, v).map(|r| r.all))).collect();
         table.push((algorithm.clone(), cells));
     }
     let average = |variant: Variant| {
-        let all: Option<Vec<&Accuracies>> = config.train.algorithms.iter().map(|a| of(a, variant)).collect();
+        let all: Option<Vec<&Accuracies>> = study.compare.algorithms.iter().map(|a| of(a, variant)).collect();
         let all = all.filter(|all| all.iter().all(|row| row.seeds.len() == all[0].seeds.len()))?;
         let seeds = 0..all[0].seeds.len();
         let means = seeds.map(|s| all.iter().map(|r| r.seeds[s]).sum::<f64>() / all.len() as f64);

@@ -10,12 +10,13 @@
 //! generated images show: are the class and the style that the prompt asked for the likeliest of all?
 
 use super::curve::{Curve, variance};
+use super::demo;
 use crate::core::Gpu;
 use crate::data::dataset::{Dataset, Domain, load};
-use crate::data::folder::Folder;
 use crate::data::rng::Key;
 use crate::data::{spaced, write_atomic};
-use crate::models::clip::{ClipEmbedder, ImageEmbeds};
+use crate::engines::clip::{ClipEmbedder, ImageEmbeds};
+use crate::flags;
 use crate::progress::{Progress, bail_if_stopped};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
@@ -27,23 +28,49 @@ const NEAREST_PER_DOMAIN: usize = 2;
 /// Images decoded at once, so that neither memory nor the wait for Ctrl-C grows with the data set.
 const CHUNK: usize = 64;
 
-/// What to measure.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// ROOT/DOMAIN/CLASS/image: the originals.
+/// What to measure, and how: flags of `kaleid score`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Scoring {
+    /// The originals: ROOT/DOMAIN/CLASS/image.
+    #[arg(long, value_name = "ROOT")]
     pub data: PathBuf,
-    /// The generated images, a tree of the same shape.
+    /// Generated images: DIR/DOMAIN/CLASS/image.
+    #[arg(long, value_name = "DIR")]
     pub generated: PathBuf,
-    /// Domains that do not count.
+    /// A domain that does not count, by name; may be given again.
+    #[arg(long, value_name = "DOMAIN")]
     pub hold_out: Vec<String>,
     /// What texts call a domain, where it is not its folder's name.
+    #[arg(skip)]
     pub names: BTreeMap<String, String>,
-    /// Sum of the variances over the embedding's numbers, instead of their mean.
-    pub trace: bool,
-    /// Embeddings as CLIP's projection leaves them, instead of length 1.
-    pub unnormalised: bool,
     /// Decides the orders in which images join.
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+    /// How it is measured.
+    #[command(flatten)]
+    pub measure: Measure,
+}
+
+/// How to measure: flags of `kaleid score`, and the table `[score]` of run.toml.
+#[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Measure {
+    /// CLIP folder in Hugging Face's layout; `builtin` is the demo's small one.
+    #[arg(long, value_name = "DIR")]
+    pub clip: PathBuf,
+    /// Sum the variances over the embedding's dimensions, instead of taking their mean.
+    #[arg(long)]
+    pub trace: bool,
+    /// Use embeddings as CLIP projects them, instead of scaled to length 1.
+    #[arg(long)]
+    pub unnormalised: bool,
+}
+
+impl Default for Measure {
+    /// With the empty path for the folder, which must be given.
+    fn default() -> Measure {
+        Measure { clip: PathBuf::new(), ..flags::parse(&["--clip", "DIR"]) }
+    }
 }
 
 /// What was measured: diversity.json.
@@ -100,10 +127,11 @@ pub struct Nearest {
 ///
 /// # Errors
 /// Data, images or a CLIP that do not work; a folder that cannot be written; Ctrl-C.
-pub fn run(gpu: &Gpu, clip: &Folder, config: &Config, out: &Path) -> Result<Diversity> {
-    let data = Dataset::open(&config.data)?;
-    let (originals, generated) = compared(config, &data)?;
-    let mut model = ClipEmbedder::open(gpu, clip, gpu.caps().weights())?;
+pub fn run(gpu: &Gpu, scoring: &Scoring, out: &Path) -> Result<Diversity> {
+    let clip = demo::folder(&scoring.measure.clip, "clip");
+    let data = Dataset::open(&scoring.data)?;
+    let (originals, generated) = compared(scoring, &data)?;
+    let mut model = ClipEmbedder::open(gpu, &clip, gpu.caps().weights())?;
     let count = |domains: &[Domain]| domains.iter().map(|d| d.items.len()).sum::<usize>();
     let made = count(&generated);
     let progress = Progress::new("score", (count(&originals) + made) as u64, "images");
@@ -113,22 +141,22 @@ pub fn run(gpu: &Gpu, clip: &Folder, config: &Config, out: &Path) -> Result<Dive
     let (originals, generated) = (embed(originals)?, embed(generated)?);
     progress.finish();
 
-    let right = agreement(config, &mut model, &data.classes, &generated)?;
+    let right = agreement(scoring, &mut model, &data.classes, &generated)?;
     let share = |k: usize| right.iter().map(|r| r[k]).sum::<usize>() as f64 / made as f64;
     let with_own = originals.iter().filter_map(|original| {
         let own = generated.iter().find(|g| g.domain.name == original.domain.name)?;
-        Some((original.rows(config), own.rows(config)))
+        Some((original.rows(scoring), own.rows(scoring)))
     });
-    let curve = Curve::new(&with_own.collect::<Vec<_>>(), config.trace, config.seed);
+    let curve = Curve::new(&with_own.collect::<Vec<_>>(), scoring.measure.trace, scoring.seed);
     let diversity = Diversity {
-        form: form(config),
+        form: form(scoring),
         clip: clip.name("").trim_end_matches('/').to_string(),
         width: model.width(),
         curve,
-        domains: by_domain(config, &originals, &generated, &right),
+        domains: by_domain(scoring, &originals, &generated, &right),
         class_agreement: share(0),
         style_agreement: share(1),
-        nearest: nearest(config, &originals, &generated),
+        nearest: nearest(scoring, &originals, &generated),
     };
     // The picture first: a folder with diversity.json holds both.
     write_atomic(out.join("diversity.svg"), diversity.curve.svg()?.as_bytes())?;
@@ -138,14 +166,14 @@ pub fn run(gpu: &Gpu, clip: &Folder, config: &Config, out: &Path) -> Result<Dive
 }
 
 /// The original domains that count, and the generated ones.
-fn compared(config: &Config, data: &Dataset) -> Result<(Vec<Domain>, Vec<Domain>)> {
-    for name in &config.hold_out {
+fn compared(scoring: &Scoring, data: &Dataset) -> Result<(Vec<Domain>, Vec<Domain>)> {
+    for name in &scoring.hold_out {
         data.env(name)?;
     }
     let originals: Vec<Domain> =
-        data.domains.iter().filter(|d| !config.hold_out.contains(&d.name)).cloned().collect();
-    let generated = Dataset::added(&config.generated, &data.classes)?;
-    let place = config.generated.display();
+        data.domains.iter().filter(|d| !scoring.hold_out.contains(&d.name)).cloned().collect();
+    let generated = Dataset::added(&scoring.generated, &data.classes)?;
+    let place = scoring.generated.display();
     if generated.is_empty() {
         bail!("{place}: no generated images, DOMAIN/CLASS/image");
     }
@@ -179,22 +207,22 @@ impl Embedded {
     }
 
     /// The embeddings that variances are taken of.
-    fn rows(&self, config: &Config) -> Vec<&[f32]> {
-        let rows = if config.unnormalised { &self.images.raw } else { &self.images.unit };
+    fn rows(&self, scoring: &Scoring) -> Vec<&[f32]> {
+        let rows = if scoring.measure.unnormalised { &self.images.raw } else { &self.images.unit };
         rows.iter().map(Vec::as_slice).collect()
     }
 }
 
 /// What variance means with these settings.
-fn form(config: &Config) -> String {
-    let over = if config.trace { "sum" } else { "mean" };
-    let of = if config.unnormalised { "unnormalised embeddings" } else { "embeddings of length 1" };
+fn form(scoring: &Scoring) -> String {
+    let over = if scoring.measure.trace { "sum" } else { "mean" };
+    let of = if scoring.measure.unnormalised { "unnormalised embeddings" } else { "embeddings of length 1" };
     format!("{over} over dimensions of the biased variance of {of}")
 }
 
 /// The counts and variances of each domain. `right` is what [`agreement`] found in the generated ones.
 fn by_domain(
-    config: &Config,
+    scoring: &Scoring,
     originals: &[Embedded],
     generated: &[Embedded],
     right: &[[usize; 2]],
@@ -203,12 +231,12 @@ fn by_domain(
     for own in originals {
         let entry = domains.entry(own.domain.name.clone()).or_default();
         entry.originals = own.domain.items.len();
-        entry.variance_of_originals = Some(variance(&own.rows(config), config.trace));
+        entry.variance_of_originals = Some(variance(&own.rows(scoring), scoring.measure.trace));
     }
     for (made, right) in generated.iter().zip(right) {
         let entry = domains.entry(made.domain.name.clone()).or_default();
         entry.generated = made.domain.items.len();
-        entry.variance_of_generated = Some(variance(&made.rows(config), config.trace));
+        entry.variance_of_generated = Some(variance(&made.rows(scoring), scoring.measure.trace));
         [entry.class_agreement, entry.style_agreement] =
             right.map(|n| Some(n as f64 / made.domain.items.len() as f64));
     }
@@ -217,12 +245,12 @@ fn by_domain(
 
 /// In how many images of each generated domain CLIP finds the right class, and the right style.
 fn agreement(
-    config: &Config,
+    scoring: &Scoring,
     model: &mut ClipEmbedder,
     classes: &[String],
     generated: &[Embedded],
 ) -> Result<Vec<[usize; 2]>> {
-    let words = |name: &String| spaced(config.names.get(name).unwrap_or(name));
+    let words = |name: &String| spaced(scoring.names.get(name).unwrap_or(name));
     let mut texts = vec![];
     for style in generated.iter().map(|g| words(&g.domain.name)) {
         texts.extend(classes.iter().map(|c| format!("A picture of {} in the style of {style}.", words(c))));
@@ -256,21 +284,21 @@ fn largest(values: &[f32]) -> usize {
 }
 
 /// A few images of each generated domain with the originals they are most like.
-fn nearest(config: &Config, originals: &[Embedded], generated: &[Embedded]) -> Vec<Nearest> {
+fn nearest(scoring: &Scoring, originals: &[Embedded], generated: &[Embedded]) -> Vec<Nearest> {
     let below = |path: &Path, root: &Path| {
         path.strip_prefix(root).unwrap_or(path).to_string_lossy().replace('\\', "/")
     };
     let mut rows = vec![];
     for Embedded { domain, images } in generated {
         let order =
-            Key::new(config.seed, 0, &format!("nearest {}", domain.name)).permutation(domain.items.len());
+            Key::new(scoring.seed, 0, &format!("nearest {}", domain.name)).permutation(domain.items.len());
         for &i in order.iter().take(NEAREST_PER_DOMAIN) {
             let all = originals.iter().flat_map(|o| o.domain.items.iter().zip(&o.images.unit));
             let cosines = all.map(|(item, other)| (item, dot(&images.unit[i], other)));
             if let Some((item, cosine)) = cosines.max_by(|a, b| a.1.total_cmp(&b.1)) {
                 rows.push(Nearest {
-                    generated: below(&domain.items[i].path, &config.generated),
-                    original: below(&item.path, &config.data),
+                    generated: below(&domain.items[i].path, &scoring.generated),
+                    original: below(&item.path, &scoring.data),
                     cosine: f64::from(cosine),
                 });
             }

@@ -22,10 +22,9 @@ pub mod work;
 
 use crate::data::dataset::{Dataset, seed_hash};
 use crate::data::{known, python, write_atomic};
-use crate::domainbed::network::{Featurizer, Network};
+use crate::domainbed::network::{Featurizer, Network, TrainNorm};
 use crate::domainbed::{Setup, algorithm};
-use crate::models::resnet::BatchNorm;
-use crate::train::{self, Variant};
+use crate::train::{self, Settings, Training, Variant};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -58,7 +57,7 @@ pub struct Sweep {
     pub trials: u64,
     /// Draws of the hyper-parameters.
     pub hparams_seeds: Range<u64>,
-    /// Fields of [`train::Config`] that all jobs share and that are not its defaults.
+    /// The [`Settings`] that are not defaults, which all jobs share.
     pub train: Map<String, Value>,
 }
 
@@ -109,7 +108,7 @@ pub struct Job {
     /// DomainBed's arguments, and those of ours that are not DomainBed's defaults.
     pub args: Map<String, Value>,
     /// The training.
-    pub config: train::Config,
+    pub training: Training,
     /// Number of the data set's own domains.
     pub domains: usize,
 }
@@ -133,7 +132,7 @@ impl Sweep {
     /// # Errors
     /// Jobs that would be lost; a folder that cannot be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        let own: HashSet<PathBuf> = self.jobs(folder)?.into_iter().map(|j| j.config.out).collect();
+        let own: HashSet<PathBuf> = self.jobs(folder)?.into_iter().map(|j| j.training.out).collect();
         let begun = |path: &PathBuf| ["train.json", "results.jsonl"].iter().any(|f| path.join(f).exists());
         let there = std::fs::read_dir(folder).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
         let strange = there.filter(|path| begun(path) && !own.contains(path)).count();
@@ -165,8 +164,8 @@ impl Sweep {
     /// # Errors
     /// Settings of the plan that are not those of a training.
     pub fn jobs(&self, folder: &Path) -> Result<Vec<Job>> {
-        let base =
-            config_from(&self.train).with_context(|| format!("{}: train", folder.join(PLAN).display()))?;
+        let settings = Settings::from_changed(&self.train)
+            .with_context(|| format!("{}: train", folder.join(PLAN).display()))?;
         let mut jobs = vec![];
         for trial_seed in 0..self.trials {
             for (dataset, domains) in &self.datasets {
@@ -177,8 +176,7 @@ impl Sweep {
                                 let [set, by] = [dataset, algorithm].map(|name| python::repr(name));
                                 let text =
                                     format!("({set}, {by}, {test_envs:?}, {hparams_seed}, {trial_seed})");
-                                let config = train::Config {
-                                    data: data_folder(&self.data_dir, dataset),
+                                let training = Training {
                                     extra: self.extra.get(dataset).filter(|_| variant != Variant::O).cloned(),
                                     variant,
                                     test_domains: test_envs.iter().map(|&e| domains[e].clone()).collect(),
@@ -186,12 +184,13 @@ impl Sweep {
                                     hparams_seed,
                                     trial_seed,
                                     seed: seed_hash(&text),
-                                    ..base.clone()
+                                    settings: settings.clone(),
+                                    ..Training::new(data_folder(&self.data_dir, dataset), "")
                                 };
-                                let args = self.args(dataset, &test_envs, &config);
+                                let args = self.args(dataset, &test_envs, &training);
                                 let out = folder.join(folder_name(&args));
-                                let config = train::Config { out, ..config };
-                                jobs.push(Job { args, config, domains: domains.len() });
+                                let training = Training { out, ..training };
+                                jobs.push(Job { args, training, domains: domains.len() });
                             }
                         }
                     }
@@ -206,25 +205,25 @@ impl Sweep {
         (0..domains).flat_map(|i| std::iter::once(vec![i]).chain(pairs(i))).collect()
     }
 
-    fn args(&self, dataset: &str, test_envs: &[usize], config: &train::Config) -> Map<String, Value> {
+    fn args(&self, dataset: &str, test_envs: &[usize], training: &Training) -> Map<String, Value> {
         let mut args = self.train.clone();
-        if !config.hparams.is_empty() {
-            args.insert("hparams".into(), python::json(&config.hparams).into());
+        if !training.settings.hparams.is_empty() {
+            args.insert("hparams".into(), python::json(&training.settings.hparams).into());
         }
-        if config.variant != Variant::O {
-            args.insert("variant".into(), config.variant.name().into());
-            args.insert("extra".into(), json!(config.extra));
+        if training.variant != Variant::O {
+            args.insert("variant".into(), training.variant.name().into());
+            args.insert("extra".into(), json!(training.extra));
         }
         for (name, value) in [
-            ("algorithm", json!(config.algorithm)),
+            ("algorithm", json!(training.algorithm)),
             ("data_dir", json!(self.data_dir)),
             ("dataset", json!(dataset)),
-            ("holdout_fraction", json!(config.holdout_fraction)),
-            ("hparams_seed", json!(config.hparams_seed)),
-            ("seed", json!(config.seed)),
+            ("holdout_fraction", json!(training.settings.holdout_fraction)),
+            ("hparams_seed", json!(training.hparams_seed)),
+            ("seed", json!(training.seed)),
             ("task", json!("domain_generalization")),
             ("test_envs", json!(test_envs)),
-            ("trial_seed", json!(config.trial_seed)),
+            ("trial_seed", json!(training.trial_seed)),
         ] {
             args.insert(name.into(), value);
         }
@@ -238,15 +237,15 @@ pub fn folder_name(args: &Map<String, Value>) -> String {
 }
 
 /// `PACS sketch ERM qd, hparams 3, trial 0`: a job for people.
-pub fn label(config: &train::Config) -> String {
+pub fn label(training: &Training) -> String {
     format!(
         "{} {} {} {}, hparams {}, trial {}",
-        known::name_of(&config.data),
-        config.test_domains.join("+"),
-        config.algorithm,
-        config.variant.name(),
-        config.hparams_seed,
-        config.trial_seed
+        known::name_of(&training.data),
+        training.test_domains.join("+"),
+        training.algorithm,
+        training.variant.name(),
+        training.hparams_seed,
+        training.trial_seed
     )
 }
 
@@ -254,50 +253,18 @@ fn data_folder(data_dir: &Path, dataset: &str) -> PathBuf {
     data_dir.join(known::named(dataset).map_or(dataset, |k| k.folder))
 }
 
-/// What all trainings with the settings of `config` share: its fields that are not defaults, but for those that a job has of its own.
-///
-/// # Errors
-/// Paths that are not UTF-8.
-pub fn shared_settings(config: &train::Config) -> Result<Map<String, Value>> {
-    let own = [
-        "data",
-        "out",
-        "extra",
-        "variant",
-        "test_domains",
-        "algorithm",
-        "hparams_seed",
-        "trial_seed",
-        "seed",
-    ];
-    let [mut fields, defaults] = [config, &train::Config::new("", "")].map(serde_json::to_value);
-    let defaults = defaults?;
-    let fields = fields.as_mut().ok().and_then(Value::as_object_mut).context("a path is not UTF-8")?;
-    fields.retain(|name, value| !own.contains(&name.as_str()) && defaults[name.as_str()] != *value);
-    Ok(fields.clone())
-}
-
-/// The training with these settings, and defaults for all others.
-fn config_from(settings: &Map<String, Value>) -> Result<train::Config> {
-    let mut config = serde_json::to_value(train::Config::new("", ""))?;
-    if let Some(fields) = config.as_object_mut() {
-        fields.extend(settings.clone());
-    }
-    Ok(serde_json::from_value(config)?)
-}
-
 /// Jobs that would fail by their arguments alone, each with the reason: hyper-parameters that do not exist, an algorithm that would train
 /// nothing with so few domains.
 pub fn refused(jobs: &[Job]) -> Vec<(usize, anyhow::Error)> {
     let check = |job: &Job| -> Result<()> {
-        let config = &job.config;
-        let hparams = config.drawn_hparams()?;
+        let training = &job.training;
+        let hparams = training.drawn_hparams()?;
         // New domains join the training ones.
-        let new = if [Variant::D, Variant::Qd].contains(&config.variant) { 1 } else { 0 };
-        let fixed = config.fixed.contains(&config.algorithm);
-        let envs = job.domains - config.test_domains.len() + new;
-        let setup = Setup { hparams: &hparams, preset: config.preset, fixed, envs };
-        train::average_from(config, &*algorithm(&config.algorithm, &setup)?)?;
+        let new = if [Variant::D, Variant::Qd].contains(&training.variant) { 1 } else { 0 };
+        let fixed = training.settings.fixed.contains(&training.algorithm);
+        let envs = job.domains - training.test_domains.len() + new;
+        let setup = Setup { hparams: &hparams, preset: training.settings.preset, fixed, envs };
+        train::average_from(training, &*algorithm(&training.algorithm, &setup)?)?;
         Ok(())
     };
     jobs.iter().enumerate().filter_map(|(i, job)| Some((i, check(job).err()?))).collect()
@@ -317,12 +284,15 @@ pub fn cost(jobs: &[Job], seconds_per_job: Option<f64>) -> Cost {
     let mut measured: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     let mut left = vec![];
     for job in jobs {
-        match State::of(&job.config.out) {
+        match State::of(&job.training.out) {
             State::Done => {
-                let seconds = work::Log::read(&job.config.out).seconds;
-                measured.entry(&job.config.algorithm).or_default().extend((seconds > 0.0).then_some(seconds));
+                let seconds = work::Log::read(&job.training.out).seconds;
+                measured
+                    .entry(&job.training.algorithm)
+                    .or_default()
+                    .extend((seconds > 0.0).then_some(seconds));
             }
-            _ => left.push(job.config.algorithm.as_str()),
+            _ => left.push(job.training.algorithm.as_str()),
         }
     }
     let mean = |of: Vec<f64>| (!of.is_empty()).then(|| of.iter().sum::<f64>() / of.len() as f64);
@@ -332,16 +302,16 @@ pub fn cost(jobs: &[Job], seconds_per_job: Option<f64>) -> Cost {
     Cost {
         seconds: left.into_iter().map(one).sum(),
         // They share their network.
-        bytes: jobs.first().and_then(|job| Some(jobs.len() as u64 * model_bytes(&job.config)?)),
+        bytes: jobs.first().and_then(|job| Some(jobs.len() as u64 * model_bytes(&job.training.settings)?)),
     }
 }
 
-/// Bytes of a trained network, but for its classifier; none, if there is no such network.
-fn model_bytes(config: &train::Config) -> Option<u64> {
-    let mode = BatchNorm::Frozen;
-    let featurizer = Featurizer::named(&config.arch, config.size, config.width, config.stem, mode).ok()?;
+/// Bytes of a trained network, except its classifier; none, if there is no such network.
+fn model_bytes(settings: &Settings) -> Option<u64> {
+    let (mode, stem) = (TrainNorm::Frozen, settings.stem().ok()?);
+    let featurizer = Featurizer::named(settings.arch(), settings.size, settings.width, stem, mode).ok()?;
     let network = Network { featurizer, classes: 1, nonlinear: false, f16_activations: false };
-    Some(network.featurizer_tensors(config.size).values().map(|&n| 4 * n as u64).sum())
+    Some(network.featurizer_tensors(settings.size).values().map(|&n| 4 * n as u64).sum())
 }
 
 #[cfg(test)]
@@ -371,9 +341,9 @@ mod tests {
         assert_eq!(jobs.len(), 600);
         let text = r#"{"algorithm": "ERM", "data_dir": "/data", "dataset": "PACS", "holdout_fraction": 0.2, "hparams_seed": 0, "seed": 94828300, "task": "domain_generalization", "test_envs": [0], "trial_seed": 0}"#;
         assert_eq!(python::json(&jobs[0].args), text);
-        assert_eq!(jobs[0].config.out, Path::new("s/7358bc3c867a56585b37a848f2aaa0c1"));
-        assert_eq!(jobs[0].config.data, Path::new("/data/PACS"));
-        assert_eq!(jobs[0].config.test_domains, ["art_painting"]);
+        assert_eq!(jobs[0].training.out, Path::new("s/7358bc3c867a56585b37a848f2aaa0c1"));
+        assert_eq!(jobs[0].training.data, Path::new("/data/PACS"));
+        assert_eq!(jobs[0].training.test_domains, ["art_painting"]);
     }
 
     #[test]
@@ -393,15 +363,14 @@ mod tests {
     fn what_is_ours_is_hashed_only_where_it_is_used() {
         let mut plan = Sweep { variants: vec![Variant::O, Variant::Qd], ..sweep() };
         plan.extra.insert("PACS".into(), "/images".into());
-        let settings = train::Config { width: 4, ..train::Config::new("a", "b") };
-        plan.train = shared_settings(&settings).unwrap();
+        plan.train = Settings { width: 4, ..Settings::default() }.changed().unwrap();
         assert_eq!(json!(plan.train), json!({"width": 4}));
         let jobs = plan.jobs(Path::new("s")).unwrap();
         assert_eq!((&jobs[0].args["width"], jobs[0].args.get("variant")), (&json!(4), None));
-        let qd = jobs.iter().find(|j| j.config.variant == Variant::Qd).unwrap();
+        let qd = jobs.iter().find(|j| j.training.variant == Variant::Qd).unwrap();
         assert_eq!((&qd.args["variant"], &qd.args["extra"]), (&json!("qd"), &json!("/images")));
         // The same draws, so that variants differ by their images alone.
-        assert_eq!((qd.config.seed, qd.config.width), (jobs[0].config.seed, 4));
+        assert_eq!((qd.training.seed, qd.training.settings.width), (jobs[0].training.seed, 4));
         let wrong = Sweep { train: json!({"widht": 4}).as_object().unwrap().clone(), ..plan };
         assert!(format!("{:#}", wrong.jobs(Path::new("s")).unwrap_err()).contains("widht"));
     }
@@ -409,7 +378,7 @@ mod tests {
     #[test]
     fn disk_is_that_of_the_models() {
         // torchvision's ResNet-50: 25,557,032 parameters with its classifier of 1000 classes, and 53,120 running statistics.
-        let bytes = model_bytes(&train::Config::new("", "")).unwrap();
+        let bytes = model_bytes(&Settings::default()).unwrap();
         assert_eq!(bytes, 4 * (25_557_032 - 2_049_000 + 53_120));
     }
 }

@@ -6,7 +6,7 @@ use super::{State, label};
 use crate::core::{Gpu, GpuOptions};
 use crate::data::write_atomic;
 use crate::progress::{bail_if_stopped, be_quiet, catch_ctrl_c, duration, stopped, time_left};
-use crate::train;
+use crate::train::{self, Training};
 use anyhow::{Error, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use std::io::ErrorKind;
@@ -59,7 +59,7 @@ pub struct Tally {
 ///
 /// # Errors
 /// No such adapter; a disk that is full; Ctrl-C. A job that fails is no error, but counted.
-pub fn run_jobs(gpus: &[GpuOptions], jobs: &[train::Config], retry_failed: bool) -> Result<Tally> {
+pub fn run_jobs(gpus: &[GpuOptions], jobs: &[Training], retry_failed: bool) -> Result<Tally> {
     catch_ctrl_c();
     let work = Work {
         jobs,
@@ -81,7 +81,7 @@ pub fn run_jobs(gpus: &[GpuOptions], jobs: &[train::Config], retry_failed: bool)
 ///
 /// # Errors
 /// As [`run_jobs`]; the job's own.
-pub fn run_job(gpu: &GpuOptions, job: &train::Config, retry_failed: bool) -> Result<()> {
+pub fn run_job(gpu: &GpuOptions, job: &Training, retry_failed: bool) -> Result<()> {
     catch_ctrl_c();
     let mut waiting = false;
     loop {
@@ -107,7 +107,7 @@ pub fn run_job(gpu: &GpuOptions, job: &train::Config, retry_failed: bool) -> Res
     }
 }
 
-fn tally(jobs: &[train::Config]) -> Tally {
+fn tally(jobs: &[Training]) -> Tally {
     let mut tally = Tally::default();
     for job in jobs {
         match State::of(&job.out) {
@@ -122,7 +122,7 @@ fn tally(jobs: &[train::Config]) -> Tally {
 
 /// What workers share.
 struct Work<'a> {
-    jobs: &'a [train::Config],
+    jobs: &'a [Training],
     retry_failed: bool,
     /// The first job that no worker has looked at.
     next: AtomicUsize,
@@ -172,7 +172,7 @@ impl Work<'_> {
     fn report(&self, i: usize, seconds: f64) {
         let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
         took.push(seconds);
-        let ended = |job: &&train::Config| matches!(State::of(&job.out), State::Done | State::Failed);
+        let ended = |job: &&Training| matches!(State::of(&job.out), State::Done | State::Failed);
         let left = self.jobs.len() - self.jobs.iter().filter(ended).count();
         if let Some(rest) = time_left(&took, left, self.workers).filter(|_| left > 0) {
             let (all, took) = (self.jobs.len(), duration(seconds));
@@ -182,7 +182,7 @@ impl Work<'_> {
 }
 
 /// Trains a job that this process holds, and writes down how it went.
-fn run_claimed(gpu: &mut Option<Gpu>, options: &GpuOptions, job: &train::Config) -> Result<()> {
+fn run_claimed(gpu: &mut Option<Gpu>, options: &GpuOptions, job: &Training) -> Result<()> {
     let mut log = Log { host: host(), error: None, ..Log::read(&job.out) };
     for again in [true, false] {
         if gpu.is_none() {
@@ -218,7 +218,7 @@ fn run_claimed(gpu: &mut Option<Gpu>, options: &GpuOptions, job: &train::Config)
 }
 
 /// The training. Where this program is to blame that is an error too: a sweep of days must not end by one job.
-fn train(gpu: &Gpu, job: &train::Config) -> Result<()> {
+fn train(gpu: &Gpu, job: &Training) -> Result<()> {
     match catch_unwind(AssertUnwindSafe(|| train::run(gpu, job))) {
         Ok(result) => result.map(|_| ()),
         Err(panic) => {

@@ -1,7 +1,7 @@
 //! The data side of a run: which images make up the environments, and how they are drawn and shown.
 
 use super::folder::Folder;
-use super::settings::{Config, Variant};
+use super::settings::{Training as Config, Variant};
 use crate::data::augment::View;
 use crate::data::dataset::{Dataset, Item, split};
 use crate::data::images::Images;

@@ -13,4 +13,4 @@ mod settings;
 mod swad;
 
 pub use run::{Outcome, average_from, run};
-pub use settings::{Config, Variant};
+pub use settings::{Settings, Training, Variant};

@@ -3,17 +3,16 @@
 use super::folder::Folder;
 use super::images::{EVAL_BATCH, Env, Shown, environments, leave_out_unreadable, warn_of_missing_classes};
 use super::metrics::Metrics;
-use super::settings::{Config, arguments, check_flags};
+use super::settings::Training as Config;
 use crate::core::{Gpu, OutOfMemory, Store};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::dataset::{Dataset, Item};
 use crate::data::images::Images;
 use crate::domainbed::hparams::{Hparams, Preset};
-use crate::domainbed::network::{Featurizer, Network};
+use crate::domainbed::network::{Featurizer, Network, TrainNorm};
 use crate::domainbed::samples::Rows;
 use crate::domainbed::trainer::{Predictor, Spec, Trainer};
 use crate::domainbed::{self, Algorithm, Setup, algorithm};
-use crate::models::resnet::BatchNorm;
 use crate::progress::{Progress, bail_if_stopped, stopped};
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
@@ -40,16 +39,16 @@ pub struct Outcome {
 /// Data, weights or flags that do not fit, each in one line; a folder that holds another run; Ctrl-C.
 pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     let out = &config.out;
-    check_flags(config)?;
+    config.check()?;
     let dataset = Dataset::open(&config.data)?;
     let mut envs = environments(config, &dataset)?;
     let training: Vec<usize> = (0..envs.len()).filter(|&e| !envs[e].test).collect();
     let (hparams, batch) = hyper_parameters(config, &envs, training.len())?;
     // Random weights need statistics of the batch; pretrained ones keep theirs, as DomainBed's papers do.
     let frozen = config.weights.is_some() && config.preset != Preset::Dbhead;
-    let mode = if frozen { BatchNorm::Frozen } else { BatchNorm::Live(1) };
+    let mode = if frozen { TrainNorm::Frozen } else { TrainNorm::Live };
     let network = Network {
-        featurizer: Featurizer::named(&config.arch, config.size, config.width, config.stem, mode)?,
+        featurizer: Featurizer::named(config.arch(), config.size, config.width, config.stem()?, mode)?,
         classes: dataset.classes.len(),
         nonlinear: hparams.bool("nonlinear_classifier"),
         f16_activations: config.f16_activations,
@@ -63,24 +62,24 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     let make = || algorithm(&config.algorithm, &setup);
     let average_from = average_from(config, &*make()?)?;
 
-    let args = arguments(config, &dataset);
+    let args = config.arguments(&dataset)?;
     let described = describe(&args, &hparams, &envs, config);
     let folder = Folder::open(out, &described)?;
     let mut records = folder.records()?;
     let regular = config.checkpoint_freq > 0;
     let measured = |step: usize| {
-        config.swad && (step + 1 == config.steps || step.is_multiple_of(config.checkpoint_freq))
+        config.swad && (step + 1 == config.steps() || step.is_multiple_of(config.checkpoint_freq))
     };
     let due = |step: usize| {
         if config.swad {
-            return step + 1 == config.steps;
+            return step + 1 == config.steps();
         }
         // In 2020, DomainBed did not look at the last step.
-        (step + 1 == config.steps && !(regular && config.preset == Preset::Db2020))
+        (step + 1 == config.steps() && !(regular && config.preset == Preset::Db2020))
             || (regular && step.is_multiple_of(config.checkpoint_freq))
     };
     if out.join("done").exists() {
-        folder.check_records(&records, (0..config.steps).filter(|&s| due(s)))?;
+        folder.check_records(&records, (0..config.steps()).filter(|&s| due(s)))?;
         return outcome(records);
     }
 
@@ -107,7 +106,7 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     };
 
     let mut store = Store::new(gpu);
-    let (start, mut swad) = folder.restore(&mut store, config.steps)?;
+    let (start, mut swad) = folder.restore(&mut store, config.steps())?;
     let restored = store.names();
     records.retain(|r| r.get("step").and_then(Value::as_u64).is_some_and(|s| s < start as u64));
     folder.check_records(&records, (0..start).filter(|&s| due(s)))?;
@@ -132,7 +131,7 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
 
     let steps_per_epoch = envs.iter().map(|e| e.parts[0].len()).min().unwrap_or(1) as f64 / batch as f64;
     let first = records.last().and_then(|r| r["step"].as_u64()).map_or(0, |s| s as usize + 1);
-    let progress = Progress::new("train", config.steps as u64, "steps");
+    let progress = Progress::new("train", config.steps() as u64, "steps");
     progress.skip(start as u64);
     let ends = |step: usize| due(step) || measured(step) || (step + 1).is_multiple_of(config.log_every);
     let mut metrics = Metrics::open(out, start, ends, &records)?;
@@ -142,7 +141,7 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
     let preparing = Cell::new(0.0);
     let minibatch = |step: usize| {
         let start = Instant::now();
-        let made = (step < config.steps).then(|| shown.minibatch(step, &training, batch));
+        let made = (step < config.steps()).then(|| shown.minibatch(step, &training, batch));
         preparing.set(preparing.get() + start.elapsed().as_secs_f64());
         made
     };
@@ -150,7 +149,7 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
         trainer.average_anew((0..start).rev().find(|&s| measured(s)).map_or(0, |s| s as u32 + 1));
     }
     let mut next = minibatch(start);
-    for step in start..config.steps {
+    for step in start..config.steps() {
         let Some((x, y)) = next.take() else { break };
         trainer.step(step as u32, Rows::Pictures(&x), &y, metrics.since())?;
         // The device is busy with this step while the next one's images are made.
@@ -206,7 +205,7 @@ pub fn run(gpu: &Gpu, config: &Config) -> Result<Outcome> {
             folder.checkpoint(&store, step + 1, &swad)?;
             // A large model on a slow disk must not spend its time on checkpoints.
             saved = Instant::now() + 20 * before.elapsed();
-            if step + 1 < config.steps {
+            if step + 1 < config.steps() {
                 bail_if_stopped()?;
             }
         }

@@ -3,7 +3,9 @@
 use crate::data::dataset::Dataset;
 use crate::data::{known, python};
 use crate::domainbed::hparams::{Hparams, Kind, Preset};
-use anyhow::{Result, bail};
+use crate::domainbed::network::Featurizer;
+use crate::flags;
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -24,123 +26,299 @@ pub enum Variant {
 }
 
 impl Variant {
+    /// All of them.
+    pub const ALL: [Variant; 4] = [Variant::O, Variant::Q, Variant::D, Variant::Qd];
+
     /// `o`, `q`, `d` or `qd`.
     pub fn name(self) -> &'static str {
         ["o", "q", "d", "qd"][self as usize]
     }
 }
 
-/// What to train.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    /// ROOT/DOMAIN/CLASS/image.
+/// One run: its data and draws, and the settings that it may share with others. The flags of `kaleid train`.
+#[derive(Clone, Debug, PartialEq, clap::Args)]
+pub struct Training {
+    /// Data set: ROOT/DOMAIN/CLASS/image.
+    #[arg(long, value_name = "ROOT")]
     pub data: PathBuf,
-    /// A tree of generated images of the same shape.
-    pub extra: Option<PathBuf>,
-    /// Which of them join.
-    pub variant: Variant,
-    /// Names of the domains that are only tested on.
-    pub test_domains: Vec<String>,
-    /// Concepts (file stems) whose FNV-1a hash is a multiple of 5 are kept from training and tested apart.
-    pub hold_out_concepts: bool,
-    /// DomainBed's name.
-    pub algorithm: String,
-    /// Which DomainBed's defaults and behaviour.
-    pub preset: Preset,
-    /// Algorithms that run without upstream's known mistakes.
-    pub fixed: Vec<String>,
-    /// The step from which on the weights are averaged; the average predicts.
-    pub average_from: Option<usize>,
-    /// Whether the weights are averaged over the window that SWAD finds, measuring every `checkpoint_freq` steps; results are those
-    /// of the average alone, at the end.
-    pub swad: bool,
-    /// MiB of device memory that training may take; what the adapter has, by default.
-    pub memory: Option<usize>,
-    /// Compute residual blocks again for the backward pass instead of keeping them.
-    pub recompute: bool,
-    /// Keep the network's activations and their gradients in f16, the gradients scaled.
-    pub f16_activations: bool,
-    /// `resnet18`, `resnet34`, `resnet50`, `mnist_cnn` or `wide_resnet`.
-    pub arch: String,
-    /// Channels of the first stage.
-    pub width: usize,
-    /// Kernel and stride of the first convolution.
-    pub stem: [usize; 2],
-    /// Weights to start from, in torchvision's names; random ones without it.
-    pub weights: Option<PathBuf>,
-    /// Pixels of a side.
-    pub size: usize,
-    /// Number of updates.
-    pub steps: usize,
-    /// Results are recorded every so many steps, and at the end; 0: only at the end.
-    pub checkpoint_freq: usize,
-    /// What is logged is written to metrics.jsonl every so many steps.
-    pub log_every: usize,
-    /// Whether validation images of training domains are augmented, as DomainBed does it.
-    pub val_augment: bool,
-    /// Whether accuracy on the training images themselves is recorded.
-    pub train_accuracy: bool,
-    /// Samples of a step over all environments together, instead of `batch_size` of each.
-    pub total_batch: Option<usize>,
-    /// Hyper-parameters that replace the drawn ones.
-    pub hparams: Map<String, Value>,
-    /// Draw of the hyper-parameters; 0: defaults.
-    pub hparams_seed: u64,
-    /// Draw of the split.
-    pub trial_seed: u64,
-    /// Every other draw.
-    pub seed: u64,
-    /// Share of each domain that is kept for validation.
-    pub holdout_fraction: f64,
-    /// Whether generated images in the style of a test domain are trained on.
-    pub include_test_style: bool,
-    /// Whether images that cannot be read are left out.
-    pub skip_bad: bool,
-    /// Bytes of decoded images that are kept in memory; the rest goes into a file in `out`.
-    pub image_memory: u64,
-    /// Folder for the results.
+    /// Folder for the results; the same command resumes a run that was stopped.
+    #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    /// Domain to test on, by name; may be given again.
+    #[arg(long = "test-domain", value_name = "DOMAIN")]
+    pub test_domains: Vec<String>,
+    /// Generated images: DIR/DOMAIN/CLASS/image.
+    #[arg(long, value_name = "DIR")]
+    pub extra: Option<PathBuf>,
+    /// Which generated images join: o none, q those in the styles of training domains, d those of new domains, qd both.
+    #[arg(long, value_enum, default_value = "o", hide_possible_values = true)]
+    pub variant: Variant,
+    /// Algorithm, by DomainBed's name.
+    #[arg(long, value_name = "NAME", default_value = "ERM")]
+    pub algorithm: String,
+    /// Which draw of the hyper-parameters; 0 takes their defaults.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub hparams_seed: u64,
+    /// Which draw of the split into training and validation images.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub trial_seed: u64,
+    /// Decides every other draw.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// How it is trained.
+    #[command(flatten)]
+    pub settings: Settings,
 }
 
-impl Config {
-    /// DomainBed's defaults: 5,001 steps of ERM with a ResNet-50 at 224 pixels.
-    pub fn new(data: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Config {
-        Config {
-            data: data.into(),
-            extra: None,
-            variant: Variant::O,
-            test_domains: vec![],
-            hold_out_concepts: false,
-            algorithm: "ERM".into(),
-            preset: Preset::default(),
-            fixed: vec![],
-            average_from: None,
-            swad: false,
-            memory: None,
-            recompute: false,
-            f16_activations: false,
-            arch: "resnet50".into(),
-            width: 64,
-            stem: [7, 2],
-            weights: None,
-            size: 224,
-            steps: 5001,
-            checkpoint_freq: 300,
-            log_every: 50,
-            val_augment: true,
-            train_accuracy: true,
-            total_batch: None,
-            hparams: Map::new(),
-            hparams_seed: 0,
-            trial_seed: 0,
-            seed: 0,
-            holdout_fraction: 0.2,
-            include_test_style: false,
-            skip_bad: false,
-            image_memory: 8 << 30,
-            out: out.into(),
+/// How a network is trained: what the runs of a study or a sweep share. These are flags of `kaleid train` and `kaleid sweep plan`, and
+/// the table `[train]` of run.toml. Defaults are DomainBed's: 5,001 steps of a ResNet-50 at 224 pixels.
+#[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Keep a fifth of the concepts (image file names) from training, and test on them separately.
+    #[arg(long)]
+    pub hold_out_concepts: bool,
+    /// Which version of DomainBed to follow in defaults and behaviour.
+    #[arg(long, value_enum, default_value = "db2024")]
+    pub preset: Preset,
+    /// Algorithms to run without DomainBed's known mistakes, separated by commas; their source files describe these: MLDG, MTL, SelfReg.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub fixed: Vec<String>,
+    /// Device memory that training may take, in MiB; where it is too little, activations are recomputed instead of kept [default: what
+    /// the adapter has].
+    #[arg(long, value_name = "MIB")]
+    pub memory: Option<usize>,
+    /// Recompute the activations of residual blocks in the backward pass instead of keeping them.
+    #[arg(long)]
+    pub recompute: bool,
+    /// Keep the network's activations and their gradients in f16, with scaled gradients: half the memory.
+    #[arg(long)]
+    pub f16_activations: bool,
+    /// Average the weights from this step on, and predict with the average.
+    #[arg(long, value_name = "STEP")]
+    pub average_from: Option<usize>,
+    /// Average the weights over the steps in which the validation loss, measured every --checkpoint-freq steps, no longer falls and does
+    /// not yet rise (SWAD), and predict with that average; there are results only at the end.
+    #[arg(long, conflicts_with = "average_from")]
+    pub swad: bool,
+    /// Network: resnet18, resnet34, resnet50, mnist_cnn (28 pixels) or wide_resnet (32 pixels) [default: by --size, as in DomainBed].
+    #[arg(long, value_name = "NAME")]
+    pub arch: Option<String>,
+    /// Channels of its first stage.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub width: usize,
+    /// Kernel and stride of its first convolution.
+    #[arg(long, num_args = 2, value_names = ["KERNEL", "STRIDE"], default_values_t = [7, 2])]
+    pub stem: Vec<usize>,
+    /// Weights to start from (safetensors with torchvision's names), with frozen batch norm [default: random weights].
+    #[arg(long, value_name = "FILE")]
+    pub weights: Option<PathBuf>,
+    /// Height and width of images, in pixels.
+    #[arg(long, value_name = "PIXELS", default_value_t = 224)]
+    pub size: usize,
+    /// Images of each training domain in a step [default: 32].
+    #[arg(long, value_name = "N")]
+    pub batch: Option<usize>,
+    /// Images of all training domains together in a step, instead of --batch.
+    #[arg(long, value_name = "N", conflicts_with = "batch")]
+    pub total_batch: Option<usize>,
+    /// Learning rate [default: 5e-5].
+    #[arg(long)]
+    pub lr: Option<f64>,
+    /// Number of updates [default: 5001].
+    #[arg(long, value_name = "N")]
+    pub steps: Option<usize>,
+    /// Record results every N steps and at the end; 0: only at the end.
+    #[arg(long, value_name = "N", default_value_t = 300)]
+    pub checkpoint_freq: usize,
+    /// Write a row of metrics.jsonl every N steps.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub log_every: usize,
+    /// Augment the validation images of training domains too, as DomainBed does.
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, default_value_t = true, hide_possible_values = true)]
+    pub val_augment: bool,
+    /// Record the accuracy on training images too.
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, default_value_t = true, hide_possible_values = true)]
+    pub train_accuracy: bool,
+    /// Hyper-parameters that replace the drawn ones, as a JSON object: {"weight_decay": 0.01}.
+    #[arg(long, value_name = "JSON", value_parser = json_object, default_value = "{}", hide_default_value = true)]
+    pub hparams: Map<String, Value>,
+    /// Share of each domain that is kept for validation.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
+    pub holdout_fraction: f64,
+    /// Also train on generated images in the style of the test domain, as an environment of their own.
+    #[arg(long)]
+    pub include_test_style: bool,
+    /// Leave out images that cannot be read.
+    #[arg(long)]
+    pub skip_bad: bool,
+    /// Memory for decoded images, in GiB (in bytes in run.toml); what exceeds it goes into a file in --out until the run ends.
+    #[arg(long, value_name = "GIB", value_parser = gib, default_value = "8")]
+    pub image_memory: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        flags::parse(&[])
+    }
+}
+
+fn json_object(text: &str) -> Result<Map<String, Value>, &'static str> {
+    serde_json::from_str(text).map_err(|_| "must be a JSON object, such as '{\"lr\": 0.001}'")
+}
+
+fn gib(text: &str) -> Result<u64, std::num::ParseFloatError> {
+    Ok((text.parse::<f64>()? * f64::from(1 << 30)) as u64)
+}
+
+/// Settings that change no result, and shorthands of others.
+const NOT_RECORDED: [&str; 6] = ["batch", "image_memory", "log_every", "lr", "memory", "recompute"];
+/// Arguments that every result records, in this order; those that came later are recorded only where they are not the default, so that
+/// runs of before can be resumed.
+const RECORDED: [&str; 31] = [
+    "algorithm",
+    "arch",
+    "average_from",
+    "checkpoint_freq",
+    "data_dir",
+    "dataset",
+    "extra",
+    "fixed",
+    "hold_out_concepts",
+    "holdout_fraction",
+    "include_test_style",
+    "hparams",
+    "hparams_seed",
+    "output_dir",
+    "preset",
+    "seed",
+    "size",
+    "skip_bad",
+    "skip_model_save",
+    "stem",
+    "steps",
+    "task",
+    "test_envs",
+    "total_batch",
+    "train_accuracy",
+    "trial_seed",
+    "uda_holdout_fraction",
+    "val_augment",
+    "variant",
+    "weights",
+    "width",
+];
+
+impl Settings {
+    /// Name of the network: the given one, or DomainBed's for images of this size.
+    pub fn arch(&self) -> &str {
+        self.arch.as_deref().unwrap_or(Featurizer::default_name(self.size))
+    }
+
+    /// Number of updates.
+    pub fn steps(&self) -> usize {
+        self.steps.unwrap_or(5001)
+    }
+
+    /// Kernel and stride of the first convolution.
+    ///
+    /// # Errors
+    /// Other than two numbers.
+    pub fn stem(&self) -> Result<[usize; 2]> {
+        self.stem.as_slice().try_into().context("--stem takes a kernel and a stride")
+    }
+
+    /// The hyper-parameters that are given, by whichever flag.
+    pub fn hparams(&self) -> Map<String, Value> {
+        let mut given = self.hparams.clone();
+        given.extend(self.batch.map(|n| ("batch_size".into(), json!(n))));
+        given.extend(self.lr.map(|lr| ("lr".into(), json!(lr))));
+        given
+    }
+
+    /// The same settings in one form: the network is named, and `batch` and `lr` stand among the hyper-parameters.
+    pub fn resolved(&self) -> Settings {
+        let (arch, hparams) = (Some(self.arch().to_string()), self.hparams());
+        Settings { arch, hparams, batch: None, lr: None, ..self.clone() }
+    }
+
+    /// The settings that are not defaults, as a JSON object.
+    ///
+    /// # Errors
+    /// A path that is not UTF-8.
+    pub fn changed(&self) -> Result<Map<String, Value>> {
+        let [mut own, default] = [fields(&self.resolved())?, fields(&Settings::default().resolved())?];
+        own.retain(|name, value| default[name] != *value);
+        Ok(own)
+    }
+
+    /// The settings of which [`Settings::changed`] gave `changed`.
+    ///
+    /// # Errors
+    /// An unknown name, a value of another type.
+    pub fn from_changed(changed: &Map<String, Value>) -> Result<Settings> {
+        let mut settings: Settings = serde_json::from_value(Value::Object(changed.clone()))?;
+        // Whatever the size is.
+        settings.arch.get_or_insert_with(|| Settings::default().arch().into());
+        Ok(settings)
+    }
+
+    /// Refuses values that are wrong whatever the data are.
+    ///
+    /// # Errors
+    /// The first such value.
+    pub fn check(&self) -> Result<()> {
+        let [kernel, stride] = self.stem()?;
+        for (flag, n, most) in [
+            ("--width", self.width, 2048),
+            ("--size", self.size, 4096),
+            ("--steps", self.steps(), 1_000_000_000),
+            ("--log-every", self.log_every, 1_000_000_000),
+            ("--stem: kernel", kernel, 64),
+            ("--stem: stride", stride, 64),
+        ] {
+            if !(1..=most).contains(&n) {
+                bail!("{flag} {n}: it must be from 1 to {most}");
+            }
         }
+        if self.width % 4 != 0 {
+            bail!("--width {}: it must be a multiple of 4", self.width);
+        }
+        if self.batch.is_some() && self.total_batch.is_some() {
+            bail!("--batch and --total-batch: choose one");
+        }
+        if self.swad && (self.checkpoint_freq == 0 || self.holdout_fraction == 0.0) {
+            bail!(
+                "--swad measures a validation loss every --checkpoint-freq steps: neither that nor --holdout-fraction may be 0"
+            );
+        }
+        if !(0.0..1.0).contains(&self.holdout_fraction) {
+            bail!("--holdout-fraction {}: it must be from 0 to below 1", self.holdout_fraction);
+        }
+        Ok(())
+    }
+}
+
+fn fields(settings: &Settings) -> Result<Map<String, Value>> {
+    let fields = serde_json::to_value(settings).context("a path is not UTF-8")?;
+    Ok(fields.as_object().cloned().unwrap_or_default())
+}
+
+/// The settings may be read as if they were the run's own.
+impl std::ops::Deref for Training {
+    type Target = Settings;
+
+    fn deref(&self) -> &Settings {
+        &self.settings
+    }
+}
+
+impl Training {
+    /// ERM with DomainBed's defaults, on original images; without test domains.
+    pub fn new(data: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Training {
+        let mut training: Training = flags::parse(&["--data", "DATA", "--out", "OUT"]);
+        (training.data, training.out) = (data.into(), out.into());
+        training
     }
 
     /// The hyper-parameters: drawn, then replaced by those that are given.
@@ -149,71 +327,38 @@ impl Config {
     /// Those of [`Hparams::set`].
     pub fn drawn_hparams(&self) -> Result<Hparams> {
         let dataset = known::name_of(&self.data);
-        let kind = Kind { algorithm: &self.algorithm, dataset: &dataset, preset: self.preset };
+        let kind = Kind { algorithm: &self.algorithm, dataset: &dataset, preset: self.settings.preset };
         let mut hparams = Hparams::new(kind, self.hparams_seed, self.trial_seed);
-        for (name, value) in &self.hparams {
-            hparams.set(name, value.clone())?;
+        for (name, value) in self.settings.hparams() {
+            hparams.set(&name, value)?;
         }
         Ok(hparams)
     }
-}
 
-/// Numbers that are wrong whatever the data are.
-pub(super) fn check_flags(config: &Config) -> Result<()> {
-    let [kernel, stride] = config.stem;
-    for (flag, n, most) in [
-        ("--width", config.width, 2048),
-        ("--size", config.size, 4096),
-        ("--steps", config.steps, 1_000_000_000),
-        ("--log-every", config.log_every, 1_000_000_000),
-        ("--stem: kernel", kernel, 64),
-        ("--stem: stride", stride, 64),
-    ] {
-        if !(1..=most).contains(&n) {
-            bail!("{flag} {n}: it must be from 1 to {most}");
+    /// What results record of the run: DomainBed's arguments, and ours.
+    pub(super) fn arguments(&self, dataset: &Dataset) -> Result<Map<String, Value>> {
+        let settings = &self.settings;
+        let test: Vec<usize> = (0..dataset.domains.len())
+            .filter(|&e| self.test_domains.contains(&dataset.domains[e].name))
+            .collect();
+        let path = |p: &Path| p.display().to_string();
+        let given = settings.hparams();
+        let own = json!({
+            "algorithm": self.algorithm, "data_dir": path(&self.data), "dataset": known::name_of(&self.data),
+            "extra": self.extra.as_deref().map(path), "hparams": (!given.is_empty()).then(|| python::json(&given)),
+            "hparams_seed": self.hparams_seed, "output_dir": path(&self.out), "seed": self.seed, "skip_model_save": false,
+            "steps": settings.steps(), "task": "domain_generalization", "test_envs": test, "trial_seed": self.trial_seed,
+            "uda_holdout_fraction": 0, "variant": self.variant.name(),
+        });
+        let mut all = fields(&settings.resolved())?;
+        all.extend(own.as_object().cloned().unwrap_or_default());
+        let mut args: Map<String, Value> =
+            RECORDED.iter().map(|&n| (n.to_string(), all[n].clone())).collect();
+        for (name, value) in settings.changed()? {
+            if !RECORDED.contains(&name.as_str()) && !NOT_RECORDED.contains(&name.as_str()) {
+                args.insert(name, value);
+            }
         }
+        Ok(args)
     }
-    if config.width % 4 != 0 {
-        bail!("--width {}: it must be a multiple of 4", config.width);
-    }
-    if config.swad && (config.checkpoint_freq == 0 || config.holdout_fraction == 0.0) {
-        bail!(
-            "--swad measures a validation loss every --checkpoint-freq steps: neither that nor --holdout-fraction may be 0"
-        );
-    }
-    if !(0.0..1.0).contains(&config.holdout_fraction) {
-        bail!("--holdout-fraction {}: it must be from 0 to below 1", config.holdout_fraction);
-    }
-    Ok(())
-}
-
-/// DomainBed's arguments, and ours.
-pub(super) fn arguments(config: &Config, dataset: &Dataset) -> Map<String, Value> {
-    let test: Vec<usize> = (0..dataset.domains.len())
-        .filter(|&e| config.test_domains.contains(&dataset.domains[e].name))
-        .collect();
-    let path = |p: &Path| p.display().to_string();
-    let args = json!({
-        "algorithm": config.algorithm, "arch": config.arch, "average_from": config.average_from,
-        "checkpoint_freq": config.checkpoint_freq,
-        "data_dir": path(&config.data), "dataset": known::name_of(&config.data),
-        "extra": config.extra.as_deref().map(path), "fixed": config.fixed, "hold_out_concepts": config.hold_out_concepts,
-        "holdout_fraction": config.holdout_fraction, "include_test_style": config.include_test_style,
-        "hparams": (!config.hparams.is_empty()).then(|| python::json(&config.hparams)),
-        "hparams_seed": config.hparams_seed, "output_dir": path(&config.out),
-        "preset": config.preset, "seed": config.seed,
-        "size": config.size, "skip_bad": config.skip_bad, "skip_model_save": false, "stem": config.stem, "steps": config.steps,
-        "task": "domain_generalization", "test_envs": test, "total_batch": config.total_batch,
-        "train_accuracy": config.train_accuracy, "trial_seed": config.trial_seed,
-        "uda_holdout_fraction": 0, "val_augment": config.val_augment, "variant": config.variant.name(),
-        "weights": config.weights.as_deref().map(path), "width": config.width,
-    });
-    let mut args = args.as_object().cloned().unwrap_or_default();
-    // Only where it is so: runs of before these settings stay what they are.
-    for (name, set) in [("f16_activations", config.f16_activations), ("swad", config.swad)] {
-        if set {
-            args.insert(name.into(), json!(true));
-        }
-    }
-    args
 }

@@ -1,7 +1,7 @@
 //! `config.json` read key by key, so that a wrong value is an error that names the key and the value, and a key that
 //! asks for something we do not do is never passed over. Keys that are absent or null take the class's default.
 
-use crate::data::folder::Folder;
+use super::folder::Folder;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value};
 use std::path::Path;
