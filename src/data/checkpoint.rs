@@ -28,6 +28,7 @@ pub struct Checkpoint {
     name: String,
     shards: Vec<Shard>,
     entries: BTreeMap<String, Entry>,
+    metadata: BTreeMap<String, String>,
     synthetic: bool,
 }
 
@@ -94,12 +95,23 @@ impl Checkpoint {
     }
 
     fn empty(name: String) -> Checkpoint {
-        Checkpoint { name, shards: vec![], entries: BTreeMap::new(), synthetic: false }
+        Checkpoint {
+            name,
+            shards: vec![],
+            entries: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+            synthetic: false,
+        }
     }
 
     /// What error messages call it: mostly the path.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What [`save`] was given beside tensors, over all files.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
     }
 
     /// Names of all tensors, sorted.
@@ -244,6 +256,7 @@ impl Checkpoint {
                 "{name}: not a whole safetensors file ({n} bytes): {twice} is listed twice; download it again"
             );
         }
+        self.metadata.extend(metadata.metadata().clone().unwrap_or_default());
         let shard = self.shards.len();
         for (tensor, info) in metadata.tensors() {
             let range = header + 8 + info.data_offsets.0..header + 8 + info.data_offsets.1;
