@@ -8,7 +8,7 @@
 use anyhow::{Context, Result, bail};
 use kaleid::core::{DType, Gpu, GpuOptions};
 use kaleid::data::image::Rgb;
-use kaleid::models::clip::ClipEmbedder;
+use kaleid::engines::clip::ClipEmbedder;
 use kaleid::study::demo;
 
 fn main() -> Result<()> {

@@ -307,7 +307,7 @@ fn sagnet_is_less_moved_by_the_style_of_features() {
         let (x, _) = styled(Key::new(2, 0, "test"), 256, 0.5);
         let g = Graph::new(gpu().caps());
         let w = Weights::new(&g, DType::F32);
-        let f = run.network.features(&g, &w, g.input("x", &[256, 8], DType::F32), Pass::Predict);
+        let f = run.network.features(&w, g.input("x", &[256, 8], DType::F32), Pass::Predict);
         g.output("features", f);
         let mut plan = Plan::new(gpu(), g, &store).unwrap();
         plan.write("x", &x).unwrap();
@@ -328,7 +328,7 @@ fn sagnet_is_less_moved_by_the_style_of_features() {
         let logits = |features: &[f32]| {
             let g = Graph::new(gpu().caps());
             let w = Weights::new(&g, DType::F32);
-            g.output("logits", run.network.classify(&g, &w, g.input("f", &[256, 16], DType::F32)));
+            g.output("logits", run.network.classify(&w, g.input("f", &[256, 16], DType::F32)));
             let mut plan = Plan::new(gpu(), g, &store).unwrap();
             plan.write("f", features).unwrap();
             plan.run().unwrap();
@@ -355,9 +355,10 @@ fn mldg_without_anything_to_train_on_is_refused() {
 
 #[test]
 fn an_update_that_does_not_fit_does_work_again_and_gives_the_same_numbers() {
-    use kaleid::models::resnet::{BatchNorm, ResNetConfig};
+    use kaleid::domainbed::network::TrainNorm;
+    use kaleid::models::resnet::ResNetConfig;
     for (name, norm) in
-        [("ERM", BatchNorm::Frozen), ("CORAL", BatchNorm::Frozen), ("GroupDRO", BatchNorm::Live(1))]
+        [("ERM", TrainNorm::Frozen), ("CORAL", TrainNorm::Frozen), ("GroupDRO", TrainNorm::Live)]
     {
         let run = Run::new(name, 0, 4, &CORNERS, &[]);
         let config = ResNetConfig::named("resnet18", 8).unwrap();
@@ -405,16 +406,17 @@ fn an_update_that_does_not_fit_does_work_again_and_gives_the_same_numbers() {
 
 #[test]
 fn f16_activations_take_less_memory_and_move_gradients_no_more_than_a_little_noise_does() {
-    use kaleid::models::resnet::{BatchNorm, ResNetConfig};
+    use kaleid::domainbed::network::TrainNorm;
+    use kaleid::models::resnet::ResNetConfig;
     // Those that go through the network in ways of their own, and one whose pass is cut or done again.
     for (name, norm) in [
-        ("ERM", BatchNorm::Live(1)),
-        ("ERM", BatchNorm::Frozen),
-        ("MLDG", BatchNorm::Frozen),
-        ("Fish", BatchNorm::Frozen),
-        ("SagNet", BatchNorm::Live(1)),
-        ("DANN", BatchNorm::Frozen),
-        ("ANDMask", BatchNorm::Frozen),
+        ("ERM", TrainNorm::Live),
+        ("ERM", TrainNorm::Frozen),
+        ("MLDG", TrainNorm::Frozen),
+        ("Fish", TrainNorm::Frozen),
+        ("SagNet", TrainNorm::Live),
+        ("DANN", TrainNorm::Frozen),
+        ("ANDMask", TrainNorm::Frozen),
     ] {
         let run = Run::new(name, 0, 4, &CORNERS, &[]);
         let config = ResNetConfig::named("resnet18", 8).unwrap();
@@ -475,7 +477,7 @@ fn brightness(step: u32, rows: usize, size: usize) -> (Vec<f32>, Vec<u32>) {
 
 #[test]
 fn the_networks_for_small_images_and_the_classifier_of_three_layers_learn() {
-    use kaleid::models::resnet::BatchNorm;
+    use kaleid::domainbed::network::TrainNorm;
     let run = Run::new("ERM", 0, 4, &CORNERS[..2], &[("lr", json!(0.003))]);
     for (arch, size, nonlinear, f16_activations) in [
         ("mnist_cnn", 28, false, false),
@@ -483,7 +485,7 @@ fn the_networks_for_small_images_and_the_classifier_of_three_layers_learn() {
         ("mnist_cnn", 28, true, true),
         ("wide_resnet", 32, false, true),
     ] {
-        let featurizer = Featurizer::named(arch, size, 64, [7, 2], BatchNorm::Live(1)).unwrap();
+        let featurizer = Featurizer::named(arch, size, 64, [7, 2], TrainNorm::Live).unwrap();
         assert_eq!(Featurizer::default_name(size), arch);
         let network = Network { featurizer, classes: 4, nonlinear, f16_activations };
         let samples = Samples::Numbers(vec![size, size, 4]);
@@ -502,5 +504,5 @@ fn the_networks_for_small_images_and_the_classifier_of_three_layers_learn() {
         let mean = |of: &[f32]| of.iter().sum::<f32>() / of.len() as f32;
         assert!(mean(&losses[20..]) < 0.6 * mean(&losses[..4]), "{arch}: {losses:?}");
     }
-    assert!(Featurizer::named("mnist_cnn", 32, 64, [7, 2], BatchNorm::Live(1)).is_err());
+    assert!(Featurizer::named("mnist_cnn", 32, 64, [7, 2], TrainNorm::Live).is_err());
 }

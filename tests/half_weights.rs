@@ -2,10 +2,10 @@
 //! stored as f16, so both give the same numbers.
 
 use kaleid::core::{DType, Gpu, GpuOptions, Graph, Plan, Store, Tensor, Weights};
+use kaleid::data::config::Config;
 use kaleid::data::image::Rgb;
-use kaleid::models::clip::{ClipEmbedder, TextEncoder};
-use kaleid::models::config::Config;
-use kaleid::models::unet::{UnetConfig, unet};
+use kaleid::engines::clip::{ClipEmbedder, TextEncoder};
+use kaleid::models::unet::{Inputs, UnetConfig, unet};
 use kaleid::models::vae::{VaeConfig, decode};
 use kaleid::study::demo;
 use std::path::Path;
@@ -42,9 +42,7 @@ fn text_and_image_towers_take_f16_weights() {
 #[test]
 fn unet_and_autoencoder_take_f16_weights() {
     let (gpu, folder) = (gpu(), demo::folder(Path::new(demo::BUILTIN), "stable-diffusion"));
-    let run = |part: &str,
-               dtype,
-               record: &dyn Fn(&Graph, &Weights, &dyn Fn(&str, &[usize]) -> Tensor) -> Tensor| {
+    let run = |part: &str, dtype, record: &dyn Fn(&Weights, &dyn Fn(&str, &[usize]) -> Tensor) -> Tensor| {
         let g = Graph::new(gpu.caps());
         let w = Weights::new(&g, dtype);
         let inputs = std::cell::RefCell::new(vec![]);
@@ -52,7 +50,7 @@ fn unet_and_autoencoder_take_f16_weights() {
             inputs.borrow_mut().push((name.to_string(), shape.iter().product::<usize>()));
             g.input(name, shape, DType::F32)
         };
-        g.output("out", record(&g, &w, &input));
+        g.output("out", record(&w, &input));
         let mut store = Store::new(&gpu);
         store.load(&folder.sub(part).weights().unwrap(), &w).unwrap();
         drop(w);
@@ -66,16 +64,15 @@ fn unet_and_autoencoder_take_f16_weights() {
     };
     let config = UnetConfig::new(&Config::of(&folder.sub("unet")).unwrap()).unwrap();
     both("UNet", |dtype| {
-        run("unet", dtype, &|g, w, input| {
+        run("unet", dtype, &|w, input| {
             let time = input("time", &[1, config.timestep_width()]);
             let context = input("context", &[1, 77, config.cross_attention_dim]);
-            unet(g, w, &config, input("x", &[1, 8, 8, config.in_channels]), time, None, context)
+            let latents = input("x", &[1, 8, 8, config.in_channels]);
+            unet(w, &config, Inputs { latents, time, guidance: None, context })
         })
     });
     let config = VaeConfig::new(&Config::of(&folder.sub("vae")).unwrap()).unwrap();
     both("autoencoder", |dtype| {
-        run("vae", dtype, &|g, w, input| {
-            decode(g, w, &config, input("z", &[1, 8, 8, config.latent_channels]))
-        })
+        run("vae", dtype, &|w, input| decode(w, &config, input("z", &[1, 8, 8, config.latent_channels])))
     });
 }

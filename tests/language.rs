@@ -2,14 +2,16 @@
 
 use kaleid::core::{DType, Gpu, GpuOptions};
 use kaleid::data::checkpoint::{Checkpoint, TensorData, save, synthetic};
+use kaleid::data::config::Config;
 use kaleid::data::folder::Folder;
 use kaleid::data::image::{Filter, Rgb};
+use kaleid::data::preprocess::Preprocess;
 use kaleid::data::rng::Key;
 use kaleid::data::tokenizer::Tokenizer;
 use kaleid::engines::chat::{ChatModel, Sampling};
-use kaleid::models::clip::{ClipConfig, ClipEmbedder, Preprocess, TextEncoder};
-use kaleid::models::config::Config;
-use kaleid::models::llama::{Llama, argmax};
+use kaleid::engines::clip::{ClipEmbedder, TextEncoder};
+use kaleid::engines::llama::{Llama, argmax};
+use kaleid::models::clip::ClipConfig;
 use kaleid::verify::golden::Comparison;
 use std::path::Path;
 

@@ -1,9 +1,8 @@
-//! DomainBed's networks for small images against torch's, and passes in parts.
+//! DomainBed's networks for small images against torch's, and passes in groups.
 
 use kaleid::core::{DType, Gpu, GpuOptions, Graph, Plan, Store, Weights};
 use kaleid::data::nchw_to_nhwc;
-use kaleid::domainbed::network::{Featurizer, Network, Pass};
-use kaleid::models::resnet::BatchNorm;
+use kaleid::domainbed::network::{Featurizer, Network, Pass, TrainNorm};
 
 /// Element i of tensor k, as in the golden.
 fn values(n: usize, k: usize, scale: f64, shift: f64) -> Vec<f32> {
@@ -16,18 +15,18 @@ fn features_equal_torchs() {
     let golden: serde_json::Value = serde_json::from_str(include_str!("data/small_networks.json")).unwrap();
     let gpu = Gpu::open(&GpuOptions::from_env()).unwrap();
     for (arch, size) in [("mnist_cnn", 28), ("wide_resnet", 32)] {
-        let featurizer = Featurizer::named(arch, size, 64, [7, 2], BatchNorm::Live(1)).unwrap();
+        let featurizer = Featurizer::named(arch, size, 64, [7, 2], TrainNorm::Live).unwrap();
         let network = Network { featurizer, classes: 2, nonlinear: false, f16_activations: false };
         let images = nchw_to_nhwc(&values(3 * 3 * size * size, 100, 2.0, 0.0), [3, 3, size, size]);
         let x: Vec<f32> = images.chunks_exact(3).flat_map(|p| [p[0], p[1], p[2], 0.0]).collect();
         let mut store = Store::new(&gpu);
         for (pass, name) in
-            [(Pass::Train { parts: 1, recompute: false }, "train"), (Pass::Predict, "predict")]
+            [(Pass::Train { groups: 1, recompute: false }, "train"), (Pass::Predict, "predict")]
         {
             let g = Graph::new(gpu.caps());
             let w = Weights::new(&g, DType::F32);
             let input = g.input("x", &[3, size, size, 4], DType::F32);
-            g.output("y", network.features(&g, &w, input, pass));
+            g.output("y", network.features(&w, input, pass));
             if name == "train" {
                 let mut params = w.params();
                 params.sort_by(|a, b| a.0.cmp(&b.0));
@@ -61,23 +60,23 @@ fn features_equal_torchs() {
 }
 
 #[test]
-fn a_pass_in_parts_is_a_pass_for_each_part() {
+fn a_pass_of_groups_is_a_pass_of_each_group() {
     let gpu = Gpu::open(&GpuOptions::from_env()).unwrap();
-    let featurizer = Featurizer::named("resnet18", 16, 4, [3, 2], BatchNorm::Live(1)).unwrap();
+    let featurizer = Featurizer::named("resnet18", 16, 4, [3, 2], TrainNorm::Live).unwrap();
     let network = Network { featurizer, classes: 2, nonlinear: false, f16_activations: false };
-    let (parts, shape) = (3, [6, 16, 16, 4]);
-    // Parts that are far apart, so that it matters whose statistics are used, and in which order they move the running ones.
+    let (groups, shape) = (3, [6, 16, 16, 4]);
+    // Groups that are far apart, so that it matters whose statistics are used, and in which order they move the running ones.
     let x: Vec<f32> =
         values(6 * 1024, 0, 1.0, 0.0).iter().enumerate().map(|(i, v)| v * (1 + i / 2048) as f32).collect();
     let results = [true, false].map(|at_once| {
         let g = Graph::new(gpu.caps());
         let w = Weights::new(&g, DType::F32);
         let input = g.input("x", &shape, DType::F32);
-        let pass = |x, parts| network.features(&g, &w, x, Pass::Train { parts, recompute: false });
+        let pass = |x, groups| network.features(&w, x, Pass::Train { groups, recompute: false });
         let y = match at_once {
-            true => pass(input, parts),
+            true => pass(input, groups),
             false => {
-                let each: Vec<_> = (0..parts).map(|i| pass(g.slice(input, 0, 2 * i, 2), 1)).collect();
+                let each: Vec<_> = (0..groups).map(|i| pass(g.slice(input, 0, 2 * i, 2), 1)).collect();
                 g.concat(&each, 0)
             }
         };
@@ -102,5 +101,17 @@ fn a_pass_in_parts_is_a_pass_for_each_part() {
         let largest = b.iter().fold(0f32, |m, v| m.max(v.abs()));
         let worst = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
         assert!(a.len() == b.len() && worst < 1e-5 * largest, "{worst} of {largest}");
+    }
+}
+
+#[test]
+fn four_channels_inside_a_network_are_no_image() {
+    let featurizer = Featurizer::named("resnet18", 16, 4, [3, 2], TrainNorm::Live).unwrap();
+    let network = Network { featurizer, classes: 2, nonlinear: false, f16_activations: false };
+    let tensors = network.featurizer_tensors(16);
+    // The stem sees three colours; a fourth channel of zeros has no weights. Inside, four channels are four channels.
+    assert_eq!(tensors["conv1.weight"], 4 * 3 * 3 * 3);
+    for name in ["layer1.0.conv1.weight", "layer1.0.conv2.weight", "layer1.1.conv1.weight"] {
+        assert_eq!(tensors[name], 4 * 4 * 3 * 3, "{name}");
     }
 }

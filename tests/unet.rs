@@ -3,8 +3,8 @@
 
 use kaleid::core::{DType, Gpu, GpuOptions, Graph, Plan, Store, Weights};
 use kaleid::data::checkpoint::{self, Checkpoint};
-use kaleid::models::config::Config;
-use kaleid::models::unet::{UnetConfig, unet};
+use kaleid::data::config::Config;
+use kaleid::models::unet::{Inputs, UnetConfig, unet};
 use kaleid::models::vae::VaeConfig;
 use serde_json::{Value, json};
 
@@ -41,7 +41,8 @@ fn record(cfg: &UnetConfig, h: usize, w: usize, timesteps: &[f32], gradients: bo
     let input = |name: &str, shape: &[usize]| g.input(name, shape, DType::F32);
     let x = input("x", &[2, h, w, 4]);
     let time = input("time", &[timesteps.len(), cfg.timestep_width()]);
-    let out = unet(&g, &weights, cfg, x, time, None, input("context", &CONTEXT));
+    let inputs = Inputs { latents: x, time, guidance: None, context: input("context", &CONTEXT) };
+    let out = unet(&weights, cfg, inputs);
     assert_eq!(out.shape(), x.shape());
     let loss = g.mse_loss(out, x);
     g.output("out", out);

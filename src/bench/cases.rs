@@ -2,8 +2,9 @@
 
 use super::{Case, Inputs};
 use crate::core::{Class, DType, Init, Kernel, Tensor};
-use crate::data::augment::{View, pack};
+use crate::data::augment::View;
 use crate::data::image::Pixels;
+use crate::data::packed::pack;
 use crate::data::rng::Key;
 use crate::ops::{Act, Adam, Attention, Conv, Epilogue, Matmul, Sgd};
 use std::rc::Rc;
@@ -92,17 +93,18 @@ fn products(t: &mut Table) {
     });
     for (name, act) in [("quick_gelu", Act::QuickGelu), ("gelu", Act::Gelu), ("silu", Act::Silu)] {
         t.both(&format!("linear_with_{name}"), move |r| {
-            let epilogue = Epilogue { bias: Some(r.f32(&[3072])), act, residual: None };
+            let epilogue = Epilogue { bias: Some(r.f32(&[3072])), ..Epilogue::act(act) };
             r.g.linear_with(r.f32(&[1, 77, 768]), r.f32(&[3072, 768]), epilogue)
         });
     }
     t.both("linear_with_residual", |r| {
-        let (bias, residual) = (Some(r.f32(&[320])), Some(r.f32(&TOKENS)));
-        r.g.linear_with(r.f32(&TOKENS), r.f32(&[320, 320]), Epilogue { bias, act: Act::None, residual })
+        let bias = Some(r.f32(&[320]));
+        let epilogue = Epilogue { bias, ..Epilogue::plus(r.f32(&TOKENS)) };
+        r.g.linear_with(r.f32(&TOKENS), r.f32(&[320, 320]), epilogue)
     });
     t.forward("linear_odd_f16", |r| {
         let w = r.g.state("w", &[129, 333], DType::F16, Init::Zeros);
-        let epilogue = Epilogue { residual: Some(r.f32(&[255, 129])), ..Default::default() };
+        let epilogue = Epilogue::plus(r.f32(&[255, 129]));
         vec![r.g.linear_with(r.f32(&[255, 333]), w, epilogue)]
     });
     t.forward("linear_f16", |r| {
@@ -122,16 +124,16 @@ fn products(t: &mut Table) {
         r.g.conv2d(r.f32(&[32, 16, 16, 64]), r.f32(&[64, 3, 3, 64]), Conv::same(3))
     });
     t.both("conv2d_1280_8_silu", |r| {
-        let epilogue = Epilogue { bias: Some(r.f32(&[1280])), act: Act::Silu, residual: None };
+        let epilogue = Epilogue { bias: Some(r.f32(&[1280])), ..Epilogue::act(Act::Silu) };
         r.g.conv2d(r.f32(&[1, 8, 8, 1280]), r.f32(&[1280, 3, 3, 1280]), Conv { epilogue, ..Conv::same(3) })
     });
     t.both("conv2d_resnet_stem", |r| {
-        let epilogue = Epilogue { bias: Some(r.f32(&[64])), act: Act::Relu, residual: None };
-        let conv = Conv { epilogue, ..Conv::strided(2, 3) };
+        let epilogue = Epilogue { bias: Some(r.f32(&[64])), ..Epilogue::act(Act::Relu) };
+        let conv = Conv { epilogue, ..Conv::strided(7, 2) };
         r.g.conv2d(r.f32(&[2, 224, 224, 3]), r.f32(&[64, 7, 7, 3]), conv)
     });
     t.both("conv2d_resnet_1x1", |r| {
-        r.g.conv2d(r.f32(&[8, 28, 28, 512]), r.f32(&[128, 1, 1, 512]), Conv::strided(1, 0))
+        r.g.conv2d(r.f32(&[8, 28, 28, 512]), r.f32(&[128, 1, 1, 512]), Conv::same(1))
     });
     t.forward("conv2d_f16", |r| {
         let w = r.g.state("w", &[320, 3, 3, 320], DType::F16, Init::Zeros);
@@ -194,9 +196,9 @@ fn half(t: &mut Table) {
             let weights = [[64, 7, 7, 4], [128, 1, 1, 64], [128, 3, 3, 128]].map(|s| r.f32(&s));
             let norm = [64, 128].map(|c| r.f32(&[c]));
             r.g.scale_gradients(r.f32(&[4, 112, 112, 4]), |g, x| {
-                let stem = g.conv2d(g.to(x, dtype), weights[0], Conv::strided(2, 3));
+                let stem = g.conv2d(g.to(x, dtype), weights[0], Conv::strided(7, 2));
                 let stem = g.relu(g.batch_norm(stem, norm[0], norm[0], 1e-5, 1).y);
-                let x = g.conv2d(g.max_pool2d(stem, 3, 2, 1), weights[1], Conv::strided(1, 0));
+                let x = g.conv2d(g.max_pool2d(stem, 3, 2, 1), weights[1], Conv::same(1));
                 let y = g.batch_norm(g.conv2d(x, weights[2], Conv::same(3)), norm[1], norm[1], 1e-5, 1).y;
                 g.mean(g.relu(g.add(x, y)), &[1, 2])
             })

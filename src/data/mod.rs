@@ -3,11 +3,15 @@
 pub mod augment;
 pub mod check;
 pub mod checkpoint;
+pub mod config;
 pub mod dataset;
 pub mod folder;
 pub mod image;
 pub mod images;
 pub mod known;
+pub mod lock;
+pub mod packed;
+pub mod preprocess;
 pub mod python;
 pub mod rng;
 pub mod tokenizer;
@@ -80,4 +84,9 @@ fn transpose_last(x: &[f32], n: usize, a: usize, b: usize) -> Vec<f32> {
 pub fn spaced(folder: &str) -> String {
     let words = folder.split(['_', '-', ' ']).filter(|w| !w.is_empty());
     words.collect::<Vec<_>>().join(" ")
+}
+
+/// A message of another library on one line, as all errors here are.
+pub fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -65,7 +65,7 @@ pub trait Algorithm {
 
     /// Logits of samples after training.
     fn predict(&self, p: &Predict) -> Tensor {
-        p.network.classify(p.g, &p.w, p.network.features(p.g, &p.w, p.x, Pass::Predict))
+        p.network.classify(&p.w, p.network.features(&p.w, p.x, Pass::Predict))
     }
 }
 
@@ -197,14 +197,14 @@ impl Step<'_> {
             most => most.min(rows),
         };
         let features = match pieces {
-            1 => network.features(g, w, x, Pass::Train { parts, recompute }),
+            1 => network.features(w, x, Pass::Train { groups: parts, recompute }),
             _ => {
                 let size = rows.div_ceil(pieces);
                 let part = |start: usize| {
                     let (network, again) = (network.clone(), w.keep());
                     let x = g.slice(x, 0, start, size.min(rows - start));
-                    g.checkpoint(x, move |g, x| {
-                        network.features(g, &again(g), x, Pass::Train { parts: 1, recompute })
+                    g.recompute(x, move |g, x| {
+                        network.features(&again(g), x, Pass::Train { groups: 1, recompute })
                     })
                 };
                 g.concat(&(0..rows).step_by(size).map(part).collect::<Vec<_>>(), 0)
@@ -222,7 +222,7 @@ impl Step<'_> {
 
     /// Logits of features.
     pub fn classify(&self, features: Tensor) -> Tensor {
-        self.network.classify(self.g, &self.w, features)
+        self.network.classify(&self.w, features)
     }
 
     /// Numbers set to zero with probability `p`, by a mask of its own in every call.
@@ -267,7 +267,7 @@ impl Step<'_> {
 
     /// Every tensor of the network, by name, before it is used: a prediction is recorded whose result nobody reads.
     pub fn declare(&self) -> Vec<(String, Tensor)> {
-        self.classify(self.network.features(self.g, &self.w, self.x, Pass::Predict));
+        self.classify(self.network.features(&self.w, self.x, Pass::Predict));
         self.w.params()
     }
 

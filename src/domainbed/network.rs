@@ -2,9 +2,9 @@
 
 use crate::core::{Caps, Class, DType, Graph, Tensor, Weights};
 use crate::data::rng::Key;
-use crate::models::resnet::{self, BatchNorm, KEEP, ResNetConfig, for_images, norm};
+use crate::models::resnet::{self, KEEP, NormMode, ResNet, ResNetConfig, image_kernel, norm};
 use crate::nn;
-use crate::ops::{Act, Conv, Epilogue};
+use crate::ops::{Act, Conv};
 use anyhow::{Result, bail};
 use std::collections::BTreeMap;
 
@@ -28,18 +28,27 @@ pub enum Pass {
     Predict,
     /// Gradients.
     Train {
-        /// Where samples are normalised by statistics of the batch: of how many equal parts of it, each by its own.
-        parts: usize,
-        /// Make what is inside a residual block again for the backward pass instead of keeping it.
+        /// Where samples are normalised by statistics of the batch: into how many equal groups it is split, each with its own.
+        groups: usize,
+        /// Whether the backward pass recomputes what is inside a residual block instead of keeping it.
         recompute: bool,
     },
+}
+
+/// What a ResNet's batch normalisation does in training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrainNorm {
+    /// It normalises by the running statistics, which stay as they are: DomainBed's way.
+    Frozen,
+    /// It normalises by the statistics of the batch: torch's way.
+    Live,
 }
 
 /// From samples to feature vectors.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Featurizer {
-    /// Images (N, H, W, 3); what batch normalisation does in training.
-    ResNet(ResNetConfig, BatchNorm),
+    /// Images (N, H, W, 3).
+    ResNet(ResNetConfig, TrainNorm),
     /// Images (N, 28, 28, 3): DomainBed's MNIST_CNN.
     MnistCnn,
     /// Images (N, 32, 32, 3): a wide residual network of 16 layers, twice as wide (Zagoruyko and Komodakis, "Wide residual networks",
@@ -60,7 +69,7 @@ impl Featurizer {
         size: usize,
         width: usize,
         [stem_kernel, stem_stride]: [usize; 2],
-        mode: BatchNorm,
+        mode: TrainNorm,
     ) -> Result<Featurizer> {
         let (featurizer, made_for) = match arch {
             "mnist_cnn" => (Featurizer::MnistCnn, 28),
@@ -100,62 +109,65 @@ pub struct Mlp {
 }
 
 /// x (N, F) -> (N, outputs), with what `dropout` makes of each layer but the last.
-pub fn mlp(g: &Graph, w: &Weights, x: Tensor, mlp: &Mlp, dropout: impl Fn(Tensor) -> Tensor) -> Tensor {
-    let mut x = nn::linear(g, &w.sub("input"), x, mlp.width, true);
+pub fn mlp(w: &Weights, x: Tensor, mlp: &Mlp, dropout: impl Fn(Tensor) -> Tensor) -> Tensor {
+    let g = w.graph();
+    let mut x = nn::linear(&w.sub("input"), x, mlp.width);
     for i in 0..mlp.depth - 2 {
-        x = nn::linear(g, &w.sub(format!("hiddens.{i}")), g.relu(dropout(x)), mlp.width, true);
+        x = nn::linear(&w.sub(format!("hiddens.{i}")), g.relu(dropout(x)), mlp.width);
     }
-    nn::linear(g, &w.sub("output"), g.relu(dropout(x)), mlp.outputs, true)
+    nn::linear(&w.sub("output"), g.relu(dropout(x)), mlp.outputs)
 }
 
 impl Network {
     /// Features (N, F) of samples.
-    pub fn features(&self, g: &Graph, w: &Weights, x: Tensor, pass: Pass) -> Tensor {
+    pub fn features(&self, w: &Weights, x: Tensor, pass: Pass) -> Tensor {
         if !self.f16_activations || pass == Pass::Predict {
-            return self.featurize(g, w, x, pass);
+            return self.featurize(w, x, pass);
         }
-        g.scale_gradients(x, |g, x| self.featurize(g, w, g.to(x, DType::F16), pass))
+        w.graph().scale_gradients(x, |g, x| self.featurize(w, g.to(x, DType::F16), pass))
     }
 
-    fn featurize(&self, g: &Graph, w: &Weights, x: Tensor, pass: Pass) -> Tensor {
-        let (mode, recompute) = match pass {
-            Pass::Train { parts, recompute } if self.sees_batches() => (BatchNorm::Live(parts), recompute),
-            Pass::Train { recompute, .. } => (BatchNorm::Frozen, recompute),
-            Pass::Predict => (BatchNorm::Frozen, false),
+    fn featurize(&self, w: &Weights, x: Tensor, pass: Pass) -> Tensor {
+        let (norm, recompute) = match pass {
+            Pass::Train { groups, recompute } if self.sees_batches() => {
+                (NormMode::Live { groups }, recompute)
+            }
+            Pass::Train { recompute, .. } => (NormMode::Frozen, recompute),
+            Pass::Predict => (NormMode::Frozen, false),
         };
-        match &self.featurizer {
-            Featurizer::ResNet(config, _) => resnet::features(g, w, config, x, mode, recompute),
-            Featurizer::MnistCnn => mnist_cnn(g, w, x),
-            Featurizer::WideResNet => wide_resnet(g, w, x, mode),
-            Featurizer::Mlp(shape) => mlp(g, w, x, shape, |x| x),
+        match self.featurizer {
+            Featurizer::ResNet(config, _) => ResNet { config, norm, recompute }.features(w, x),
+            Featurizer::MnistCnn => mnist_cnn(w, x),
+            Featurizer::WideResNet => wide_resnet(w, x, norm),
+            Featurizer::Mlp(ref shape) => mlp(w, x, shape, |x| x),
         }
     }
 
     /// Whether training normalises by statistics of the batch, so that it matters which samples are passed together.
     pub fn sees_batches(&self) -> bool {
-        matches!(self.featurizer, Featurizer::ResNet(_, BatchNorm::Live(_)) | Featurizer::WideResNet)
+        matches!(self.featurizer, Featurizer::ResNet(_, TrainNorm::Live) | Featurizer::WideResNet)
     }
 
     /// Names of the featurizer's tensors for images of `size` pixels, and their numbers of elements.
     pub fn featurizer_tensors(&self, size: usize) -> BTreeMap<String, usize> {
         let g = Graph::new(&Caps::nominal(Class::Software));
         let w = Weights::new(&g, DType::F32);
-        self.features(&g, &w, g.input("x", &[1, size, size, 4], DType::F32), Pass::Predict);
+        self.features(&w, g.input("x", &[1, size, size, 4], DType::F32), Pass::Predict);
         w.params().into_iter().map(|(name, t)| (name, t.len())).collect()
     }
 
     /// Logits (N, classes) of features.
-    pub fn classify(&self, g: &Graph, w: &Weights, features: Tensor) -> Tensor {
-        self.head(g, &w.sub("fc"), features)
+    pub fn classify(&self, w: &Weights, features: Tensor) -> Tensor {
+        self.head(&w.sub("fc"), features)
     }
 
     /// Logits (N, classes) of features by the classifier at `w`.
-    pub fn head(&self, g: &Graph, w: &Weights, features: Tensor) -> Tensor {
+    pub fn head(&self, w: &Weights, features: Tensor) -> Tensor {
         if !self.nonlinear {
-            return nn::linear(g, w, features, self.classes, true);
+            return nn::linear(w, features, self.classes);
         }
-        let layer = |x: Tensor, name: &str, out: usize| nn::linear(g, &w.sub(name), x, out, true);
-        let inputs = features.last();
+        let layer = |x: Tensor, name: &str, out: usize| nn::linear(&w.sub(name), x, out);
+        let (g, inputs) = (w.graph(), features.last());
         let x = g.relu(layer(features, "0", inputs / 2));
         layer(g.relu(layer(x, "2", inputs / 4)), "4", self.classes)
     }
@@ -176,42 +188,42 @@ impl Network {
     }
 }
 
-/// A 3x3 or 1x1 convolution with a bias, of features or of images with a fourth channel of zeros.
-fn conv(g: &Graph, w: &Weights, x: Tensor, out: usize, kernel: usize, stride: usize) -> Tensor {
-    let conv = Conv::strided(stride, kernel / 2);
-    if x.last() != 4 {
-        return nn::conv2d(g, w, x, out, kernel, conv, true);
-    }
-    let (weight, bias) = (w.get("weight", &[out, 3, kernel, kernel]), Some(w.get("bias", &[out])));
-    g.conv2d(x, for_images(g, weight), Conv { epilogue: Epilogue { bias, ..conv.epilogue }, ..conv })
+/// The first convolution, of images.
+fn stem(w: &Weights, images: Tensor, out: usize) -> Tensor {
+    let kernel = image_kernel(w, images, out, Conv::same(3));
+    w.graph().conv2d(images, kernel, Conv::same(3).bias(w.get("bias", &[out])))
 }
 
 /// Images (N, 28, 28, 3) -> features (N, 128). Normalisation comes after the ReLU.
-fn mnist_cnn(g: &Graph, w: &Weights, images: Tensor) -> Tensor {
-    let mut x = images;
-    for (i, (out, stride)) in [(64, 1), (128, 2), (128, 1), (128, 1)].into_iter().enumerate() {
-        x = g.relu(conv(g, &w.sub(format!("conv{}", i + 1)), x, out, 3, stride));
-        x = nn::group_norm(g, &w.sub(format!("bn{i}")), x, 8, 1e-5, Act::None);
+fn mnist_cnn(w: &Weights, images: Tensor) -> Tensor {
+    let g = w.graph();
+    let norm = |i: usize, x| nn::group_norm(&w.sub(format!("bn{i}")), g.relu(x), 8, 1e-5, Act::None);
+    let mut x = norm(0, stem(&w.sub("conv1"), images, 64));
+    for (i, stride) in [(1, 2), (2, 1), (3, 1)] {
+        x = norm(i, nn::conv2d(&w.sub(format!("conv{}", i + 1)), x, 128, Conv::strided(3, stride)));
     }
     g.reshape(g.mean(x, &[1, 2]), &[images.dim(0), 128])
 }
 
 /// Images (N, 32, 32, 3) -> features (N, 128). Normalisation and ReLU come before each convolution.
-fn wide_resnet(g: &Graph, w: &Weights, images: Tensor, mode: BatchNorm) -> Tensor {
-    let mut x = conv(g, &w.sub("conv1"), images, 16, 3, 1);
+fn wide_resnet(w: &Weights, images: Tensor, mode: NormMode) -> Tensor {
+    let g = w.graph();
+    let mut x = stem(&w.sub("conv1"), images, 16);
     for (stage, (out, stride)) in [(32, 1), (64, 2), (128, 2)].into_iter().enumerate() {
         for i in 0..2 {
             let w = w.sub(format!("layer{}.{i}", stage + 1));
             let stride = if i == 0 { stride } else { 1 };
-            let active = |name: &str, x: Tensor| g.relu(norm(g, &w.sub(name), x, mode, KEEP));
-            let y = conv(g, &w.sub("conv1"), active("bn1", x), out, 3, 1);
-            let y = conv(g, &w.sub("conv2"), active("bn2", y), out, 3, stride);
-            let changes = stride != 1 || x.last() != out;
-            let shortcut = if changes { conv(g, &w.sub("shortcut.0"), x, out, 1, stride) } else { x };
+            let active = |name: &str, x: Tensor| g.relu(norm(&w.sub(name), x, mode, KEEP));
+            let y = nn::conv2d(&w.sub("conv1"), active("bn1", x), out, Conv::same(3));
+            let y = nn::conv2d(&w.sub("conv2"), active("bn2", y), out, Conv::strided(3, stride));
+            let shortcut = match stride != 1 || x.last() != out {
+                true => nn::conv2d(&w.sub("shortcut.0"), x, out, Conv::strided(1, stride)),
+                false => x,
+            };
             x = g.add(y, shortcut);
         }
     }
     // Upstream's momentum is 0.9 here.
-    let x = g.relu(norm(g, &w.sub("bn1"), x, mode, 0.1));
+    let x = g.relu(norm(&w.sub("bn1"), x, mode, 0.1));
     g.reshape(g.mean(x, &[1, 2]), &[images.dim(0), 128])
 }

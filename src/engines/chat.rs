@@ -1,11 +1,11 @@
 //! A chat with a language model that runs here: its own chat template, tokenizer and stop tokens around [`Llama`].
 
+use super::llama::{Llama, sample};
 use crate::core::{DType, Gpu};
+use crate::data::config::Config;
 use crate::data::folder::Folder;
 use crate::data::rng::Key;
 use crate::data::tokenizer::Tokenizer;
-use crate::models::config::Config;
-use crate::models::llama::{Llama, sample};
 use anyhow::{Context, Result, anyhow, bail};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value as Jinja, context};
@@ -116,21 +116,8 @@ impl Template {
         env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
         let refuse = |text: String| Err::<Jinja, _>(Error::new(ErrorKind::InvalidOperation, text));
         env.add_function("raise_exception", refuse);
-        // The few methods of Python's strings that templates call.
-        env.set_unknown_method_callback(|_, value, method, args| {
-            let unknown = || Error::from(ErrorKind::UnknownMethod);
-            let text = value.as_str().ok_or_else(unknown)?;
-            let argument = args.first().and_then(Jinja::as_str);
-            Ok(match (method, argument) {
-                ("strip", None) => text.trim().into(),
-                ("lstrip", None) => text.trim_start().into(),
-                ("rstrip", None) => text.trim_end().into(),
-                ("startswith", Some(start)) => text.starts_with(start).into(),
-                ("endswith", Some(end)) => text.ends_with(end).into(),
-                ("split", Some(by)) => text.split(by).map(Jinja::from).collect::<Vec<_>>().into(),
-                _ => return Err(unknown()),
-            })
-        });
+        // Templates call methods of Python's strings and dictionaries.
+        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         let messages: Vec<_> = messages.iter().map(|&(role, content)| context! { role, content }).collect();
         let values = context! { messages, add_generation_prompt => true, bos_token => self.bos.as_str(), eos_token => self.eos.as_str() };
         let text = env.render_str(&self.source, values);

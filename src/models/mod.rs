@@ -1,6 +1,7 @@
-//! Models as functions that record a graph. Weight paths equal the Hugging Face and torchvision names.
+//! Models as functions: each reads a configuration and records a graph. Weight paths equal the Hugging Face and torchvision names.
+
+mod blocks;
 pub mod clip;
-pub mod config;
 pub mod llama;
 pub mod resnet;
 pub mod unet;

@@ -1,22 +1,20 @@
 //! ResNet (He et al., "Deep residual learning for image recognition", 2015) in torchvision's names and topology: the stride of
 //! a bottleneck sits on its 3x3 convolution ("v1.5"). Images are (N, H, W, C).
 
-use super::config::Config;
-use crate::core::{DType, Graph, Plan, Store, Tensor, Weights};
-use crate::data::nhwc_to_nchw;
+use crate::core::{Graph, Tensor, Weights};
+use crate::data::config::Config;
 use crate::data::rng::Key;
 use crate::nn;
-use crate::ops::{Adam, Conv, Sgd};
-use crate::verify::golden::{Comparison, Golden, TRAINING};
-use anyhow::{Context, Result, bail};
+use crate::ops::Conv;
+use anyhow::{Result, bail};
 
 /// Batch normalisation's epsilon, torch's default.
 const EPS: f32 = 1e-5;
-/// The share that the running statistics keep in a step: one less torch's default momentum.
+/// 1 - momentum, the share that running statistics keep at an update; torch's default momentum is 0.1.
 pub const KEEP: f32 = 0.9;
 
 /// Sizes of a ResNet.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ResNetConfig {
     /// Blocks of the four stages.
     pub layers: [usize; 4],
@@ -32,14 +30,17 @@ pub struct ResNetConfig {
     pub stem_pool: bool,
 }
 
-/// What batch normalisation does.
+/// What batch normalisation does in a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BatchNorm {
-    /// Running statistics, which stay as they are: torch's evaluation mode, and DomainBed's training.
+pub enum NormMode {
+    /// Normalises by the running statistics, which stay as they are: torch's evaluation mode, and DomainBed's training.
     Frozen,
-    /// Statistics of each of so many equal parts of the batch, as if they came one after the other, which also move the running ones:
-    /// torch's training mode.
-    Live(usize),
+    /// Torch's training mode, group by group.
+    Live {
+        /// The batch is split into so many equal groups, each normalised by its own statistics; the running statistics move as if the
+        /// groups had been passed in turn.
+        groups: usize,
+    },
 }
 
 impl ResNetConfig {
@@ -89,119 +90,111 @@ impl ResNetConfig {
     }
 }
 
-/// Images x (N, H, W, 3) -> features (N, [`ResNetConfig::features`]). A fourth channel, of zeros, spares a copy of the images:
-/// convolutions read four at a time. With `recompute`, what is inside a block is not kept for the backward pass but made again.
-pub fn features(
-    g: &Graph,
-    w: &Weights,
-    config: &ResNetConfig,
-    x: Tensor,
-    mode: BatchNorm,
-    recompute: bool,
-) -> Tensor {
-    let stem = Conv::strided(config.stem_stride, config.stem_kernel / 2);
-    let mut x = conv_norm(g, w, ["conv1", "bn1"], x, config.width, config.stem_kernel, stem, mode);
-    x = g.relu(x);
-    if config.stem_pool {
-        x = g.max_pool2d(x, 3, 2, 1);
-    }
-    for (stage, &blocks) in config.layers.iter().enumerate() {
-        for i in 0..blocks {
-            let name = format!("layer{}.{i}", stage + 1);
-            let _scope = g.scope(&name);
-            let stride = if i == 0 && stage > 0 { 2 } else { 1 };
-            let (again, config, width) = (w.sub(&name).keep(), config.clone(), config.width << stage);
-            let made = move |g: &Graph, x| block(g, &again(g), &config, x, width, stride, mode);
-            x = if recompute { g.checkpoint(x, made) } else { made(g, x) };
+/// A ResNet in one of its passes.
+#[derive(Clone, Copy, Debug)]
+pub struct ResNet {
+    /// Its sizes.
+    pub config: ResNetConfig,
+    /// What its normalisation does.
+    pub norm: NormMode,
+    /// Whether the backward pass recomputes what is inside a block instead of keeping it.
+    pub recompute: bool,
+}
+
+impl ResNet {
+    /// Images (N, H, W, 3), or with a fourth channel of zeros -> features (N, [`ResNetConfig::features`]).
+    pub fn features(self, w: &Weights, images: Tensor) -> Tensor {
+        let (g, config) = (w.graph(), self.config);
+        let mut x = g.relu(self.stem(w, images));
+        if config.stem_pool {
+            x = g.max_pool2d(x, 3, 2, 1);
         }
+        for (stage, &blocks) in config.layers.iter().enumerate() {
+            for i in 0..blocks {
+                let name = format!("layer{}.{i}", stage + 1);
+                let _scope = g.scope(&name);
+                let (width, stride) = (config.width << stage, if i == 0 && stage > 0 { 2 } else { 1 });
+                let w = w.sub(&name).keep();
+                let block = move |g: &Graph, x| self.block(&w(g), x, width, stride);
+                x = if self.recompute { g.recompute(x, block) } else { block(g, x) };
+            }
+        }
+        let mean = g.mean(x, &[1, 2]);
+        g.reshape(mean, &[x.dim(0), x.last()])
     }
-    let mean = g.mean(x, &[1, 2]);
-    g.reshape(mean, &[x.dim(0), x.last()])
+
+    fn stem(self, w: &Weights, images: Tensor) -> Tensor {
+        let ResNetConfig { width, stem_kernel, stem_stride, .. } = self.config;
+        let _scope = w.graph().scope("conv1");
+        let conv = Conv::strided(stem_kernel, stem_stride);
+        let kernel = image_kernel(&w.sub("conv1"), images, width, conv);
+        norm(&w.sub("bn1"), w.graph().conv2d(images, kernel, conv), self.norm, KEEP)
+    }
+
+    fn block(self, w: &Weights, x: Tensor, width: usize, stride: usize) -> Tensor {
+        let (g, out) = (w.graph(), width * self.config.expansion());
+        let shortcut = match stride != 1 || x.last() != out {
+            true => self.conv_norm(w, ["downsample.0", "downsample.1"], x, out, Conv::strided(1, stride)),
+            false => x,
+        };
+        let y = if self.config.bottleneck {
+            let y = g.relu(self.conv_norm(w, ["conv1", "bn1"], x, width, Conv::same(1)));
+            let y = g.relu(self.conv_norm(w, ["conv2", "bn2"], y, width, Conv::strided(3, stride)));
+            self.conv_norm(w, ["conv3", "bn3"], y, out, Conv::same(1))
+        } else {
+            let y = g.relu(self.conv_norm(w, ["conv1", "bn1"], x, width, Conv::strided(3, stride)));
+            self.conv_norm(w, ["conv2", "bn2"], y, width, Conv::same(3))
+        };
+        g.relu(g.add(y, shortcut))
+    }
+
+    fn conv_norm(self, w: &Weights, names: [&str; 2], x: Tensor, out: usize, conv: Conv) -> Tensor {
+        let _scope = w.graph().scope(names[0]);
+        let y = nn::conv2d_no_bias(&w.sub(names[0]), x, out, conv);
+        norm(&w.sub(names[1]), y, self.norm, KEEP)
+    }
 }
 
 /// Features (N, F) -> logits (N, classes).
-pub fn classifier(g: &Graph, w: &Weights, features: Tensor, classes: usize) -> Tensor {
-    let _scope = g.scope("fc");
-    nn::linear(g, &w.sub("fc"), features, classes, true)
+pub fn classifier(w: &Weights, features: Tensor, classes: usize) -> Tensor {
+    let _scope = w.graph().scope("fc");
+    nn::linear(&w.sub("fc"), features, classes)
 }
 
-fn block(
-    g: &Graph,
-    w: &Weights,
-    config: &ResNetConfig,
-    x: Tensor,
-    width: usize,
-    stride: usize,
-    mode: BatchNorm,
-) -> Tensor {
-    let out = width * config.expansion();
-    let shortcut = match stride != 1 || x.last() != out {
-        true => {
-            let names = ["downsample.0", "downsample.1"];
-            conv_norm(g, w, names, x, out, 1, Conv::strided(stride, 0), mode)
-        }
-        false => x,
-    };
-    let y = if config.bottleneck {
-        let y = g.relu(conv_norm(g, w, ["conv1", "bn1"], x, width, 1, Conv::same(1), mode));
-        let y = g.relu(conv_norm(g, w, ["conv2", "bn2"], y, width, 3, Conv::strided(stride, 1), mode));
-        conv_norm(g, w, ["conv3", "bn3"], y, out, 1, Conv::same(1), mode)
-    } else {
-        let y = g.relu(conv_norm(g, w, ["conv1", "bn1"], x, width, 3, Conv::strided(stride, 1), mode));
-        conv_norm(g, w, ["conv2", "bn2"], y, width, 3, Conv::same(3), mode)
-    };
-    g.relu(g.add(y, shortcut))
-}
-
-#[allow(clippy::too_many_arguments)]
-fn conv_norm(
-    g: &Graph,
-    w: &Weights,
-    [conv_name, norm_name]: [&str; 2],
-    x: Tensor,
-    out: usize,
-    kernel: usize,
-    conv: Conv,
-    mode: BatchNorm,
-) -> Tensor {
-    let _scope = g.scope(conv_name);
-    let x = match (conv_name, x.last()) {
-        ("conv1", 4) => {
-            let weight = w.sub(conv_name).get("weight", &[out, 3, kernel, kernel]);
-            g.conv2d(x, for_images(g, weight), conv)
-        }
-        _ => nn::conv2d(g, &w.sub(conv_name), x, out, kernel, conv, false),
-    };
-    norm(g, &w.sub(norm_name), x, mode, KEEP)
-}
-
-/// The weight of a convolution over three channels for images with a fourth.
-pub fn for_images(g: &Graph, weight: Tensor) -> Tensor {
-    g.pad(weight, &[(0, 0), (0, 0), (0, 0), (0, 1)])
+/// The kernel of a first convolution: images have three channels, or a fourth of zeros, which spares the convolution (it reads four
+/// at a time) a copy of them. The parameter has three.
+pub fn image_kernel(w: &Weights, images: Tensor, out: usize, conv: Conv) -> Tensor {
+    let [height, width] = conv.kernel;
+    let kernel = w.get("weight", &[out, 3, height, width]);
+    match images.last() - 3 {
+        0 => kernel,
+        more => w.graph().pad(kernel, &[(0, 0), (0, 0), (0, 0), (0, more)]),
+    }
 }
 
 /// Torch's `nn.BatchNorm1d` and `2d` in training, of x (.., C): normalises by the batch and updates the running statistics.
-pub fn batch_norm(g: &Graph, w: &Weights, x: Tensor) -> Tensor {
-    norm(g, w, x, BatchNorm::Live(1), KEEP)
+pub fn batch_norm(w: &Weights, x: Tensor) -> Tensor {
+    norm(w, x, NormMode::Live { groups: 1 }, KEEP)
 }
 
-/// Torch's batch normalisation with a momentum of 1 - `keep`, the share that the running statistics keep in a step.
-pub fn norm(g: &Graph, w: &Weights, x: Tensor, mode: BatchNorm, keep: f32) -> Tensor {
+/// Torch's batch normalisation of x (.., C), with a momentum of 1 - `keep`.
+pub fn norm(w: &Weights, x: Tensor, mode: NormMode, keep: f32) -> Tensor {
+    let g = w.graph();
     let [weight, bias, mean, var] =
         ["weight", "bias", "running_mean", "running_var"].map(|n| w.get(n, &[x.last()]));
-    let BatchNorm::Live(parts) = mode else {
+    let NormMode::Live { groups } = mode else {
         return g.batch_norm_frozen(x, mean, var, weight, bias, EPS);
     };
-    let batch = g.batch_norm(x, weight, bias, EPS, parts);
-    let n = (x.len() / x.last() / parts) as f32;
-    // One update that does what one for each part after the other does.
+    let batch = g.batch_norm(x, weight, bias, EPS, groups);
+    let n = (x.len() / x.last() / groups) as f32;
+    // One update that does what one per group, in turn, does.
     let after = |i: usize| keep.powi(i as i32);
     let shares: Vec<f32> =
-        (1..=parts).map(|i| after(parts - i) * (1.0 - keep) / (1.0 - after(parts))).collect();
-    let kept = g.constant(&[1], &[after(parts)]);
-    let joined = |stats: Tensor| match parts {
+        (1..=groups).map(|i| after(groups - i) * (1.0 - keep) / (1.0 - after(groups))).collect();
+    let kept = g.constant(&[1], &[after(groups)]);
+    let joined = |stats: Tensor| match groups {
         1 => g.reshape(stats, &[0]),
-        _ => g.reshape(g.matmul(g.constant(&[1, parts], &shares), stats), &[0]),
+        _ => g.reshape(g.matmul(g.constant(&[1, groups], &shares), stats), &[0]),
     };
     g.ema(mean, joined(batch.mean), kept);
     // Torch normalises with the biased variance and averages the unbiased one.
@@ -209,7 +202,7 @@ pub fn norm(g: &Graph, w: &Weights, x: Tensor, mode: BatchNorm, keep: f32) -> Te
     batch.y
 }
 
-/// Whether a tensor of a model is moved by its optimizer, not by its data.
+/// Whether the optimizer moves this tensor of a model; running statistics follow the data.
 pub fn is_parameter(name: &str) -> bool {
     !name.ends_with("running_mean") && !name.ends_with("running_var")
 }
@@ -226,90 +219,4 @@ pub fn initial(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
         _ if name.ends_with("weight") || name.ends_with("running_var") => vec![1.0; n as usize],
         _ => vec![0.0; n as usize],
     }
-}
-
-/// Trains for a few steps and compares logits, losses, gradients and running statistics with torch's: Adam on frozen batch
-/// normalisation, or SGD on live one where the golden holds running statistics.
-///
-/// # Errors
-/// A configuration or tensors that do not fit.
-pub fn golden(golden: &Golden) -> Result<Vec<Comparison>> {
-    let config = ResNetConfig::from_config(&golden.config)?;
-    let classes = golden.config.usize("num_classes", 1000)?;
-    let (shape, images) = golden.image("images")?;
-    let (labels_shape, labels) = golden.ids::<1>("labels")?;
-    let ([steps], losses) = golden.tensor::<1>("losses")?;
-    if let Some(label) = labels.iter().find(|&&l| l as usize >= classes) {
-        bail!("{}: labels holds {label}, but num_classes = {classes}", golden.tensors.name());
-    }
-    let live = golden.tensors.contains("running_mean");
-    let mode = if live { BatchNorm::Live(1) } else { BatchNorm::Frozen };
-
-    let g = Graph::new(golden.gpu.caps());
-    let w = Weights::new(&g, DType::F32);
-    let x = g.input("images", &shape, DType::F32);
-    let y = g.input("labels", &labels_shape, DType::U32);
-    let logits = classifier(&g, &w, features(&g, &w, &config, x, mode, false), classes);
-    let loss = g.cross_entropy(logits, y);
-    let params: Vec<_> = w.params().into_iter().filter(|(name, _)| is_parameter(name)).collect();
-    let tensors: Vec<Tensor> = params.iter().map(|p| p.1).collect();
-    let grads = g.backward(loss, &tensors);
-    g.output("logits", logits);
-    g.output("loss", loss);
-    for ((name, _), &grad) in params.iter().zip(&grads) {
-        let name = format!("grad.{name}");
-        if golden.tensors.contains(&name) {
-            g.output(&name, grad);
-        }
-    }
-    let pairs: Vec<(Tensor, Tensor)> = tensors.iter().copied().zip(grads.iter().copied()).collect();
-    match mode {
-        BatchNorm::Live(_) => {
-            g.sgd(&pairs, g.constant(&[1], &[0.01]), Sgd { momentum: 0.9, weight_decay: 1e-4 });
-        }
-        BatchNorm::Frozen => {
-            let step = g.input("step", &[1], DType::F32);
-            g.adam(&pairs, g.constant(&[1], &[5e-5]), step, Adam::default());
-        }
-    }
-    let mut store = Store::new(&golden.gpu);
-    store.load(&golden.weights()?, &w)?;
-    let mut plan = Plan::new(&golden.gpu, g, &store)?;
-    plan.write("images", &images)?;
-    plan.write_u32("labels", &labels)?;
-
-    let mut out = vec![];
-    let mut got = vec![];
-    for step in 0..steps {
-        if !live {
-            plan.write("step", &[(step + 1) as f32])?;
-        }
-        plan.run()?;
-        got.extend(plan.read("loss")?);
-        if step == 0 && !live {
-            out.push(golden.compare("logits", &plan.read("logits")?)?);
-            for ((name, _), grad) in params.iter().zip(&grads) {
-                let name = format!("grad.{name}");
-                if !golden.tensors.contains(&name) {
-                    continue;
-                }
-                let ([n], want) = golden.tensor::<1>(&name)?;
-                let mut values = plan.read(&name)?;
-                if let [o, h, w, i] = *grad.shape() {
-                    values = nhwc_to_nchw(&values, [o, h, w, i]);
-                }
-                values.truncate(n);
-                out.push(Comparison::new(&name, &values, &want, TRAINING));
-            }
-        }
-    }
-    out.push(Comparison::new("losses", &got, &losses, TRAINING));
-    if live {
-        for name in ["running_mean", "running_var"] {
-            let (_, want) = golden.tensor::<1>(name)?;
-            let (_, values) = store.read(&format!("bn1.{name}")).context("running statistics")?;
-            out.push(Comparison::new(name, &values, &want, TRAINING));
-        }
-    }
-    Ok(out)
 }

@@ -1,12 +1,11 @@
 //! AutoencoderKL: the image autoencoder of Stable Diffusion (Rombach et al. 2022). Names are diffusers'.
 
-use super::config::Config;
-use super::unet::activation;
-use crate::core::{DType, Graph, Plan, Store, Tensor, Weights};
+use super::blocks::Blocks;
+use crate::core::{Tensor, Weights};
 use crate::data::checkpoint::Checkpoint;
+use crate::data::config::Config;
 use crate::nn;
 use crate::ops::{Act, Attention, Conv, Epilogue};
-use crate::verify::golden::{Comparison, Golden};
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
@@ -28,8 +27,7 @@ pub struct VaeConfig {
     pub shift_factor: f32,
     channels: Vec<usize>,
     layers: usize,
-    groups: usize,
-    act: Act,
+    blocks: Blocks,
     mid_attention: bool,
     quant_conv: bool,
     post_quant_conv: bool,
@@ -59,8 +57,9 @@ impl VaeConfig {
                 bail!("{}: block_out_channels has {n} levels, {key} {blocks}", c.name());
             }
         }
-        let groups = c.usize("norm_num_groups", 32)?;
-        if let Some(width) = channels.iter().find(|&&width| width % groups != 0) {
+        let blocks = Blocks::new(c, EPS)?;
+        if let Some(width) = channels.iter().find(|&&width| width % blocks.groups != 0) {
+            let groups = blocks.groups;
             bail!("{}: norm_num_groups = {groups} does not divide {width} channels", c.name());
         }
         let in_channels = c.usize("in_channels", 3)?;
@@ -72,8 +71,7 @@ impl VaeConfig {
             shift_factor: c.f32("shift_factor", 0.0)?,
             channels,
             layers: c.count("layers_per_block", 1, MOST)?,
-            groups,
-            act: activation(c)?,
+            blocks,
             mid_attention: c.bool("mid_block_add_attention", true)?,
             quant_conv: c.bool("use_quant_conv", true)?,
             post_quant_conv: c.bool("use_post_quant_conv", true)?,
@@ -83,11 +81,6 @@ impl VaeConfig {
     /// Pixels of an image along one side of a pixel of its latent.
     pub fn scale(&self) -> usize {
         1 << (self.channels.len() - 1)
-    }
-
-    /// GroupNorm and activation.
-    fn norm(&self, g: &Graph, w: &Weights, x: Tensor) -> Tensor {
-        nn::group_norm(g, w, x, self.groups, EPS, self.act)
     }
 }
 
@@ -102,7 +95,7 @@ pub fn modern_names(checkpoint: Checkpoint) -> Checkpoint {
 /// The distribution of the latent of images x (N, H, W, in_channels) in -1..1: mean and logarithm of the variance, each
 /// (N, H / scale, W / scale, latent_channels), before `scaling_factor`. (diffusers clamps the logarithm to -30..20 when it draws.)
 #[track_caller]
-pub fn encode(g: &Graph, w: &Weights, cfg: &VaeConfig, x: Tensor) -> (Tensor, Tensor) {
+pub fn encode(w: &Weights, cfg: &VaeConfig, x: Tensor) -> (Tensor, Tensor) {
     assert!(
         x.rank() == 4
             && x.dim(3) == cfg.in_channels
@@ -112,27 +105,28 @@ pub fn encode(g: &Graph, w: &Weights, cfg: &VaeConfig, x: Tensor) -> (Tensor, Te
         cfg.in_channels,
         cfg.scale()
     );
+    let g = w.graph();
     let moments = 2 * cfg.latent_channels;
     let last = cfg.channels.len() - 1;
     let e = w.sub("encoder");
     let _scope = g.scope("encoder");
-    let mut h = nn::conv2d(g, &e.sub("conv_in"), x, cfg.channels[0], 3, Conv::same(3), true);
+    let mut h = nn::conv2d(&e.sub("conv_in"), x, cfg.channels[0], Conv::same(3));
     for (i, &channels) in cfg.channels.iter().enumerate() {
         let w = e.sub(format!("down_blocks.{i}"));
         let _scope = g.scope(&format!("down_blocks.{i}"));
         for j in 0..cfg.layers {
-            h = resnet(g, &w.sub(format!("resnets.{j}")), cfg, h, channels);
+            h = cfg.blocks.resnet(&w.sub(format!("resnets.{j}")), h, None, channels);
         }
         if i < last {
-            let conv = Conv { padding: [0, 1, 0, 1], ..Conv::strided(2, 0) };
-            h = nn::conv2d(g, &w.sub("downsamplers.0.conv"), h, channels, 3, conv, true);
+            let conv = Conv::strided(3, 2).padded([0, 1, 0, 1]);
+            h = nn::conv2d(&w.sub("downsamplers.0.conv"), h, channels, conv);
         }
     }
-    h = mid(g, &e.sub("mid_block"), cfg, h);
-    h = cfg.norm(g, &e.sub("conv_norm_out"), h);
-    h = nn::conv2d(g, &e.sub("conv_out"), h, moments, 3, Conv::same(3), true);
+    h = mid(&e.sub("mid_block"), cfg, h);
+    h = cfg.blocks.norm(&e.sub("conv_norm_out"), h);
+    h = nn::conv2d(&e.sub("conv_out"), h, moments, Conv::same(3));
     if cfg.quant_conv {
-        h = nn::conv2d(g, &w.sub("quant_conv"), h, moments, 1, Conv::same(1), true);
+        h = nn::conv2d(&w.sub("quant_conv"), h, moments, Conv::same(1));
     }
     let half = cfg.latent_channels;
     (g.slice(h, 3, 0, half), g.slice(h, 3, half, half))
@@ -141,96 +135,53 @@ pub fn encode(g: &Graph, w: &Weights, cfg: &VaeConfig, x: Tensor) -> (Tensor, Te
 /// The images of latents z (N, h, w, latent_channels), after division by `scaling_factor`: (N, h * scale, w * scale,
 /// in_channels), about -1..1.
 #[track_caller]
-pub fn decode(g: &Graph, w: &Weights, cfg: &VaeConfig, z: Tensor) -> Tensor {
+pub fn decode(w: &Weights, cfg: &VaeConfig, z: Tensor) -> Tensor {
     assert!(
         z.rank() == 4 && z.dim(3) == cfg.latent_channels,
         "decode of {z:?}: (N, h, w, {})",
         cfg.latent_channels
     );
+    let g = w.graph();
     let last = cfg.channels.len() - 1;
     let d = w.sub("decoder");
     let _scope = g.scope("decoder");
     let mut h = z;
     if cfg.post_quant_conv {
-        h = nn::conv2d(g, &w.sub("post_quant_conv"), h, cfg.latent_channels, 1, Conv::same(1), true);
+        h = nn::conv2d(&w.sub("post_quant_conv"), h, cfg.latent_channels, Conv::same(1));
     }
-    h = nn::conv2d(g, &d.sub("conv_in"), h, cfg.channels[last], 3, Conv::same(3), true);
-    h = mid(g, &d.sub("mid_block"), cfg, h);
+    h = nn::conv2d(&d.sub("conv_in"), h, cfg.channels[last], Conv::same(3));
+    h = mid(&d.sub("mid_block"), cfg, h);
     for (i, &channels) in cfg.channels.iter().rev().enumerate() {
         let w = d.sub(format!("up_blocks.{i}"));
         let _scope = g.scope(&format!("up_blocks.{i}"));
         for j in 0..=cfg.layers {
-            h = resnet(g, &w.sub(format!("resnets.{j}")), cfg, h, channels);
+            h = cfg.blocks.resnet(&w.sub(format!("resnets.{j}")), h, None, channels);
         }
         if i < last {
             h = g.upsample_nearest(h, 2 * h.dim(1), 2 * h.dim(2));
-            h = nn::conv2d(g, &w.sub("upsamplers.0.conv"), h, channels, 3, Conv::same(3), true);
+            h = nn::conv2d(&w.sub("upsamplers.0.conv"), h, channels, Conv::same(3));
         }
     }
-    h = cfg.norm(g, &d.sub("conv_norm_out"), h);
-    nn::conv2d(g, &d.sub("conv_out"), h, cfg.in_channels, 3, Conv::same(3), true)
+    h = cfg.blocks.norm(&d.sub("conv_norm_out"), h);
+    nn::conv2d(&d.sub("conv_out"), h, cfg.in_channels, Conv::same(3))
 }
 
-/// ResnetBlock2D without timestep: (N, H, W, C) -> (N, H, W, out).
-fn resnet(g: &Graph, w: &Weights, cfg: &VaeConfig, x: Tensor, out: usize) -> Tensor {
-    let h = cfg.norm(g, &w.sub("norm1"), x);
-    let h = nn::conv2d(g, &w.sub("conv1"), h, out, 3, Conv::same(3), true);
-    let h = cfg.norm(g, &w.sub("norm2"), h);
-    let x = match x.last() == out {
-        true => x,
-        false => nn::conv2d(g, &w.sub("conv_shortcut"), x, out, 1, Conv::same(1), true),
-    };
-    let epilogue = Epilogue { residual: Some(x), ..Epilogue::default() };
-    nn::conv2d(g, &w.sub("conv2"), h, out, 3, Conv { epilogue, ..Conv::same(3) }, true)
+/// Two residual blocks around attention.
+fn mid(w: &Weights, cfg: &VaeConfig, x: Tensor) -> Tensor {
+    let _scope = w.graph().scope("mid_block");
+    let x = cfg.blocks.resnet(&w.sub("resnets.0"), x, None, x.last());
+    let x = if cfg.mid_attention { attention(&w.sub("attentions.0"), cfg, x) } else { x };
+    cfg.blocks.resnet(&w.sub("resnets.1"), x, None, x.last())
 }
 
-/// Two residual blocks around attention among all pixels, with one head.
-fn mid(g: &Graph, w: &Weights, cfg: &VaeConfig, x: Tensor) -> Tensor {
-    let _scope = g.scope("mid_block");
-    let c = x.last();
-    let x = resnet(g, &w.sub("resnets.0"), cfg, x, c);
-    let x = if cfg.mid_attention { attention(g, &w.sub("attentions.0"), cfg, x) } else { x };
-    resnet(g, &w.sub("resnets.1"), cfg, x, c)
-}
-
-fn attention(g: &Graph, w: &Weights, cfg: &VaeConfig, x: Tensor) -> Tensor {
-    let c = x.last();
-    let h = nn::group_norm(g, &w.sub("group_norm"), x, cfg.groups, EPS, Act::None);
+/// Attention among all pixels, with one head; plus x.
+fn attention(w: &Weights, cfg: &VaeConfig, x: Tensor) -> Tensor {
+    let (g, c) = (w.graph(), x.last());
+    let h = nn::group_norm(&w.sub("group_norm"), x, cfg.blocks.groups, EPS, Act::None);
     let [q, k, v] = ["to_q", "to_k", "to_v"].map(|name| {
-        let y = nn::linear(g, &w.sub(name), h, c, true);
+        let y = nn::linear(&w.sub(name), h, c);
         g.reshape(y, &[x.dim(0), x.dim(1) * x.dim(2), 1, c])
     });
     let y = g.attention(q, k, v, Attention::default());
-    let add = Epilogue { residual: Some(x), ..Epilogue::default() };
-    nn::linear_with(g, &w.sub("to_out.0"), g.reshape(y, x.shape()), c, true, add)
-}
-
-/// Compares a golden: latent -> image; pixels -> mean, logvar.
-///
-/// # Errors
-/// A configuration that is not supported, tensors that are missing, a device that fails.
-pub fn golden(golden: &Golden) -> Result<Vec<Comparison>> {
-    let cfg = VaeConfig::new(&golden.config)?;
-    let (z_shape, z) = golden.image("latent")?;
-    let (x_shape, x) = golden.image("pixels")?;
-
-    let g = Graph::new(golden.gpu.caps());
-    let w = Weights::new(&g, DType::F32);
-    let image = decode(&g, &w, &cfg, g.input("latent", &z_shape, DType::F32));
-    let (mean, logvar) = encode(&g, &w, &cfg, g.input("pixels", &x_shape, DType::F32));
-    for (name, t) in [("image", image), ("mean", mean), ("logvar", logvar)] {
-        g.output(name, t);
-    }
-    let mut store = Store::new(&golden.gpu);
-    store.load(&modern_names(golden.weights()?), &w)?;
-    let mut plan = Plan::new(&golden.gpu, g, &store)?;
-    plan.write("latent", &z)?;
-    plan.write("pixels", &x)?;
-    plan.run()?;
-    let logvar: Vec<f32> = plan.read("logvar")?.iter().map(|v| v.clamp(-30.0, 20.0)).collect();
-    Ok(vec![
-        golden.compare_image("image", &plan.read("image")?)?,
-        golden.compare_image("mean", &plan.read("mean")?)?,
-        golden.compare_image("logvar", &logvar)?,
-    ])
+    nn::linear_with(&w.sub("to_out.0"), g.reshape(y, x.shape()), c, Epilogue::plus(x))
 }

@@ -8,6 +8,8 @@ use crate::core::{Graph, Tensor};
 /// Options of [`Graph::conv2d`].
 #[derive(Clone, Copy, Debug)]
 pub struct Conv {
+    /// Height and width of the kernel.
+    pub kernel: [usize; 2],
     /// Pixels from one output to the next, in both directions.
     pub stride: usize,
     /// Zeros around the input: above, below, left, right.
@@ -17,14 +19,30 @@ pub struct Conv {
 }
 
 impl Conv {
-    /// Stride 1, and padding that keeps the size of the image for an odd `kernel`.
+    /// A square kernel of odd size that keeps the size of the image: stride 1, padding kernel / 2.
     pub fn same(kernel: usize) -> Self {
-        Self::strided(1, kernel / 2)
+        Self::strided(kernel, 1)
     }
 
-    /// A stride and the same padding on all sides.
-    pub fn strided(stride: usize, padding: usize) -> Self {
-        Conv { stride, padding: [padding; 4], epilogue: Epilogue::default() }
+    /// A square kernel and a stride; padding kernel / 2 on all sides.
+    pub fn strided(kernel: usize, stride: usize) -> Self {
+        let (kernel, padding) = ([kernel; 2], [kernel / 2; 4]);
+        Conv { kernel, stride, padding, epilogue: Epilogue::default() }
+    }
+
+    /// With other zeros around the input: above, below, left, right.
+    pub fn padded(self, padding: [usize; 4]) -> Self {
+        Conv { padding, ..self }
+    }
+
+    /// With a bias (out).
+    pub fn bias(self, bias: Tensor) -> Self {
+        Conv { epilogue: Epilogue { bias: Some(bias), ..self.epilogue }, ..self }
+    }
+
+    /// Plus a residual of the result's shape.
+    pub fn plus(self, residual: Tensor) -> Self {
+        Conv { epilogue: Epilogue { residual: Some(residual), ..self.epilogue }, ..self }
     }
 }
 
@@ -77,6 +95,7 @@ impl Graph {
             "conv2d of {x:?} with weight {w:?}: (N, H, W, C) and (O, KH, KW, C)"
         );
         let (&[n, h, wide, c], &[o, kh, kw, _]) = (x.shape(), w.shape()) else { unreachable!("rank 4") };
+        assert_eq!([kh, kw], conv.kernel, "conv2d of {x:?} with weight {w:?}: the kernel of {conv:?}");
         let [top, bottom, left, right] = conv.padding;
         assert!(
             h + top + bottom >= kh && wide + left + right >= kw,

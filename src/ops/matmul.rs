@@ -15,6 +15,23 @@ pub struct Epilogue {
     pub residual: Option<Tensor>,
 }
 
+impl Epilogue {
+    /// product + bias
+    pub fn bias(bias: Tensor) -> Self {
+        Epilogue { bias: Some(bias), ..Self::default() }
+    }
+
+    /// act(product)
+    pub fn act(act: Act) -> Self {
+        Epilogue { act, ..Self::default() }
+    }
+
+    /// product + residual
+    pub fn plus(residual: Tensor) -> Self {
+        Epilogue { residual: Some(residual), ..Self::default() }
+    }
+}
+
 /// Options of [`Graph::matmul_with`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Matmul {
@@ -217,7 +234,7 @@ impl Graph {
     /// y = x w^T + bias, with torch's weight (out, in).
     #[track_caller]
     pub fn linear(&self, x: Tensor, w: Tensor, bias: Option<Tensor>) -> Tensor {
-        self.linear_with(x, w, Epilogue { bias, ..Default::default() })
+        self.linear_with(x, w, Epilogue { bias, ..Epilogue::default() })
     }
 
     /// y = act(x w^T + bias) + residual, with torch's weight (out, in).

@@ -22,9 +22,8 @@ pub mod work;
 
 use crate::data::dataset::{Dataset, seed_hash};
 use crate::data::{known, python, write_atomic};
-use crate::domainbed::network::{Featurizer, Network};
+use crate::domainbed::network::{Featurizer, Network, TrainNorm};
 use crate::domainbed::{Setup, algorithm};
-use crate::models::resnet::BatchNorm;
 use crate::train::{self, Settings, Training, Variant};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -309,7 +308,7 @@ pub fn cost(jobs: &[Job], seconds_per_job: Option<f64>) -> Cost {
 
 /// Bytes of a trained network, except its classifier; none, if there is no such network.
 fn model_bytes(settings: &Settings) -> Option<u64> {
-    let (mode, stem) = (BatchNorm::Frozen, settings.stem().ok()?);
+    let (mode, stem) = (TrainNorm::Frozen, settings.stem().ok()?);
     let featurizer = Featurizer::named(settings.arch(), settings.size, settings.width, stem, mode).ok()?;
     let network = Network { featurizer, classes: 1, nonlinear: false, f16_activations: false };
     Some(network.featurizer_tensors(settings.size).values().map(|&n| 4 * n as u64).sum())

@@ -2,9 +2,9 @@
 
 use crate::core::Gpu;
 use crate::data::checkpoint::Checkpoint;
+use crate::data::config::Config;
 use crate::data::folder::Folder;
 use crate::data::{nchw_to_nhwc, nhwc_to_nchw};
-use crate::models::config::Config;
 use anyhow::{Result, anyhow, bail};
 
 /// Largest error of a forward pass on f32 weights, relative to the largest reference value.

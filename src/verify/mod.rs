@@ -4,16 +4,20 @@
 //! class; without that folder NAME is a full-size model whose weights are synthetic. `NAME.json` holds trajectories of
 //! schedulers, draws of torch's generator, or token ids of texts, by the tokenizer in the folder `NAME/`.
 
+mod clip;
 pub mod domainbed;
 pub mod golden;
+mod llama;
+mod resnet;
+pub mod schedulers;
+mod unet;
+mod vae;
 
 use crate::core::Gpu;
+use crate::data::config::Config;
 use crate::data::folder::Folder;
 use crate::data::rng::torch_randn;
 use crate::data::tokenizer::Tokenizer;
-use crate::diffusion::scheduler;
-use crate::models::config::Config;
-use crate::models::{clip, llama, resnet, unet, vae};
 use anyhow::{Context, Result, anyhow, bail};
 use golden::{Comparison, FORWARD, Golden, Runner};
 use serde_json::{Map, Value, json};
@@ -26,13 +30,13 @@ include!(concat!(env!("OUT_DIR"), "/goldens.rs"));
 
 /// What runs a class, by `architectures` or `_class_name` of its config.json.
 const RUNNERS: &[(&str, Runner)] = &[
-    ("AutoencoderKL", vae::golden),
-    ("CLIPModel", clip::golden),
-    ("CLIPTextModel", clip::golden_text),
-    ("LlamaForCausalLM", llama::golden),
-    ("Qwen2ForCausalLM", llama::golden),
-    ("ResNet", resnet::golden),
-    ("UNet2DConditionModel", unet::golden),
+    ("AutoencoderKL", vae::compare),
+    ("CLIPModel", clip::compare),
+    ("CLIPTextModel", clip::compare_text),
+    ("LlamaForCausalLM", llama::compare),
+    ("Qwen2ForCausalLM", llama::compare),
+    ("ResNet", resnet::compare),
+    ("UNet2DConditionModel", unet::compare),
 ];
 
 /// Full-size models of synthetic weights, which have no folder beside them: name, class and configuration.
@@ -233,7 +237,7 @@ impl Source {
         match kind(keys) {
             Some(Kind::Trajectories) => {
                 let replay = |(run, record): (&String, &Value)| {
-                    let error = scheduler::replay(run, record)?;
+                    let error = schedulers::replay(run, record)?;
                     Ok(Comparison { what: run.clone(), error, tolerance: FORWARD })
                 };
                 keys.iter().map(replay).collect()

@@ -3,10 +3,10 @@
 
 use kaleid::core::{DType, Gpu, Graph, Store, Weights};
 use kaleid::data::checkpoint::{self, Checkpoint, TensorData};
+use kaleid::data::config::Config;
 use kaleid::data::rng::Key;
 use kaleid::models::clip::{TextConfig, text_model};
-use kaleid::models::config::Config;
-use kaleid::models::unet::{UnetConfig, unet};
+use kaleid::models::unet::{Inputs, UnetConfig, unet};
 use kaleid::models::vae::{VaeConfig, decode};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -58,13 +58,14 @@ pub fn write_model(gpu: &Gpu, folder: &Path) {
     let input = |g: &Graph, shape: &[usize]| g.input(&format!("x {shape:?}"), shape, DType::F32);
     save("unet", &|g, w| {
         let cfg = UnetConfig::new(&config(UNET)).unwrap();
-        unet(g, w, &cfg, input(g, &[1, 8, 8, 4]), input(g, &[1, 16]), None, input(g, &[1, 12, 16]));
+        let (latents, time, context) = (input(g, &[1, 8, 8, 4]), input(g, &[1, 16]), input(g, &[1, 12, 16]));
+        unet(w, &cfg, Inputs { latents, time, guidance: None, context });
     });
     save("vae", &|g, w| {
-        decode(g, w, &VaeConfig::new(&config(VAE)).unwrap(), input(g, &[1, 8, 8, 4]));
+        decode(w, &VaeConfig::new(&config(VAE)).unwrap(), input(g, &[1, 8, 8, 4]));
     });
     save("text_encoder", &|g, w| {
-        text_model(g, w, &TextConfig::new(&config(TEXT)).unwrap(), input(g, &[1, 12, 16]));
+        text_model(w, &TextConfig::new(&config(TEXT)).unwrap(), input(g, &[1, 12, 16]));
     });
 }
 

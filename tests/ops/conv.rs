@@ -20,7 +20,7 @@ pub fn conv(x: &Arr, w: &Arr, stride: usize, [top, bottom, left, right]: [usize;
 }
 
 fn check(x: [usize; 4], w: [usize; 4], stride: usize, padding: [usize; 4]) {
-    let options = Conv { stride, padding, epilogue: Epilogue::default() };
+    let options = Conv { kernel: [w[1], w[2]], stride, padding, epilogue: Epilogue::default() };
     Case::new("conv2d", &[&x, &w])
         .check(|g, t| g.conv2d(t[0], t[1], options), |t| conv(&t[0], &t[1], stride, padding));
 }
@@ -84,7 +84,7 @@ fn gradients_of_conv2d_can_be_differentiated() {
         .tolerance(5e-5);
     case.check(
         |g, t| {
-            let y = g.conv2d(t[0], t[1], Conv::strided(2, 1));
+            let y = g.conv2d(t[0], t[1], Conv::strided(3, 2));
             let loss = g.sum(g.mul(y, t[2]), &[0, 1, 2, 3]);
             let dx = g.backward(loss, &[t[0]])[0];
             g.mul(dx, dx)

@@ -67,8 +67,7 @@ impl Algorithm for Dann {
             }
             false => z,
         };
-        let guess =
-            mlp(g, &step.w.sub("discriminator"), seen, &self.mlp, |x| step.dropout(x, self.mlp.dropout));
+        let guess = mlp(&step.w.sub("discriminator"), seen, &self.mlp, |x| step.dropout(x, self.mlp.dropout));
         let losses = g.cross_entropy_rows(guess, g.input("environments", &[rows], DType::U32));
         let mut disc_loss = match self.conditional {
             true => g.sum(g.mul(losses, g.input("class weights", &[rows], DType::F32)), &[0]),

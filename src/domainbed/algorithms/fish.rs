@@ -41,7 +41,7 @@ impl Algorithm for Fish {
         let mut loss = step.number(0.0);
         for e in 0..step.envs {
             let w = weights();
-            let logits = network.classify(g, &w, step.features_of(&w, step.env(step.x, e), 1));
+            let logits = network.classify(&w, step.features_of(&w, step.env(step.x, e), 1));
             loss = step.risk(logits, step.env(one_hot, e));
             let moved = all.iter().filter(|entry| resnet::is_parameter(&entry.0));
             let params: Vec<Tensor> = moved.map(copy).collect();

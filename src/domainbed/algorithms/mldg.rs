@@ -74,7 +74,7 @@ impl Algorithm for Mldg {
             };
             let inner: Vec<Tensor> = params.iter().zip(&grads_i).map(moved).collect();
             let w = step.w.overlay(names.iter().cloned().zip(inner.iter().copied()).collect());
-            let logits = step.network.classify(g, &w, step.features_of(&w, step.env(x, j), 1));
+            let logits = step.network.classify(&w, step.features_of(&w, step.env(x, j), 1));
             let loss_j = step.risk(logits, step.env(one_hot, j));
             let grads_j = g.backward(loss_j, &inner);
             let both = |a, b, scale| g.add(g.scale(a, share), g.scale(b, scale));

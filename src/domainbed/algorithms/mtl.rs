@@ -63,12 +63,12 @@ impl Algorithm for Mtl {
     }
 
     fn predict(&self, p: &Predict) -> Tensor {
-        let f = p.network.features(p.g, &p.w, p.x, Pass::Predict);
+        let f = p.network.features(&p.w, p.x, Pass::Predict);
         let beside = match self.fixed {
             true => p.g.expand(p.g.mean(f, &[0]), f.shape()),
             false => p.g.random_normal(p.key, f.shape()),
         };
-        p.network.classify(p.g, &p.w, p.g.concat(&[f, beside], 1))
+        p.network.classify(&p.w, p.g.concat(&[f, beside], 1))
     }
 }
 

@@ -48,7 +48,7 @@ impl SagNet {
     }
 
     fn style(&self, step: &Step, features: Tensor) -> Tensor {
-        step.network.head(step.g, &step.w.sub(STYLE), features)
+        step.network.head(&step.w.sub(STYLE), features)
     }
 }
 

@@ -32,9 +32,8 @@ impl SelfReg {
     fn project(&self, step: &Step, f: Tensor) -> Tensor {
         let (g, w, d) = (step.g, step.w.sub(HEAD), f.last());
         let hidden = if d == 2048 { d } else { 2 * d };
-        let layer = |x, linear: &str, norm: &str, out| {
-            batch_norm(g, &w.sub(norm), nn::linear(g, &w.sub(linear), x, out, true))
-        };
+        let layer =
+            |x, linear: &str, norm: &str, out| batch_norm(&w.sub(norm), nn::linear(&w.sub(linear), x, out));
         let x = g.relu(layer(f, "0", "1", hidden));
         let x = g.relu(layer(x, "3", "4", hidden));
         layer(x, "6", "7", d)

@@ -1,7 +1,7 @@
 //! `config.json` read key by key, so that a wrong value is an error that names the key and the value, and a key that
 //! asks for something we do not do is never passed over. Keys that are absent or null take the class's default.
 
-use crate::data::folder::Folder;
+use super::folder::Folder;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -36,6 +36,13 @@ impl Config {
             Ok(_) => bail!("{name}: not a JSON object"),
             Err(e) => bail!("{name}: not valid JSON: {e}"),
         }
+    }
+
+    /// The same object with another value of `key`.
+    pub fn with(&self, key: &str, value: impl Into<Value>) -> Config {
+        let mut config = self.clone();
+        config.keys.insert(key.to_string(), value.into());
+        config
     }
 
     /// The value of `key`, or None where it is absent or null.

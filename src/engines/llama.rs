@@ -1,0 +1,235 @@
+//! A language model on a device: it reads tokens, and writes on.
+
+use crate::core::{DType, Gpu, Graph, Init, Plan, Store, Weights};
+use crate::data::checkpoint::Checkpoint;
+use crate::data::config::Config;
+use crate::models::llama::{LlamaConfig, llama};
+use anyhow::{Result, bail};
+use std::collections::HashMap;
+
+/// Tokens of a prompt that one run of the model takes in.
+const CHUNK: usize = 64;
+/// Added to scores that a token must not see: e to this is 0.
+const UNSEEN: f32 = -1e30;
+
+/// A language model on a device, with the text it has read so far.
+pub struct Llama {
+    config: LlamaConfig,
+    gpu: Gpu,
+    checkpoint: Checkpoint,
+    store: Store,
+    dtype: DType,
+    /// Rows of the head's matrix in each piece of it: the whole may be more than the device lets a kernel see.
+    pieces: Vec<usize>,
+    /// By the number of tokens that a run takes.
+    plans: HashMap<usize, Plan>,
+    context: usize,
+    position: usize,
+}
+
+impl Llama {
+    /// A model with room for `context` tokens (at most as many as it was trained for); matrices are kept as `dtype`.
+    ///
+    /// # Errors
+    /// A configuration that is not supported, a checkpoint that lacks a tensor, no device memory.
+    pub fn new(
+        gpu: &Gpu,
+        config: &Config,
+        checkpoint: Checkpoint,
+        context: usize,
+        dtype: DType,
+    ) -> Result<Llama> {
+        let config = LlamaConfig::new(config)?;
+        let mut store = Store::new(gpu);
+        let head = if config.tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
+        let (vocab, hidden) = (config.vocab_size, config.hidden);
+        let rows = (gpu.caps().binding_bytes as usize / dtype.bytes(hidden) / 64 * 64).max(64);
+        let mut pieces = Vec::new();
+        for start in (0..vocab).step_by(rows) {
+            let ids: Vec<u32> = (start..vocab.min(start + rows)).map(|i| i as u32).collect();
+            let data = checkpoint.rows_f32(head, &ids, &[vocab, hidden])?;
+            store.write_as(&format!("head.{}", pieces.len()), &[ids.len(), hidden], dtype, &data)?;
+            pieces.push(ids.len());
+        }
+        let context = context.min(config.positions);
+        let gpu = gpu.clone();
+        let mut llama = Llama {
+            config,
+            gpu,
+            checkpoint,
+            store,
+            dtype,
+            pieces,
+            plans: HashMap::new(),
+            context,
+            position: 0,
+        };
+        for tokens in [CHUNK, 1] {
+            let plan = llama.plan(tokens)?;
+            llama.plans.insert(tokens, plan);
+        }
+        Ok(llama)
+    }
+
+    fn plan(&mut self, tokens: usize) -> Result<Plan> {
+        let g = Graph::new(self.gpu.caps());
+        let w = Weights::new(&g, self.dtype);
+        let x = g.input("tokens", &[tokens, self.config.hidden], DType::F32);
+        let x = llama(&w, &self.config, x, self.context);
+        for (i, &rows) in self.pieces.iter().enumerate() {
+            let _scope = g.scope("lm_head");
+            let head = g.state(&format!("head.{i}"), &[rows, self.config.hidden], self.dtype, Init::Loaded);
+            g.output(&format!("logits.{i}"), g.linear(x, head, None));
+        }
+        if self.plans.is_empty() {
+            self.store.load(&self.checkpoint, &w)?;
+        }
+        Plan::new(&self.gpu, g, &self.store)
+    }
+
+    /// What its config.json says.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// Forgets what was read.
+    pub fn reset(&mut self) {
+        self.position = 0;
+    }
+
+    /// Reads tokens after those read before, and returns the scores of every token to come next: (vocab) behind the last of
+    /// `ids`, or, with `every`, (ids, vocab) behind each of them.
+    ///
+    /// # Errors
+    /// More tokens than there is room for; an id that is none; a device that fails.
+    pub fn read(&mut self, ids: &[u32], every: bool) -> Result<Vec<f32>> {
+        if self.position + ids.len() > self.context {
+            let (read, more) = (self.position, ids.len());
+            bail!("the text is too long: {read} tokens read and {more} to come, room for {}", self.context);
+        }
+        let mut out = Vec::new();
+        let mut left = ids;
+        while !left.is_empty() {
+            let tokens = if left.len() > 1 { CHUNK } else { 1 };
+            let (now, rest) = left.split_at(left.len().min(tokens));
+            left = rest;
+            self.run(now, tokens)?;
+            if every || left.is_empty() {
+                let first = if every { 0 } else { now.len() - 1 };
+                self.logits(tokens, first, now.len(), &mut out)?;
+            }
+        }
+        Ok(out)
+    }
+
+    /// One run. Where there are fewer `ids` than `tokens`, zeros fill up; what they leave in the cache is out of sight of
+    /// every token and overwritten later.
+    fn run(&mut self, ids: &[u32], tokens: usize) -> Result<()> {
+        let (c, start, context) = (&self.config, self.position, self.context);
+        let mut x = self.checkpoint.rows_f32("model.embed_tokens.weight", ids, &[c.vocab_size, c.hidden])?;
+        x.resize(tokens * c.hidden, 0.0);
+        let mask: Vec<f32> = (start..start + tokens)
+            .flat_map(|i| (0..context).map(move |j| if j <= i { 0.0 } else { UNSEEN }))
+            .collect();
+        let (cos, sin) = c.rotations(start, tokens);
+        let plan = self.plans.get_mut(&tokens).expect("both plans are made at the start");
+        plan.write("tokens", &x)?;
+        plan.write("mask", &mask)?;
+        plan.write("cos", &cos)?;
+        plan.write("sin", &sin)?;
+        plan.write_u32("at", &[start as u32])?;
+        plan.run()?;
+        self.position += ids.len();
+        Ok(())
+    }
+
+    /// Appends rows `first .. end` of the last run's scores to `out`.
+    fn logits(&self, tokens: usize, first: usize, end: usize, out: &mut Vec<f32>) -> Result<()> {
+        let plan = &self.plans[&tokens];
+        let names = (0..self.pieces.len()).map(|i| format!("logits.{i}"));
+        let pieces = names.map(|n| plan.read(&n)).collect::<Result<Vec<_>>>()?;
+        for row in first..end {
+            for (piece, &width) in pieces.iter().zip(&self.pieces) {
+                out.extend(&piece[row * width..][..width]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads `prompt` and writes on: each next token is what `choose` makes of the scores, until it returns None, `most` tokens
+    /// are written, or there is no more room. Returns the new tokens.
+    ///
+    /// # Errors
+    /// As [`Llama::read`].
+    pub fn generate(
+        &mut self,
+        prompt: &[u32],
+        most: usize,
+        mut choose: impl FnMut(&[f32]) -> Option<u32>,
+    ) -> Result<Vec<u32>> {
+        if prompt.is_empty() {
+            bail!("an empty prompt: there is nothing to go on from");
+        }
+        let mut out = Vec::new();
+        let mut logits = self.read(prompt, false)?;
+        while out.len() < most {
+            let Some(next) = choose(&logits) else { break };
+            out.push(next);
+            if out.len() == most || self.position == self.context {
+                break;
+            }
+            logits = self.read(&[next], false)?;
+        }
+        Ok(out)
+    }
+}
+
+/// The token of the highest score: greedy decoding.
+pub fn argmax(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, v) in logits.iter().enumerate() {
+        if *v > logits[best] {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+/// A token drawn by `uniform` in [0, 1) from the most likely ones that together have probability `top_p` (nucleus sampling,
+/// Holtzman et al. 2020), at a temperature; with temperature 0 the likeliest.
+pub fn sample(logits: &[f32], temperature: f32, top_p: f32, uniform: f32) -> u32 {
+    if temperature <= 0.0 {
+        return argmax(logits);
+    }
+    let largest = logits[argmax(logits) as usize];
+    let mut tokens: Vec<(f32, u32)> =
+        logits.iter().zip(0..).map(|(v, i)| (((v - largest) / temperature).exp(), i)).collect();
+    tokens.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let total: f32 = tokens.iter().map(|t| t.0).sum();
+    let mut nucleus = 0.0;
+    let end = tokens.iter().position(|t| {
+        nucleus += t.0;
+        nucleus >= top_p * total
+    });
+    tokens.truncate(end.map_or(tokens.len(), |i| i + 1));
+    let mut left = uniform * tokens.iter().map(|t| t.0).sum::<f32>();
+    let drawn = tokens.iter().find(|t| {
+        left -= t.0;
+        left < 0.0
+    });
+    drawn.unwrap_or(&tokens[tokens.len() - 1]).1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sampling() {
+        let logits = [0.0, 3.0, 1.0, 2.9];
+        assert_eq!(sample(&logits, 0.0, 1.0, 0.9), 1);
+        assert_eq!(sample(&logits, 1.0, 0.1, 0.99), 1);
+        assert_eq!(sample(&logits, 1.0, 0.9, 0.6), 3);
+        assert_eq!(sample(&logits, 1.0, 1.0, 0.999_999), 0);
+    }
+}
