@@ -1,18 +1,45 @@
 //! The framework: record a [`Graph`], differentiate it, plan it ([`Plan`]), replay it. Only this module says `wgpu::`.
 //!
-//! Reading order: `graph` (what a node is, and `backward`), `kernel` (from WGSL files to a pipeline's source), `plan` (from
-//! nodes to buffers and dispatches), `store` (tensors that outlive a plan), `gpu` (the adapter).
+//! Reading order:
+//! 1. Recording: `graph` (what a node is), `call` (one kernel call), `backward` (the gradient, appended to the same list).
+//! 2. `kernel`: from WGSL files to the source of a pipeline.
+//! 3. `layout`: the planner. Dead code, liveness, shared buffers; all on the host.
+//! 4. `plan` and `steps`: from nodes to buffers and dispatches. `store`: tensors that outlive a plan.
+//! 5. The device: `adapter` (choosing one), `caps` (what it can do), `gpu`, `pipeline`, `download`.
 
-pub mod gpu;
-pub mod graph;
-pub mod kernel;
+mod adapter;
+mod backward;
+mod call;
+mod caps;
+mod download;
+mod dtype;
+mod gpu;
+mod graph;
+mod kernel;
+mod layout;
+mod pipeline;
 pub mod plan;
-pub mod profile;
-pub mod store;
+mod profile;
+mod steps;
+mod store;
+mod tensor;
 
-pub use gpu::{Backend, Caps, Class, Gpu, GpuOptions, OutOfMemory};
-pub use graph::{Call, DType, Graph, Init, Tensor};
+pub use adapter::{Backend, GpuOptions};
+pub use call::Call;
+pub use caps::{Caps, Class};
+pub use download::Later;
+pub use dtype::DType;
+pub use gpu::{Gpu, OutOfMemory};
+pub use graph::{Graph, Init};
 pub use kernel::Kernel;
-pub use plan::{Later, Memory, Plan};
+pub use layout::Memory;
+pub use plan::Plan;
 pub use profile::Profile;
 pub use store::{Store, Weights};
+pub use tensor::Tensor;
+
+/// The environment variable `DEBUG`. 1: plan summaries; 2: `--profile` as well; 3: every WGSL source as well.
+fn debug_level() -> u32 {
+    static LEVEL: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+    *LEVEL.get_or_init(|| std::env::var("DEBUG").ok().and_then(|v| v.parse().ok()).unwrap_or(0))
+}

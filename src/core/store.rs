@@ -1,8 +1,10 @@
 //! Tensors that outlive a plan: parameters, optimizer moments, running statistics. And [`Weights`], the handle through which a
 //! model names its parameters.
 
+use super::dtype::DType;
 use super::gpu::Gpu;
-use super::graph::{DType, Graph, Init, Tensor};
+use super::graph::{Graph, Init};
+use super::tensor::Tensor;
 use crate::data::checkpoint::{self, Checkpoint, TensorData};
 use anyhow::{Result, bail};
 use std::cell::RefCell;
@@ -125,16 +127,14 @@ impl Store {
         Ok((entry.shape, data))
     }
 
-    /// Sets every parameter that a model asked `weights` for to what `checkpoint` holds under its name (without the prefix of
-    /// [`Weights::prefixed`], which only the store knows).
+    /// Sets every parameter that a model asked `weights` for to what `checkpoint` holds under its name.
     ///
     /// # Errors
     /// A tensor that the checkpoint lacks or holds in another shape; no device memory.
     pub fn load(&mut self, checkpoint: &Checkpoint, weights: &Weights) -> Result<()> {
-        for (stored, t) in weights.params() {
-            let name = stored.strip_prefix(&weights.store_prefix).unwrap_or(&stored);
+        for (name, t) in weights.params() {
             let shape = torch_shape(t.shape());
-            self.write_as(&stored, &shape, t.dtype(), &checkpoint.f32(name, &shape)?)?;
+            self.write_as(&name, &shape, t.dtype(), &checkpoint.f32(&name, &shape)?)?;
         }
         Ok(())
     }
@@ -189,8 +189,6 @@ impl Store {
 pub struct Weights<'g> {
     graph: &'g Graph,
     path: String,
-    /// In front of the name in the store only: a second copy of the same model, such as an average.
-    store_prefix: String,
     dtype: DType,
     overlay: Rc<HashMap<String, Tensor>>,
     declared: Rc<RefCell<Vec<(String, Tensor)>>>,
@@ -199,14 +197,7 @@ pub struct Weights<'g> {
 impl<'g> Weights<'g> {
     /// Parameters stored as `dtype` (with [`DType::F16`] only matrices and convolutions are: vectors stay f32).
     pub fn new(graph: &'g Graph, dtype: DType) -> Self {
-        Weights {
-            graph,
-            path: String::new(),
-            store_prefix: String::new(),
-            dtype,
-            overlay: Rc::default(),
-            declared: Rc::default(),
-        }
+        Weights { graph, path: String::new(), dtype, overlay: Rc::default(), declared: Rc::default() }
     }
 
     /// The graph that they are states of.
@@ -224,11 +215,6 @@ impl<'g> Weights<'g> {
         Weights { dtype: DType::F32, ..self.clone() }
     }
 
-    /// The same names, kept in the store under `prefix` + name.
-    pub fn prefixed(&self, prefix: &str) -> Self {
-        Weights { store_prefix: prefix.to_string(), declared: Rc::default(), ..self.clone() }
-    }
-
     /// The same names, but those in `tensors` stand for other values: weights after an inner step, a frozen teacher.
     pub fn overlay(&self, tensors: HashMap<String, Tensor>) -> Self {
         Weights { overlay: Rc::new(tensors), ..self.clone() }
@@ -236,11 +222,10 @@ impl<'g> Weights<'g> {
 
     /// The same parameters in a closure that outlives the borrow of the graph, for what is recorded again.
     pub fn keep(&self) -> impl Fn(&Graph) -> Weights + use<> {
-        let Weights { path, store_prefix, dtype, overlay, declared, .. } = self.clone();
+        let Weights { path, dtype, overlay, declared, .. } = self.clone();
         move |graph| Weights {
             graph,
             path: path.clone(),
-            store_prefix: store_prefix.clone(),
             dtype,
             overlay: overlay.clone(),
             declared: declared.clone(),
@@ -266,16 +251,15 @@ impl<'g> Weights<'g> {
             _ => shape.len() > 1,
         };
         let dtype = if packed { self.dtype } else { DType::F32 };
-        let stored = format!("{}{full}", self.store_prefix);
-        let t = self.graph.state(&stored, &device_shape(shape), dtype, Init::Loaded);
+        let t = self.graph.state(&full, &device_shape(shape), dtype, Init::Loaded);
         let mut declared = self.declared.borrow_mut();
-        if !declared.iter().any(|(n, _)| *n == stored) {
-            declared.push((stored, t));
+        if !declared.iter().any(|(n, _)| *n == full) {
+            declared.push((full, t));
         }
         t
     }
 
-    /// Everything asked for so far, by any clone, in order: store name and tensor.
+    /// Everything asked for so far, by any clone, in order: name and tensor.
     pub fn params(&self) -> Vec<(String, Tensor)> {
         self.declared.borrow().clone()
     }

@@ -203,7 +203,7 @@ impl Step<'_> {
                 let part = |start: usize| {
                     let (network, again) = (network.clone(), w.keep());
                     let x = g.slice(x, 0, start, size.min(rows - start));
-                    g.checkpoint(x, move |g, x| {
+                    g.recompute(x, move |g, x| {
                         network.features(&again(g), x, Pass::Train { groups: 1, recompute })
                     })
                 };

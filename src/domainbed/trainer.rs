@@ -4,7 +4,7 @@ use super::hparams::Hparams;
 use super::network::Network;
 use super::samples::{Rows, Samples};
 use super::{Algorithm, Predict, Step};
-use crate::core::{DType, Gpu, Graph, Init, Later, OutOfMemory, Plan, Store, Tensor, Weights, plan};
+use crate::core::{DType, Gpu, Graph, Init, Later, Memory, OutOfMemory, Plan, Store, Tensor, Weights, plan};
 use crate::data::rng::Key;
 use crate::models::resnet::is_parameter;
 use anyhow::{Context, Result, bail};
@@ -414,7 +414,7 @@ impl Turn {
             }
         }
         plan::check(&gpu, &g)?;
-        let memory = plan::memory(&g);
+        let memory = Memory::of(&g);
         if let Some(limit) = spec.memory.filter(|&limit| memory.total() > limit) {
             let text = format!(
                 "a step needs {memory}, and may take {} MiB: choose a smaller size or batch, or more --memory",

@@ -116,7 +116,7 @@ impl ResNet {
                 let (width, stride) = (config.width << stage, if i == 0 && stage > 0 { 2 } else { 1 });
                 let w = w.sub(&name).keep();
                 let block = move |g: &Graph, x| self.block(&w(g), x, width, stride);
-                x = if self.recompute { g.checkpoint(x, block) } else { block(g, x) };
+                x = if self.recompute { g.recompute(x, block) } else { block(g, x) };
             }
         }
         let mean = g.mean(x, &[1, 2]);

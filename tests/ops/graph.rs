@@ -115,8 +115,8 @@ fn a_tensor_that_the_adapter_cannot_hold_is_refused_with_a_suggestion() {
 }
 
 #[test]
-fn a_checkpoint_gives_the_same_gradients_keeps_less_and_updates_states_once() {
-    let run = |checkpointed: bool| {
+fn recompute_gives_the_same_gradients_keeps_less_and_updates_states_once() {
+    let run = |recomputed: bool| {
         let g = Graph::new(gpu().caps());
         let w = g.state("w", &[64, 64], DType::F32, kaleid::core::Init::Loaded);
         let input = g.input("x", &[512, 64], DType::F32);
@@ -128,7 +128,7 @@ fn a_checkpoint_gives_the_same_gradients_keeps_less_and_updates_states_once() {
         };
         let mut x = input;
         for _ in 0..4 {
-            x = if checkpointed { g.checkpoint(x, layer) } else { layer(&g, x) };
+            x = if recomputed { g.recompute(x, layer) } else { layer(&g, x) };
         }
         let loss = g.sum(g.mul(x, x), &[0, 1]);
         for (name, d) in ["dx", "dw"].iter().zip(g.backward(g.reshape(loss, &[1]), &[input, w])) {
@@ -149,7 +149,7 @@ fn a_checkpoint_gives_the_same_gradients_keeps_less_and_updates_states_once() {
     let wide = |v: &[f32]| v.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
     compare("dx", &dx2, &wide(&dx), 1e-5);
     compare("dw", &dw2, &wide(&dw), 1e-5);
-    assert!(less < kept * 2 / 3, "{less} bytes of activations with checkpoints, {kept} without");
+    assert!(less < kept * 2 / 3, "{less} bytes of activations with recompute, {kept} without");
     assert_eq!(count, 4.0);
 }
 

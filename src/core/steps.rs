@@ -1,0 +1,201 @@
+//! The steps of a plan: live nodes with their pipelines and bindings, ready to be encoded again at every run.
+
+use super::gpu::Gpu;
+use super::graph::{Inner, Node};
+use super::pipeline::{Key, Pipeline};
+use anyhow::Result;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The numbers of all steps lie in one buffer, a slice of this many bytes each (the alignment that every device takes).
+const PARAM_SLICE: usize = 256;
+
+/// One dispatch.
+pub(super) struct Step {
+    pipeline: Arc<Pipeline>,
+    bind_group: wgpu::BindGroup,
+    grid: [u32; 3],
+    pub kernel: String,
+    pub scope: Rc<str>,
+    pub flops: f64,
+    pub bytes: usize,
+}
+
+impl Step {
+    pub fn encode(&self, pass: &mut wgpu::ComputePass) {
+        pass.set_pipeline(&self.pipeline.raw);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        pass.dispatch_workgroups(self.grid[0], self.grid[1], self.grid[2]);
+    }
+}
+
+/// Compiles the live nodes and binds them to `buffers`, the buffer of each storage.
+pub(super) fn steps(
+    gpu: &Gpu,
+    inner: &Inner,
+    live: &[usize],
+    buffers: &HashMap<usize, wgpu::Buffer>,
+) -> Vec<Step> {
+    let nodes: Vec<&Node> = live.iter().map(|&n| &inner.nodes[n]).collect();
+    compile_all(gpu, &nodes);
+    let params = upload_params(gpu, &nodes);
+    let step = |(i, node): (usize, &&Node)| {
+        let pipeline = gpu.pipeline(key(node));
+        let ids = || node.inputs.iter().chain(&node.outputs).copied();
+        let slice = wgpu::BufferBinding {
+            buffer: &params,
+            offset: (i * PARAM_SLICE) as u64,
+            size: std::num::NonZeroU64::new(PARAM_SLICE as u64),
+        };
+        let entries: Vec<_> = std::iter::once(wgpu::BindingResource::Buffer(slice))
+            .chain(ids().map(|id| buffers[&inner.root(id)].as_entire_binding()))
+            .enumerate()
+            .map(|(binding, resource)| wgpu::BindGroupEntry { binding: binding as u32, resource })
+            .collect();
+        let bind_group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &pipeline.layout,
+            entries: &entries,
+        });
+        Step {
+            pipeline,
+            bind_group,
+            grid: node.grid,
+            kernel: node.kernel.name(),
+            scope: node.scope.clone(),
+            flops: node.flops,
+            bytes: ids().map(|id| inner.tensors[id].0.bytes()).sum(),
+        }
+    };
+    nodes.iter().enumerate().map(step).collect()
+}
+
+fn key(node: &Node) -> Key<'_> {
+    (&node.kernel, node.inputs.len(), node.outputs.len())
+}
+
+/// Compiles every pipeline that the nodes need and that is not there yet, on all cores where the adapter can.
+fn compile_all(gpu: &Gpu, nodes: &[&Node]) {
+    let mut seen = HashSet::new();
+    let keys: Vec<_> = nodes.iter().map(|n| key(n)).filter(|k| seen.insert(*k)).collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(key) = keys.get(next.fetch_add(1, Ordering::Relaxed)) {
+            gpu.pipeline(*key);
+        }
+    };
+    if gpu.caps().parallel_compile {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(keys.len());
+        std::thread::scope(|scope| (0..threads).for_each(|_| _ = scope.spawn(work)));
+    } else {
+        work();
+    }
+    gpu.save_pipelines();
+}
+
+/// The uniform buffer with the numbers of every step.
+fn upload_params(gpu: &Gpu, nodes: &[&Node]) -> wgpu::Buffer {
+    let params = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: Some("parameters of all steps"),
+        size: (nodes.len().max(1) * PARAM_SLICE) as u64,
+        usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    });
+    let mut slices = vec![0u32; nodes.len() * PARAM_SLICE / 4];
+    for (slice, node) in slices.chunks_exact_mut(PARAM_SLICE / 4).zip(nodes) {
+        slice[..node.params.len()].copy_from_slice(&node.params);
+    }
+    gpu.queue().write_buffer(&params, 0, bytemuck::cast_slice(&slices));
+    params
+}
+
+/// Indices at which to start a new submit, and the end: no submit is estimated to run longer than 100 ms, since Windows resets a
+/// GPU that is busy for 2 s. `work`: operations and bytes of each step.
+pub(super) fn split(work: impl Iterator<Item = (f64, usize)>, gflops: f64) -> Vec<usize> {
+    let (mut ends, mut count, mut seconds) = (vec![], 0, 0.0);
+    for (flops, bytes) in work {
+        let estimate = (flops + bytes as f64) / (gflops * 1e9);
+        if seconds > 0.0 && seconds + estimate > 0.1 {
+            ends.push(count);
+            seconds = 0.0;
+        }
+        seconds += estimate;
+        count += 1;
+    }
+    if count > 0 {
+        ends.push(count);
+    }
+    ends
+}
+
+/// Runs the steps once and returns the seconds of each: by timestamps where the device has them, else by waiting after each.
+pub(super) fn time(gpu: &Gpu, steps: &[Step]) -> Result<Vec<f64>> {
+    if gpu.caps().timestamps { timestamps(gpu, steps) } else { submit_and_wait(gpu, steps) }
+}
+
+fn submit_and_wait(gpu: &Gpu, steps: &[Step]) -> Result<Vec<f64>> {
+    gpu.wait()?;
+    let time = |step: &Step| {
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        step.encode(&mut encoder.begin_compute_pass(&Default::default()));
+        let start = std::time::Instant::now();
+        gpu.queue().submit([encoder.finish()]);
+        gpu.wait()?;
+        Ok(start.elapsed().as_secs_f64())
+    };
+    steps.iter().map(time).collect()
+}
+
+fn timestamps(gpu: &Gpu, all: &[Step]) -> Result<Vec<f64>> {
+    const CHUNK: usize = 1024; // a query set holds at most 4096 timestamps
+    let device = gpu.device();
+    let mut seconds = Vec::with_capacity(all.len());
+    for steps in all.chunks(CHUNK) {
+        let count = 2 * steps.len() as u32;
+        let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: Some("profile"),
+            ty: wgpu::QueryType::Timestamp,
+            count,
+        });
+        let resolved = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("profile"),
+            size: 8 * count as u64,
+            usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        let mut encoder = device.create_command_encoder(&Default::default());
+        for (i, step) in steps.iter().enumerate() {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                label: Some(&step.kernel),
+                timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                    query_set: &queries,
+                    beginning_of_pass_write_index: Some(2 * i as u32),
+                    end_of_pass_write_index: Some(2 * i as u32 + 1),
+                }),
+            });
+            step.encode(&mut pass);
+        }
+        encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
+        gpu.queue().submit([encoder.finish()]);
+        let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&gpu.download(&resolved, 8 * count as usize)?);
+        let period = gpu.queue().get_timestamp_period() as f64 * 1e-9;
+        seconds.extend(ticks.chunks_exact(2).map(|t| t[1].saturating_sub(t[0]) as f64 * period));
+    }
+    Ok(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn submits_end_before_100_ms_and_hold_at_least_one_step() {
+        // At 1 GFLOP/s, so 40, 40, 40, 500 and 10 ms.
+        let steps = [4e7, 4e7, 4e7, 5e8, 1e7].map(|flops| (flops, 0));
+        assert_eq!(split(steps.into_iter(), 1.0), [2, 3, 4, 5]);
+        assert_eq!(split([(0.0, 4); 1000].into_iter(), 1.0), [1000]);
+        assert!(split([].into_iter(), 1.0).is_empty());
+    }
+}
