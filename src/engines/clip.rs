@@ -99,7 +99,7 @@ pub struct ClipEmbedder {
     texts: Option<Plan>,
 }
 
-/// Embeddings of images, a row each.
+/// Embeddings of images, one row per image.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImageEmbeds {
     /// Scaled to length 1.

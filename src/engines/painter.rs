@@ -1,7 +1,7 @@
 //! The loop that paints: text encoder, UNet, scheduler and autoencoder of a Stable Diffusion folder in diffusers' layout.
 //!
 //! One plan of the UNet, recorded once, is replayed for each step of each batch; the step formula runs on the CPU over the
-//! latents, which are read and written once a step.
+//! latents, which are read and written once per step.
 
 use super::clip::TextEncoder;
 use super::load;
