@@ -125,8 +125,9 @@ fn rewrite(
             tensors.insert(name, TensorData::f32(&shape, &data));
         }
     }
+    let metadata = old.metadata().clone();
     drop(old);
-    save(file, &tensors, &BTreeMap::new()).unwrap();
+    save(file, &tensors, &metadata).unwrap();
 }
 
 /// Writes a safetensors file again with one tensor's numbers times a factor.
@@ -559,7 +560,7 @@ fn a_training_folder_is_one_run_of_one_process() {
     first.kill().unwrap();
     first.wait().unwrap();
     let text = line(second.unwrap());
-    assert!(text.contains("run: another process is training in this folder"), "{text}");
+    assert!(text.contains("run: another process is working in this folder"), "{text}");
 
     // The run that was killed, with one thing broken each time.
     let broken = |name: &str, says: &[&str], breaks: &dyn Fn(&Path)| {
@@ -574,7 +575,7 @@ fn a_training_folder_is_one_run_of_one_process() {
         std::fs::rename(&held, &out).unwrap();
     };
     let checkpoint = "checkpoint.safetensors";
-    let cannot = "checkpoint.safetensors: cannot go on from this checkpoint; delete it to train anew: ";
+    let cannot = "checkpoint.safetensors: cannot resume from this checkpoint; delete it to train anew: ";
     broken("cut", &[cannot, "not a whole safetensors file"], &|run| {
         let bytes = std::fs::read(run.join(checkpoint)).unwrap();
         std::fs::write(run.join(checkpoint), &bytes[..bytes.len() / 2]).unwrap();

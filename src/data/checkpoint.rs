@@ -1,5 +1,6 @@
 //! Checkpoints: named tensors in safetensors files, mapped into memory and converted to f32 when asked for.
 
+use super::rng::fnv1a;
 use super::write_atomic;
 use anyhow::{Context, Result, anyhow, bail};
 use half::{bf16, f16};
@@ -27,6 +28,7 @@ pub struct Checkpoint {
     name: String,
     shards: Vec<Shard>,
     entries: BTreeMap<String, Entry>,
+    metadata: BTreeMap<String, String>,
     synthetic: bool,
 }
 
@@ -93,12 +95,23 @@ impl Checkpoint {
     }
 
     fn empty(name: String) -> Checkpoint {
-        Checkpoint { name, shards: vec![], entries: BTreeMap::new(), synthetic: false }
+        Checkpoint {
+            name,
+            shards: vec![],
+            entries: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+            synthetic: false,
+        }
     }
 
     /// What error messages call it: mostly the path.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What [`save`] was given beside tensors, over all files.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
     }
 
     /// Names of all tensors, sorted.
@@ -243,6 +256,7 @@ impl Checkpoint {
                 "{name}: not a whole safetensors file ({n} bytes): {twice} is listed twice; download it again"
             );
         }
+        self.metadata.extend(metadata.metadata().clone().unwrap_or_default());
         let shard = self.shards.len();
         for (tensor, info) in metadata.tensors() {
             let range = header + 8 + info.data_offsets.0..header + 8 + info.data_offsets.1;
@@ -410,7 +424,7 @@ pub fn save(
 /// u is the PCG hash of FNV-1a(name) + index, uniform in [-1, 1). Vectors: 1 + |u|/2 for running variances, 1 + u/10 for the
 /// weights of norms, else u/20. Embeddings: u/2. Other tensors: u sqrt(3 / fan_in), which keeps variances.
 pub fn synthetic(name: &str, shape: &[usize]) -> Vec<f32> {
-    let hash = name.bytes().fold(0x811c_9dc5u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    let hash = fnv1a(name);
     let uniform = |i: usize| {
         let s = hash.wrapping_add(i as u32).wrapping_mul(747796405).wrapping_add(2891336453);
         let w = ((s >> ((s >> 28) + 4)) ^ s).wrapping_mul(277803737);

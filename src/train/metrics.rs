@@ -1,9 +1,10 @@
-//! `metrics.jsonl`: what a run logged, a row every so many steps; the same for TensorBoard; and `curves.svg`, drawn from it and from
+//! `metrics.jsonl`: what a run logged, a row every N steps; the same for TensorBoard; and `curves.svg`, drawn from it and from
 //! the results.
 //!
 //! The device adds the numbers up; a row is read while it works on the steps after it.
 
 use super::events::Events;
+use super::schedule::Schedule;
 use crate::data::write_atomic;
 use crate::domainbed::trainer::{Logged, Trainer};
 use anyhow::{Context, Result, bail};
@@ -25,15 +26,14 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The rows before step `start` that are in `folder`; `ends` says whether a row ends with a step, and `records` are the results
-    /// so far.
+    /// The rows before step `start` that are in `folder`; `records` are the results so far.
     ///
     /// # Errors
     /// A file that cannot be read or written, or that lacks rows.
     pub fn open(
         folder: &Path,
         start: usize,
-        ends: impl Fn(usize) -> bool,
+        schedule: &Schedule,
         records: &[Map<String, Value>],
     ) -> Result<Metrics> {
         let file = folder.join("metrics.jsonl");
@@ -46,7 +46,7 @@ impl Metrics {
             text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let mut rows =
             rows.into_iter().filter(|row| step(row).is_some_and(|s| s < start)).collect::<Vec<_>>();
-        let wanted: Vec<usize> = (0..start).filter(|&s| ends(s)).collect();
+        let wanted: Vec<usize> = (0..start).filter(|&s| schedule.row_ends(s)).collect();
         rows.sort_by_key(step);
         if rows.iter().filter_map(step).ne(wanted.iter().copied()) {
             let folder = folder.display();
