@@ -406,7 +406,7 @@ def record(name, out):
             if hasattr(model, "save_config"):  # diffusers
                 model.save_config(out / name)
             else:
-                model.config.architectures = [type(model).__name__]
+                model.config.architectures, model.config.dtype = [type(model).__name__], model.dtype
                 model.config.save_pretrained(out / name)
         return "written"
     if not (HERE / f"{name}.safetensors").exists():
