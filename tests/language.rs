@@ -192,19 +192,19 @@ fn a_text_read_in_runs_of_many_tokens_gives_what_single_ones_give() {
     let mut llama = Llama::new(&gpu(), &config, Checkpoint::synthetic(), 1000, DType::F32).unwrap();
     let key = Key::new(0, 0, "tokens");
     let ids: Vec<u32> = (0..100).map(|i| key.below(i, 512)).collect();
-    let whole = llama.read(&ids, true).unwrap();
+    let whole = llama.read_each(&ids).unwrap();
     assert_eq!(whole.len(), 100 * 512);
     llama.reset();
-    llama.read(&ids[..70], false).unwrap();
+    llama.read(&ids[..70]).unwrap();
     for i in 70..100 {
-        let one = llama.read(&ids[i..=i], false).unwrap();
+        let one = llama.read(&ids[i..=i]).unwrap();
         let error = Comparison::new("logits", &one, &whole[i * 512..][..512], 1e-5);
         assert!(error.holds(), "token {i}: {error:?}");
     }
     // The model was made for 128 positions, so there is room for 28 more.
     let last = llama.generate(&ids[..1], 100, |logits| Some(argmax(logits))).unwrap();
     assert_eq!(last.len(), 28);
-    assert!(llama.read(&ids[..1], false).unwrap_err().to_string().contains("room for 128"));
+    assert!(llama.read(&ids[..1]).unwrap_err().to_string().contains("room for 128"));
 }
 
 #[test]

@@ -73,7 +73,7 @@ fn paint(
     let files: Vec<PathBuf> = left.iter().map(|p| out.join(&p.picture.file_name)).collect();
     let folders: BTreeSet<&Path> = files.iter().filter_map(|file| file.parent()).collect();
     folders.into_iter().try_for_each(writable_folder)?;
-    let steps = model.scheduler(options.scheduler.as_deref())?.start(options.steps)?.timesteps.len();
+    let steps = model.scheduler(options.scheduler.as_deref())?.points(options.steps)?.timesteps.len();
     let progress = Progress::new("images", (all * steps) as u64, "image steps");
     progress.skip(((all - left.len()) * steps) as u64);
     let [height, width] = model.size(options.size)?;

@@ -13,7 +13,7 @@ pub enum State {
     Done,
     /// A process works on it.
     Running,
-    /// It was begun.
+    /// It has started, and stopped before its end.
     Incomplete,
     /// It failed twice; job.json says why.
     Failed,
