@@ -14,6 +14,25 @@ fn trajectories_equal_diffusers() {
     }
 }
 
+#[test]
+fn every_sampler_has_a_recording() {
+    let records: serde_json::Value = serde_json::from_str(include_str!("golden/schedulers.json")).unwrap();
+    let recorded: Vec<&str> = records
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|record| {
+            let config = Config::parse("record", &record["config"].to_string()).unwrap();
+            Scheduler::new(&config, record["scheduler"].as_str()).unwrap().name()
+        })
+        .collect();
+    let lacking: Vec<&str> = diffusion::names().into_iter().filter(|name| !recorded.contains(name)).collect();
+    assert_eq!(
+        lacking, [""; 0],
+        "samplers without a trajectory in tests/golden/schedulers.json: record it with make.py"
+    );
+}
+
 /// Stable Diffusion 1.5's own file.
 const SD15: &str = r#"{"_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear",
     "beta_start": 0.00085, "num_train_timesteps": 1000, "set_alpha_to_one": false, "skip_prk_steps": true,

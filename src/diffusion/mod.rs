@@ -5,7 +5,7 @@
 //! 1 - beta; a latent is x = sqrt(abar) x0 + sqrt(1 - abar) eps; sigma = sqrt((1 - abar) / abar) is its ratio of noise to
 //! signal. Latents are a few ten thousand numbers, so they stay on the CPU: f32 slices, tables and formulas in f64.
 //!
-//! A new sampler is a file, a row of `SAMPLERS`, and a recording of diffusers in `tests/golden/schedulers.json`.
+//! A new sampler is a file, a row of `SAMPLERS`, and a recording of diffusers (a row of `schedulers` in tests/golden/make.py).
 
 mod ddim;
 mod ddpm;
