@@ -12,37 +12,37 @@ use std::path::PathBuf;
 /// Example: kaleid prompts --data PACS --hold-out sketch --domains watercolor,pixel_art --out runs/pacs
 #[derive(clap::Args)]
 pub struct Args {
-    /// ROOT/DOMAIN/CLASS/image
+    /// Data set: ROOT/DOMAIN/CLASS/image
     #[arg(long, value_name = "ROOT")]
     data: PathBuf,
-    /// Folder for domains.json and prompts.jsonl; the same command goes on with a run that was cut
+    /// Folder for domains.json and prompts.jsonl; the same command resumes a run that was stopped
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Who writes: template (no network), openai:MODEL (key in OPENAI_API_KEY), the URL of a server that speaks chat
     /// completions (http://localhost:8080/v1; key, if any, in KALEID_LLM_KEY or OPENAI_API_KEY), or local:DIR, a Llama or Qwen2
-    /// that was tuned for instructions, run here
+    /// tuned for instructions, run on this machine
     #[arg(long, value_name = "WHO", default_value = "template")]
     llm: String,
     /// Name of the model behind a URL [default: default]
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
     /// Number of new domains
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2)]
     new: usize,
     /// Names of the new domains, instead of asking for them
     #[arg(long, value_name = "NAMES", value_delimiter = ',', conflicts_with = "new")]
     domains: Vec<String>,
-    /// Domain for the test, whose style stays unseen; may be given again
+    /// Test domain, in whose style nothing is painted; may be given again
     #[arg(long, value_name = "DOMAIN")]
     hold_out: Vec<String>,
-    /// Write prompts in the styles of the domains for the test after all
+    /// Also write prompts in the styles of the test domains
     #[arg(long)]
     include_test_style: bool,
-    /// Images to come for each image there is; a new domain has the mean size of the original ones
-    #[arg(long, default_value_t = 0.5)]
+    /// Images to paint for each image there is; a new domain gets as many as the mean of the original ones
+    #[arg(long, value_name = "RATIO", default_value_t = 0.5)]
     share: f64,
-    /// Every draw
-    #[arg(long, default_value_t = 0)]
+    /// Decides every draw
+    #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 }
 
