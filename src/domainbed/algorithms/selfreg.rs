@@ -12,8 +12,7 @@
 use crate::core::{DType, Tensor};
 use crate::domainbed::trainer::Batch;
 use crate::domainbed::{Algorithm, Setup, Step};
-use crate::models::resnet::batch_norm;
-use crate::nn;
+use crate::nn::{self, KEEP, NormMode};
 use anyhow::Result;
 
 /// SelfReg.
@@ -32,8 +31,14 @@ impl SelfReg {
     fn project(&self, step: &Step, f: Tensor) -> Tensor {
         let (g, w, d) = (step.g, step.w.sub(HEAD), f.last());
         let hidden = if d == 2048 { d } else { 2 * d };
-        let layer =
-            |x, linear: &str, norm: &str, out| batch_norm(&w.sub(norm), nn::linear(&w.sub(linear), x, out));
+        let layer = |x, linear: &str, norm: &str, out| {
+            nn::batch_norm(
+                &w.sub(norm),
+                nn::linear(&w.sub(linear), x, out),
+                NormMode::Live { groups: 1 },
+                KEEP,
+            )
+        };
         let x = g.relu(layer(f, "0", "1", hidden));
         let x = g.relu(layer(x, "3", "4", hidden));
         layer(x, "6", "7", d)
