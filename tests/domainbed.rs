@@ -5,9 +5,10 @@ use kaleid::core::{DType, Gpu, GpuOptions, Graph, Plan, Store, Weights};
 use kaleid::data::rng::Key;
 use kaleid::domainbed::hparams::{Hparams, Kind, Preset};
 use kaleid::domainbed::network::{Featurizer, Mlp, Network, Pass};
+use kaleid::domainbed::predictor::Predictor;
 use kaleid::domainbed::samples::{Rows, Samples};
-use kaleid::domainbed::trainer::{Predictor, Spec, Trainer};
-use kaleid::domainbed::{Algorithm, Setup, algorithm, names};
+use kaleid::domainbed::trainer::Trainer;
+use kaleid::domainbed::{Algorithm, Setup, Spec, algorithm, names};
 use serde_json::{Value, json};
 use std::sync::OnceLock;
 
@@ -27,7 +28,7 @@ struct Run {
     inputs: usize,
     envs: Vec<Env>,
     batch: usize,
-    fixed: bool,
+    corrected: bool,
 }
 
 impl Run {
@@ -48,12 +49,13 @@ impl Run {
         let mlp = Mlp { width: 16, depth: 3, outputs: 16, dropout: 0.0 };
         let network =
             Network { featurizer: Featurizer::Mlp(mlp), classes, nonlinear: false, f16_activations: false };
-        Run { name, hparams: drawn, network, inputs, envs: envs.to_vec(), batch: 16, fixed: false }
+        Run { name, hparams: drawn, network, inputs, envs: envs.to_vec(), batch: 16, corrected: false }
     }
 
     fn make(&self) -> Box<dyn Algorithm> {
         let (hparams, envs) = (&self.hparams, self.envs.len());
-        algorithm(self.name, &Setup { hparams, preset: Preset::Db2024, fixed: self.fixed, envs }).unwrap()
+        algorithm(self.name, &Setup { hparams, preset: Preset::Db2024, corrected: self.corrected, envs })
+            .unwrap()
     }
 
     fn spec<'a>(&'a self, samples: &'a Samples) -> Spec<'a> {
@@ -345,7 +347,7 @@ fn sagnet_is_less_moved_by_the_style_of_features() {
 #[test]
 fn mldg_without_anything_to_train_on_is_refused() {
     let run = Run::new("MLDG", 8, 4, &CORNERS[..2], &[]);
-    let setup = |fixed| Setup { hparams: &run.hparams, preset: Preset::Db2024, fixed, envs: 2 };
+    let setup = |corrected| Setup { hparams: &run.hparams, preset: Preset::Db2024, corrected, envs: 2 };
     let error = algorithm("MLDG", &setup(false)).err().unwrap().to_string();
     assert!(error.contains("n_meta_test = 2 and 2 training environments would train nothing"), "{error}");
     assert!(algorithm("MLDG", &setup(true)).is_ok());
@@ -386,9 +388,9 @@ fn an_update_that_does_not_fit_does_work_again_and_gives_the_same_numbers() {
             (results, trainer.memory(), trainer.saving())
         };
         let (want, whole, saving) = train(None);
-        assert_eq!((saving.parts, saving.recompute), (1, false));
+        assert_eq!((saving.chunks, saving.recompute), (1, false));
         let (got, less, saving) = train(Some(whole - whole / 8));
-        assert!(saving.parts > 1 || saving.recompute, "{name}: {saving:?}");
+        assert!(saving.chunks > 1 || saving.recompute, "{name}: {saving:?}");
         assert!(less < whole, "{name}: {less} bytes with {saving}, {whole} without");
         for (i, (got, want)) in got.iter().zip(&want).enumerate() {
             let largest = want.iter().fold(0.0, |m: f32, v| m.max(v.abs()));
@@ -447,7 +449,7 @@ fn f16_activations_take_less_memory_and_move_gradients_no_more_than_a_little_noi
         if name == "ERM" {
             let (got, less, saving) = train(true, 0.0, Some(half - half / 8));
             assert!(
-                less < half && (saving.parts > 1 || saving.recompute),
+                less < half && (saving.chunks > 1 || saving.recompute),
                 "{norm:?}: {less} bytes, {saving:?}"
             );
             results.push(got);

@@ -6,13 +6,13 @@ use clap::Subcommand;
 use kaleid::core::GpuOptions;
 use kaleid::data::dataset::Dataset;
 use kaleid::data::write_atomic;
-use kaleid::domainbed::check_name;
+use kaleid::domainbed::{PAPER, check_name};
 use kaleid::progress::duration;
 use kaleid::sweep::records::Records;
 use kaleid::sweep::select::{Choice, Group, Method, groups, ranked};
 use kaleid::sweep::table::Format;
 use kaleid::sweep::work::{Log, run_job, run_jobs};
-use kaleid::sweep::{ALGORITHMS, Job, State, Sweep, collect, cost, label, refused, slurm};
+use kaleid::sweep::{Job, State, Sweep, collect, cost, label, refused, slurm};
 use kaleid::train::{Settings, Variant};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -67,7 +67,7 @@ struct Plan {
     #[arg(long, num_args = 1.., required = true, value_name = "NAME")]
     datasets: Vec<String>,
     /// Algorithms
-    #[arg(long, num_args = 1.., default_values_t = ALGORITHMS.map(String::from), value_name = "NAME")]
+    #[arg(long, num_args = 1.., default_values_t = PAPER.map(String::from), value_name = "NAME")]
     algorithms: Vec<String>,
     /// Which generated images join
     #[arg(long, num_args = 1.., value_enum, default_values = ["o"])]

@@ -6,8 +6,8 @@ use crate::data::augment::{View, pack, packed_words};
 use crate::data::images::Images;
 use crate::data::rng::Key;
 use crate::domainbed::hparams::Hparams;
+use crate::domainbed::predictor::Predictor;
 use crate::domainbed::samples::{Rows, Samples};
-use crate::domainbed::trainer::Predictor;
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 

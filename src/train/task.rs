@@ -8,9 +8,10 @@ use crate::data::checkpoint::Checkpoint;
 use crate::data::dataset::{Dataset, Item};
 use crate::domainbed::hparams::{Hparams, Preset};
 use crate::domainbed::network::{Featurizer, Network, TrainNorm};
+use crate::domainbed::predictor::Predictor;
 use crate::domainbed::samples::Samples;
-use crate::domainbed::trainer::{Predictor, Spec, Trainer};
-use crate::domainbed::{self, Algorithm, Setup};
+use crate::domainbed::trainer::Trainer;
+use crate::domainbed::{self, Algorithm, Setup, Spec};
 
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
@@ -70,9 +71,10 @@ impl<'a> Task<'a> {
 
     fn algorithm(&self) -> Result<Box<dyn Algorithm>> {
         let name = &self.settings.algorithm;
-        // The setting is named by the flag --fixed, and sweeps hash its name.
-        let fixed = self.settings.fixed.contains(name);
-        let setup = Setup { hparams: &self.hparams, preset: self.settings.preset, fixed, envs: self.envs };
+        // The setting is named after the flag --fixed, and sweeps hash that name.
+        let corrected = self.settings.fixed.contains(name);
+        let setup =
+            Setup { hparams: &self.hparams, preset: self.settings.preset, corrected, envs: self.envs };
         domainbed::algorithm(name, &setup)
     }
 

@@ -9,7 +9,8 @@
 //! update ever equals: then upstream goes on with the first Adam, and so does this.
 
 use crate::core::Tensor;
-use crate::domainbed::{Algorithm, Setup, Step};
+use crate::domainbed::algorithm::{Algorithm, Setup};
+use crate::domainbed::step::Step;
 use anyhow::{Result, bail};
 
 /// EQRM.

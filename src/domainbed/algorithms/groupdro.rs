@@ -7,8 +7,9 @@
 //! q starts at ones and lives across steps. In 2020 DomainBed also divided the loss by E.
 
 use crate::core::{DType, Init, Tensor};
+use crate::domainbed::algorithm::{Algorithm, Setup};
 use crate::domainbed::hparams::Preset;
-use crate::domainbed::{Algorithm, Setup, Step};
+use crate::domainbed::step::Step;
 
 /// GroupDRO.
 pub struct GroupDro {
