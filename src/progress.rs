@@ -122,6 +122,13 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// How long `left` more jobs will take, `at_once` of them at a time, where those done so far `took` so many seconds each. Nothing as long
+/// as none is done.
+pub fn time_left(took: &[f64], left: usize, at_once: usize) -> Option<String> {
+    let mean = took.iter().sum::<f64>() / took.len() as f64;
+    (!took.is_empty()).then(|| duration(mean * left as f64 / at_once as f64))
+}
+
 /// Whether Ctrl-C (or a polite request to end) was seen.
 pub fn stopped() -> bool {
     STOPPED.load(Relaxed)

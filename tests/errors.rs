@@ -560,7 +560,7 @@ fn a_training_folder_is_one_run_of_one_process() {
     first.kill().unwrap();
     first.wait().unwrap();
     let text = line(second.unwrap());
-    assert!(text.contains("run: another process is training in this folder"), "{text}");
+    assert!(text.contains("run: another process is working in this folder"), "{text}");
 
     // The run that was killed, with one thing broken each time.
     let broken = |name: &str, says: &[&str], breaks: &dyn Fn(&Path)| {

@@ -38,6 +38,13 @@ impl Config {
         }
     }
 
+    /// The same object with another value of `key`.
+    pub fn with(&self, key: &str, value: impl Into<Value>) -> Config {
+        let mut config = self.clone();
+        config.keys.insert(key.to_string(), value.into());
+        config
+    }
+
     /// The value of `key`, or None where it is absent or null.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.keys.get(key).filter(|v| !v.is_null())

@@ -1,6 +1,7 @@
 //! Images on the CPU: decoding, and resizing that equals Pillow's to the bit, so that what a network sees is what it saw in
 //! the papers' code.
 
+use super::one_line;
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 
@@ -85,7 +86,7 @@ impl Rgb {
             Ok(image) => image,
             Err(_) if bytes.is_empty() => bail!("the file is empty"),
             Err(image::ImageError::Unsupported(_)) => bail!("unknown format"),
-            Err(e) => bail!("{}", e.to_string().replace('\n', " ")),
+            Err(e) => bail!("{}", one_line(&e.to_string())),
         };
         let (width, height) = (image.width() as usize, image.height() as usize);
         if !image.color().has_alpha() {
@@ -200,9 +201,19 @@ fn clip(sum: i32) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::data::augment::tests::{golden, picture};
+
+    /// What Pillow made of [`picture`].
+    pub fn golden() -> serde_json::Value {
+        serde_json::from_str(include_str!("../../tests/data/pillow.json")).unwrap()
+    }
+
+    /// 13 x 9 pixels of every kind of colour.
+    pub fn picture() -> Rgb {
+        let byte = |i: u32| ((i * 2654435761u64 as u32) >> 24) as u8;
+        Rgb { width: 13, height: 9, data: (0..13 * 9 * 3).map(byte).collect() }
+    }
 
     #[test]
     fn resize_equals_pillow() {

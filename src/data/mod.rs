@@ -9,6 +9,8 @@ pub mod folder;
 pub mod image;
 pub mod images;
 pub mod known;
+pub mod lock;
+pub mod packed;
 pub mod preprocess;
 pub mod python;
 pub mod rng;
@@ -82,4 +84,9 @@ fn transpose_last(x: &[f32], n: usize, a: usize, b: usize) -> Vec<f32> {
 pub fn spaced(folder: &str) -> String {
     let words = folder.split(['_', '-', ' ']).filter(|w| !w.is_empty());
     words.collect::<Vec<_>>().join(" ")
+}
+
+/// A message of another library on one line, as all errors here are.
+pub fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
 }

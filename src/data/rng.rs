@@ -146,9 +146,8 @@ pub struct Key(pub [u32; 4]);
 impl Key {
     /// The stream of `purpose` ("noise", "augment", ...) at `step` of a run seeded with `seed`.
     pub fn new(seed: u64, step: u32, purpose: &str) -> Key {
-        // FNV-1a: streams of other purposes must only differ, and few purposes exist.
-        let hash = purpose.bytes().fold(0x811c_9dc5u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
-        Key([seed as u32, (seed >> 32) as u32, step, hash])
+        // A short hash will do: few purposes exist, and their streams must only differ.
+        Key([seed as u32, (seed >> 32) as u32, step, fnv1a(purpose)])
     }
 
     /// The four words of block `i`.
@@ -221,6 +220,11 @@ fn philox4x32(mut c: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
         key = [key[0].wrapping_add(0x9e37_79b9), key[1].wrapping_add(0xbb67_ae85)];
     }
     c
+}
+
+/// 32-bit FNV-1a: the hash of names, wherever one is needed that never changes.
+pub fn fnv1a(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::data::config::Config;
 use crate::data::folder::Folder;
 use crate::data::nchw_to_nhwc;
 use crate::data::rng::Mt19937;
-use crate::diffusion::scheduler::Scheduler;
+use crate::diffusion::{self, Scheduler};
 use crate::flags;
 use crate::models::unet::{self, UnetConfig};
 use crate::models::vae::{self, VaeConfig};
@@ -77,11 +77,7 @@ impl Model {
     /// # Errors
     /// A name that is not known; a configuration that is not supported.
     pub fn scheduler(&self, name: Option<&str>) -> Result<Scheduler> {
-        let mut scheduler = Scheduler::new(&self.scheduler, name)?;
-        // What diffusers' Stable Diffusion pipelines do, whatever the file says.
-        scheduler.steps_offset = 1;
-        scheduler.clip_sample = None;
-        Ok(scheduler)
+        Scheduler::for_stable_diffusion(&self.scheduler, name)
     }
 
     /// Height and width of images: as asked for, or what the model was trained on.
@@ -112,8 +108,8 @@ pub struct Options {
     /// Classifier-free guidance (Ho and Salimans 2022): low values give more varied images, 1 is without and twice as fast.
     #[arg(long, value_name = "SCALE", default_value_t = 2.0)]
     pub guidance: f32,
-    /// Scheduler: ddim, pndm, euler, euler-karras, euler-a, dpmpp-2m, dpmpp-2m-karras, lcm or ddpm [default: the model's own].
-    #[arg(long, value_name = "NAME")]
+    /// Name of the scheduler.
+    #[arg(long, value_name = "NAME", help = scheduler_help())]
     pub scheduler: Option<String>,
     /// Size of the images: 512, or WIDTHxHEIGHT (in run.toml: [height, width]) [default: what the model was trained on].
     #[arg(long, value_name = "PIXELS", value_parser = parse_size)]
@@ -131,6 +127,10 @@ impl Default for Options {
     fn default() -> Options {
         Options { model: PathBuf::new(), ..flags::parse(&["--model", "DIR"]) }
     }
+}
+
+fn scheduler_help() -> String {
+    format!("Scheduler: {} [default: the model's own]", diffusion::names().join(", "))
 }
 
 /// "512" or "768x512" as height and width.
@@ -179,7 +179,7 @@ impl Painter {
         }
         let size @ [height, width] = model.size(options.size)?;
         let scheduler = model.scheduler(options.scheduler.as_deref())?;
-        scheduler.start(options.steps)?;
+        scheduler.points(options.steps)?;
         let fitting = PIXELS / (height * width);
         let batch = options.batch.map_or(fitting.clamp(1, 16), usize::from).min(images).max(1);
         let vae_batch = fitting.clamp(1, batch);
@@ -262,7 +262,6 @@ impl Painter {
     ) -> Result<Vec<Vec<u8>>> {
         let n = requests.len();
         assert!((1..=self.batch).contains(&n), "{n} images in a batch of {}", self.batch);
-        let mut run = self.scheduler.start(self.options.steps)?;
 
         // Places of the batch that are not used hold zeros.
         let prompts: Vec<&str> = requests.iter().map(|r| r.prompt).collect();
@@ -279,13 +278,17 @@ impl Painter {
             let one = |generator: &mut Mt19937| nchw_to_nhwc(&generator.torch_randn(each), [1, c, h, w]);
             generators.iter_mut().flat_map(one).collect()
         };
-        let mut x: Vec<f32> = draw().iter().map(|v| v * run.init_noise_sigma).collect();
-        for i in 0..run.timesteps.len() {
-            let scale = run.input_scale(i);
+        let mut x = draw();
+        let evaluations = self.scheduler.points(self.options.steps)?.timesteps.len();
+        let mut done = 0;
+        let place = |i: usize, what: &str| format!("step {i} of {evaluations}: {what}");
+        let model = |x: &[f32], scale: f32, t: f32| {
+            finite(x, each, requests, || place(done, "the latent"))?;
+            done += 1;
             let mut input: Vec<f32> = x.iter().map(|v| v * scale).collect();
             input.resize(each * self.batch, 0.0);
             self.unet.write("latents", &input)?;
-            self.unet.write("time", &self.unet_config.timestep_embedding(&run.timesteps[i..=i]))?;
+            self.unet.write("time", &self.unet_config.timestep_embedding(&[t]))?;
             self.unet.run()?;
             let mut out = self.unet.read("out")?;
             if self.guided {
@@ -294,13 +297,12 @@ impl Painter {
                 out.iter_mut().zip(with).for_each(|(out, with)| *out += scale * (with - *out));
             }
             out.truncate(each * n);
-            let place = format!("step {} of {}", i + 1, run.timesteps.len());
-            finite(&out, each, requests, || format!("{place}: the UNet's output"))?;
-            let noise = if run.draws_noise(i) { draw() } else { vec![] };
-            run.step(i, &out, &mut x, &noise);
-            finite(&x, each, requests, || format!("{place}: the latent"))?;
+            finite(&out, each, requests, || place(done, "the UNet's output"))?;
             after_step()?;
-        }
+            Ok(out)
+        };
+        self.scheduler.sample(self.options.steps, &mut x, model, || Ok(draw()))?;
+        finite(&x, each, requests, || place(evaluations, "the latent"))?;
         self.decode(&x, each, requests)
     }
 

@@ -101,7 +101,7 @@ pub fn run(
             .map(|&i| out.join(&jobs[i].file_name).parent().map_or(PathBuf::new(), Path::to_path_buf))
             .collect();
         folders.iter().try_for_each(writable_folder)?;
-        let steps = model.scheduler(options.scheduler.as_deref())?.start(options.steps)?.timesteps.len();
+        let steps = model.scheduler(options.scheduler.as_deref())?.points(options.steps)?.timesteps.len();
         let progress = Progress::new("images", (jobs.len() * steps) as u64, "image steps");
         progress.skip((summary.kept * steps) as u64);
         let [height, width] = model.size(options.size)?;

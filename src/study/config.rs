@@ -6,7 +6,6 @@ use crate::engines::painter;
 use crate::train::{Settings, Variant};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
@@ -101,6 +100,14 @@ impl Study {
         })?;
         study.check().with_context(|| name.to_string())?;
         Ok(study)
+    }
+
+    /// The demo's configuration.
+    ///
+    /// # Errors
+    /// None, as a test shows.
+    pub fn demo() -> Result<Study> {
+        Study::parse(include_str!("demo.toml"), "demo.toml")
     }
 
     /// The same with single values replaced: each of `changes` is `key=value` or `table.key=value`, with a value as TOML has it, or a
@@ -267,15 +274,4 @@ fn explain(message: &str) -> String {
     let near = |known: &&str| strsim::damerau_levenshtein(known, unknown);
     let nearest = quoted.min_by_key(near).map_or(String::new(), |near| format!(": did you mean `{near}`?"));
     format!("no key `{unknown}`{nearest}")
-}
-
-/// adapter, version and seconds of the stages: stages.json.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Stages {
-    /// Name of the adapter.
-    pub adapter: String,
-    /// Version of Kaleid.
-    pub version: String,
-    /// Seconds of each stage, summed over stops. What a killed process spent in its last stage is not in it.
-    pub seconds: BTreeMap<String, f64>,
 }

@@ -5,10 +5,11 @@
 //! The file is emptied, not deleted, when a job is left unfinished: a process that opens the file while another gives it up would
 //! otherwise hold a lock on a file that is no longer there.
 
+use crate::data::lock::try_lock;
 use crate::data::make_folder;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -103,11 +104,7 @@ fn path(folder: &Path) -> PathBuf {
 
 /// Locks a claim that nobody holds: whether there are locks here, or nothing if somebody holds it.
 fn free(file: &mut File) -> Option<bool> {
-    let locked = match file.try_lock() {
-        Ok(()) => true,
-        Err(TryLockError::WouldBlock) => return None,
-        Err(TryLockError::Error(_)) => false,
-    };
+    let locked = try_lock(file)?;
     let mut text = String::new();
     let _ = file.read_to_string(&mut text);
     if text.is_empty() {

@@ -98,11 +98,17 @@ pub fn ranked<'a>(
 
 fn iid<'a>(run: &[&'a Record], test_env: usize) -> Option<Choice<'a>> {
     best(run.iter().filter(|r| r.test_envs.len() == 1).filter_map(|record| {
-        let [large, small] = &record.accuracy;
-        let others = small.iter().enumerate().filter(|&(e, _)| e != test_env);
-        let others: Vec<f64> = others.map(|(_, a)| *a).collect::<Option<_>>()?;
-        Some(Choice { validation: mean(&others)?, test: (*large.get(test_env)?)?, record })
+        let test = (*record.accuracy[0].get(test_env)?)?;
+        Some(Choice { validation: validation(record)?, test, record })
     }))
+}
+
+/// What training-domain validation compares: the mean accuracy over the small parts of all training domains, except those too small to
+/// have one.
+pub fn validation(record: &Record) -> Option<f64> {
+    let small = record.accuracy[1].iter().enumerate();
+    let training = small.filter(|(env, _)| !record.test_envs.contains(env));
+    mean(&training.filter_map(|(_, accuracy)| *accuracy).collect::<Vec<_>>())
 }
 
 fn oracle<'a>(run: &[&'a Record], test_env: usize) -> Option<Choice<'a>> {
@@ -158,6 +164,8 @@ mod tests {
             test_envs: test_envs.to_vec(),
             step,
             accuracy: [large, small].map(|part| part.iter().copied().map(Some).collect()),
+            test: None,
+            unseen: None,
             hparams: Map::new(),
             folder: String::new(),
         }

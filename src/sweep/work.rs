@@ -5,7 +5,7 @@ use super::claim::{Claim, holder, host};
 use super::{State, label};
 use crate::core::{Gpu, GpuOptions};
 use crate::data::write_atomic;
-use crate::progress::{bail_if_stopped, be_quiet, catch_ctrl_c, duration, stopped};
+use crate::progress::{bail_if_stopped, be_quiet, catch_ctrl_c, duration, stopped, time_left};
 use crate::train::{self, Training};
 use anyhow::{Error, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
@@ -172,12 +172,10 @@ impl Work<'_> {
     fn report(&self, i: usize, seconds: f64) {
         let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
         took.push(seconds);
-        let mean = took.iter().sum::<f64>() / took.len() as f64;
         let ended = |job: &&Training| matches!(State::of(&job.out), State::Done | State::Failed);
         let left = self.jobs.len() - self.jobs.iter().filter(ended).count();
-        if left > 0 {
-            let all = self.jobs.len();
-            let [took, rest] = [seconds, mean * left as f64 / self.workers as f64].map(duration);
+        if let Some(rest) = time_left(&took, left, self.workers).filter(|_| left > 0) {
+            let (all, took) = (self.jobs.len(), duration(seconds));
             eprintln!("job {i} took {took}; {left} of {all} are left, about {rest}");
         }
     }

@@ -2,8 +2,9 @@
 
 use super::folder::Folder;
 use super::settings::{Training, Variant};
-use crate::data::dataset::{Dataset, Item, fnv1a, split};
+use crate::data::dataset::{Dataset, Item, split};
 use crate::data::images::Images;
+use crate::data::rng::fnv1a;
 use anyhow::{Result, bail};
 
 /// The images of a domain.

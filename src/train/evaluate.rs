@@ -2,8 +2,9 @@
 
 use super::environments::{Env, is_unseen};
 use super::settings::Training;
-use crate::data::augment::{View, pack, packed_words};
+use crate::data::augment::View;
 use crate::data::images::Images;
+use crate::data::packed::{pack, packed_words};
 use crate::data::rng::Key;
 use crate::domainbed::hparams::Hparams;
 use crate::domainbed::predictor::Predictor;

@@ -6,14 +6,13 @@ use super::swad::{self, Swad};
 use super::task::Task;
 use crate::core::Store;
 use crate::data::checkpoint::{Checkpoint, TensorData, save};
-use crate::data::python;
-use crate::data::{make_folder, write_atomic};
+use crate::data::{lock, make_folder, python, write_atomic};
 use crate::domainbed::network::Featurizer;
 use crate::domainbed::predictor::Predictor;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -42,13 +41,7 @@ impl<'a> Folder<'a> {
         let lock = File::options().create(true).append(true).open(&log);
         let lock = lock
             .with_context(|| format!("{}: cannot write (is the disk full or read-only?)", log.display()))?;
-        // Where a file system has no locks, there is none to respect.
-        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
-            bail!(
-                "{}: another process is training in this folder: wait for it, or choose another --out",
-                path.display()
-            );
-        }
+        lock::hold(path, &lock)?;
 
         let file = path.join("train.json");
         let text = serde_json::to_string_pretty(&described)? + "\n";

@@ -4,7 +4,7 @@
 use crate::core::{Gpu, GpuOptions};
 use crate::data::folder::Folder;
 use crate::data::rng::Key;
-use crate::data::write_atomic;
+use crate::data::{one_line, write_atomic};
 use crate::engines::chat::{ChatModel, Sampling};
 use crate::progress::bail_if_stopped;
 use anyhow::{Context, Result, bail};
@@ -190,10 +190,6 @@ fn shown(url: &Url) -> String {
     url.set_query(None);
     let _ = (url.set_username(""), url.set_password(None));
     url.into()
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Sleeps, unless the user wants to stop.
