@@ -2,7 +2,8 @@
 //!
 //! An algorithm records **one update as one plan**: forward, loss, gradients and optimizer on a minibatch of every training
 //! environment. The plan is replayed for every step; what changes from step to step (images, random draws, annealed weights)
-//! is an input. Logged numbers are added up on the device and read when results are written, so that no step waits for them.
+//! is an input, recorded together with what fills it (`Step::inputs`). Logged numbers are added up on the device and read when
+//! results are written, so that no step waits for them.
 //!
 //! A new algorithm is a file with a type that implements [`Algorithm`], its line in `algorithms/mod.rs`, and its hyper-parameters in
 //! `hparams.rs`.

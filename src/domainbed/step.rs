@@ -129,8 +129,8 @@ impl<'a> Step<'a> {
         self.dropout(features, self.hparams.f32("resnet_dropout"))
     }
 
-    /// Features (B, F) of each environment, as DomainBed's algorithms have them that take environments one by one. One pass gives
-    /// the same numbers sooner.
+    /// Features (B, F) of each environment, for the algorithms that upstream passes environments one by one: one pass, in which each is
+    /// a group with statistics of its own, gives the same numbers sooner.
     pub fn features_by_env(&self) -> Vec<Tensor> {
         let all = self.features_of(&self.w, self.x, self.envs);
         (0..self.envs).map(|e| self.env(all, e)).collect()
@@ -181,7 +181,7 @@ impl<'a> Step<'a> {
         self.g.gather_rows(self.g.constant(&[k, k], &eye), labels)
     }
 
-    /// Every tensor of the network, by name, before it is used: a prediction is recorded whose result nobody reads.
+    /// Every tensor of the network, by name, before it is used: records a prediction that nobody reads.
     pub fn declare(&self) -> Vec<(String, Tensor)> {
         self.classify(self.network.features(&self.w, self.x, Pass::Predict));
         self.w.params()

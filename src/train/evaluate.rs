@@ -12,9 +12,6 @@ use crate::domainbed::samples::{Rows, Samples};
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 
-/// Images of one prediction, where the device has room for them; DomainBed's number.
-pub const EVAL_BATCH: usize = 64;
-
 /// The two splits of an environment, in the order in which they are evaluated.
 #[derive(Clone, Copy, PartialEq)]
 enum Split {

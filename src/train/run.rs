@@ -100,7 +100,7 @@ impl<'a> Run<'a> {
     ) -> Result<Run<'a>> {
         let settings = task.settings;
         let images = read_images(settings, &envs)?;
-        leave_out_unreadable(settings, &mut envs, &images, &folder)?;
+        folder.check_skipped(&leave_out_unreadable(settings, &mut envs, &images)?)?;
         check_batch(&envs, task.batch)?;
         warn_of_missing_classes(&envs, &task.dataset.classes);
         let shown = Shown::new(settings, &task.hparams, envs, images);

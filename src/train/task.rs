@@ -1,7 +1,6 @@
 //! What a run trains, as far as settings and file names tell: hyper-parameters, network, algorithm.
 
 use super::environments::Env;
-use super::evaluate::EVAL_BATCH;
 use super::settings::Training;
 use crate::core::{OutOfMemory, Store};
 use crate::data::checkpoint::Checkpoint;
@@ -15,6 +14,9 @@ use crate::domainbed::{self, Algorithm, Setup, Spec};
 
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
+
+/// Images of one prediction, where the device has room for them; DomainBed's number.
+const EVAL_BATCH: usize = 64;
 
 /// What is trained.
 pub struct Task<'a> {
@@ -173,7 +175,7 @@ pub fn check_batch(envs: &[Env], batch: usize) -> Result<()> {
 /// The step from which on the weights are averaged.
 ///
 /// # Errors
-/// An algorithm that averages them itself, beside SWAD.
+/// SWAD together with an algorithm that averages them itself.
 pub fn average_from(settings: &Training, algorithm: &dyn Algorithm) -> Result<Option<u32>> {
     let own = algorithm.average_from();
     if settings.swad && (own.is_some() || settings.average_from.is_some()) {

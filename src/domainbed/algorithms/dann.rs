@@ -7,8 +7,8 @@
 //!
 //! DANN (Ganin et al., 2015); CDANN (Li et al., "Deep domain generalization via conditional invariant adversarial networks", 2018)
 //! adds an embedding of the label to z and weighs classes alike: w_k = 1 / (count of y_k in the batch, times the largest label + 1).
-//! The two losses take turns, `d_steps_per_g_step` updates of D to one of the rest, the first update but d being D's; each has an
-//! Adam of its own. The penalty of db2020 was the gradient of the sum of all environments' probabilities, which is zero.
+//! The two losses take turns, each with an Adam of its own: with d = `d_steps_per_g_step`, update n (from 1 on) trains the rest where
+//! n mod (1 + d) = d, and D otherwise. The penalty of db2020 was the gradient of the sum of all environments' probabilities, which is zero.
 
 use crate::core::{DType, Tensor};
 use crate::domainbed::algorithm::{Algorithm, Setup};

@@ -1,5 +1,5 @@
 //! Marginal transfer learning (Blanchard et al., "Domain generalization by marginal transfer learning", 2011, 2021): the classifier
-//! sees features beside an embedding of their environment, an average of its features. loss = sum_e CE_e.
+//! sees features joined with an embedding of their environment, an average of its features. loss = sum_e CE_e.
 //!
 //! ```text
 //! r_e = mtl_ema mean F_e + (1 - mtl_ema) embedding_e      embedding_e = r_e      logits = c([F_e, r_e])
