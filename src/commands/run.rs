@@ -7,7 +7,7 @@ use kaleid::study::config::Study;
 use kaleid::study::results::{findings, table};
 use std::path::{Path, PathBuf};
 
-/// Everything, from a data set to a report; without a configuration, the built-in demo
+/// Do everything, from a data set to a report; without a configuration, run the built-in demo
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   kaleid run

@@ -14,6 +14,7 @@ pub mod packed;
 pub mod preprocess;
 pub mod python;
 pub mod rng;
+pub mod synthetic;
 pub mod tokenizer;
 
 use anyhow::{Context, Result};

@@ -1,10 +1,11 @@
 //! The loop that paints: text encoder, UNet, scheduler and autoencoder of a Stable Diffusion folder in diffusers' layout.
 //!
 //! One plan of the UNet, recorded once, is replayed for each step of each batch; the step formula runs on the CPU over the
-//! latents, which are read and written once a step.
+//! latents, which are read and written once per step.
 
 use super::clip::TextEncoder;
-use crate::core::{DType, Gpu, Graph, Plan, Store, Weights, plan};
+use super::load;
+use crate::core::{DType, Gpu, OutOfMemory, Plan, Weights};
 use crate::data::config::Config;
 use crate::data::folder::Folder;
 use crate::data::nchw_to_nhwc;
@@ -13,7 +14,7 @@ use crate::diffusion::{self, Scheduler};
 use crate::flags;
 use crate::models::unet::{self, UnetConfig};
 use crate::models::vae::{self, VaeConfig};
-use anyhow::{Context, Result, bail};
+use anyhow::{Error, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::num::NonZeroUsize;
@@ -49,7 +50,7 @@ impl Model {
         let of_class = |part: &str, class: &str| {
             let config = Config::of(&folder.sub(part))?;
             config.only("_class_name", &[json!(class)])?;
-            Ok::<_, anyhow::Error>(config)
+            Ok::<_, Error>(config)
         };
         let config = of_class("unet", "UNet2DConditionModel")?;
         let unet = UnetConfig::new(&config)?;
@@ -195,40 +196,35 @@ impl Painter {
         }
         let negative = text.encode(&[&options.negative])?;
 
-        let what = || format!("{width}x{height} in batches of {batch}");
         let latent = [height, width].map(|s| s / model.vae.scale());
         let latents = |n: usize| [n, latent[0], latent[1], model.vae.latent_channels];
-        let unet = {
-            let g = Graph::new(gpu.caps());
-            let w = Weights::new(&g, dtype);
-            let x = g.input("latents", &latents(batch), DType::F32);
-            let x = if guided { g.concat(&[x, x], 0) } else { x };
-            let time = g.input("time", &[1, model.unet.timestep_width()], DType::F32);
-            let guidance = model.unet.time_cond_proj_dim;
-            let guidance = guidance.map(|width| g.input("guidance", &[1, width], DType::F32));
-            let context = g.input("context", &[x.dim(0), tokens, context_width], DType::F32);
-            let inputs = unet::Inputs { latents: x, time, guidance, context };
-            g.output("out", unet::unet(&w, &model.unet, inputs));
-            plan::check(gpu, &g).with_context(what)?;
-            let mut store = Store::new(gpu);
-            store.load(&model.folder.sub("unet").weights()?, &w)?;
-            let mut plan = Plan::new(gpu, g, &store).with_context(what)?;
-            if distilled {
-                plan.write("guidance", &model.unet.guidance_embedding(options.guidance))?;
-            }
-            plan
+        // A smaller size or batch may fit.
+        let sized = |e: Error| match e.is::<OutOfMemory>() {
+            true => e.context(format!("{width}x{height} in batches of {batch}")),
+            false => e,
         };
-        let vae = {
-            let g = Graph::new(gpu.caps());
-            let w = Weights::new(&g, dtype);
-            let z = g.input("latents", &latents(vae_batch), DType::F32);
-            g.output("image", vae::decode(&w, &model.vae, z));
-            plan::check(gpu, &g).with_context(what)?;
-            let mut store = Store::new(gpu);
-            let weights = vae::modern_names(model.folder.sub("vae").weights()?);
-            store.load(&weights, &w)?;
-            Plan::new(gpu, g, &store).with_context(what)?
+        let record = |w: &Weights| {
+            let input = |name: &str, shape: &[usize]| w.graph().input(name, shape, DType::F32);
+            let x = input("latents", &latents(batch));
+            let x = if guided { w.graph().concat(&[x, x], 0) } else { x };
+            let inputs = unet::Inputs {
+                latents: x,
+                time: input("time", &[1, model.unet.timestep_width()]),
+                guidance: model.unet.time_cond_proj_dim.map(|width| input("guidance", &[1, width])),
+                context: input("context", &[x.dim(0), tokens, context_width]),
+            };
+            w.graph().output("out", unet::unet(w, &model.unet, inputs));
         };
+        let mut unet = load(gpu, dtype, &model.folder.sub("unet").weights()?, record).map_err(sized)?;
+        if distilled {
+            unet.write("guidance", &model.unet.guidance_embedding(options.guidance))?;
+        }
+        let record = |w: &Weights| {
+            let z = w.graph().input("latents", &latents(vae_batch), DType::F32);
+            w.graph().output("image", vae::decode(w, &model.vae, z));
+        };
+        let weights = vae::modern_names(model.folder.sub("vae").weights()?);
+        let vae = load(gpu, dtype, &weights, record).map_err(sized)?;
         Ok(Painter {
             text,
             unet,
@@ -263,7 +259,7 @@ impl Painter {
         let n = requests.len();
         assert!((1..=self.batch).contains(&n), "{n} images in a batch of {}", self.batch);
 
-        // Places of the batch that are not used hold zeros.
+        // Unused places of the batch hold zeros.
         let prompts: Vec<&str> = requests.iter().map(|r| r.prompt).collect();
         let mut context = if self.guided { self.negative.repeat(self.batch) } else { vec![] };
         context.extend(self.text.encode(&prompts)?);

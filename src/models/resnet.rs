@@ -37,7 +37,7 @@ pub enum NormMode {
     Frozen,
     /// Torch's training mode, group by group.
     Live {
-        /// The batch is split into so many equal groups, each normalised by its own statistics; the running statistics move as if the
+        /// Equal groups that the batch is split into, each normalised by its own statistics; the running statistics move as if the
         /// groups had been passed in turn.
         groups: usize,
     },

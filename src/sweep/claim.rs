@@ -123,12 +123,7 @@ fn free(file: &mut File) -> Option<bool> {
 
 /// Name of this machine.
 pub fn host() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let asked = || {
-        let out = std::process::Command::new("hostname").output().ok()?;
-        String::from_utf8(out.stdout).ok()
-    };
-    name.or_else(asked).map_or("unknown".into(), |n| n.trim().to_string())
+    gethostname::gethostname().to_string_lossy().into_owned()
 }
 
 fn seconds_now() -> u64 {

@@ -2,46 +2,17 @@
 //! more, on a device opened anew, and then marked with its error, and the others go on.
 
 use super::claim::{Claim, holder, host};
-use super::{State, label};
+use super::label;
+use super::state::{Log, State};
 use crate::core::{Gpu, GpuOptions};
-use crate::data::write_atomic;
 use crate::progress::{bail_if_stopped, be_quiet, catch_ctrl_c, duration, stopped, time_left};
 use crate::train::{self, Training};
 use anyhow::{Error, Result, anyhow, bail};
-use serde::{Deserialize, Serialize};
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
-
-/// How a job went: job.json in its folder.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Log {
-    /// Name of the adapter.
-    pub adapter: String,
-    /// Name of the machine.
-    pub host: String,
-    /// Seconds of work, but for times that ended with a kill.
-    pub seconds: f64,
-    /// Why it failed, if it did.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-}
-
-impl Log {
-    /// Of the job with this folder; an empty one, where there is none.
-    pub fn read(folder: &Path) -> Log {
-        let bytes = std::fs::read(folder.join("job.json")).ok();
-        bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
-    }
-
-    fn write(&self, folder: &Path) -> Result<()> {
-        write_atomic(folder.join("job.json"), (serde_json::to_string_pretty(self)? + "\n").as_bytes())
-    }
-}
 
 /// How many jobs stand where.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -362,3 +362,43 @@ impl Training {
         Ok(args)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_is_named_by_the_settings_that_are_not_defaults() {
+        let changed = |flags: &[&str]| {
+            let settings: Settings = flags::parse(flags);
+            let changed = settings.changed().unwrap();
+            assert_eq!(Settings::from_changed(&changed).unwrap(), settings.resolved());
+            Value::Object(changed)
+        };
+        assert_eq!(changed(&["--preset", "db2024", "--arch", "resnet50", "--width", "64"]), json!({}));
+        // As DomainBed has it: a number of steps that is given is an argument, even if it is the default.
+        assert_eq!(changed(&["--steps", "5001"]), json!({"steps": 5001}));
+        assert_eq!(changed(&["--size", "28"]), json!({"size": 28, "arch": "mnist_cnn"}));
+        assert_eq!(changed(&["--size", "28", "--arch", "resnet50"]), json!({"size": 28}));
+        let hparams =
+            ["--batch", "4", "--lr", "0.003", "--hparams", r#"{"lr": 1, "rsc_f_drop_factor": 0.5}"#];
+        let one = json!({"hparams": {"lr": 0.003, "rsc_f_drop_factor": 0.5, "batch_size": 4}});
+        assert_eq!(changed(&hparams), one);
+        assert_eq!(changed(&["--image-memory", "0.5"]), json!({"image_memory": 1 << 29}));
+        assert_eq!(changed(&["--val-augment", "false"]), json!({"val_augment": false}));
+    }
+
+    #[test]
+    fn results_record_newer_settings_only_where_they_are_set() {
+        let dataset = Dataset { classes: vec![], domains: vec![] };
+        let mut training = Training::new("d", "o");
+        let names = |training: &Training| -> Vec<String> {
+            training.arguments(&dataset).unwrap().keys().cloned().collect()
+        };
+        assert_eq!(names(&training), RECORDED);
+        training.settings =
+            flags::parse(&["--swad", "--memory", "9", "--log-every", "1", "--lr", "1", "--recompute"]);
+        assert_eq!(names(&training)[RECORDED.len()..], ["swad"]);
+        assert_eq!(training.arguments(&dataset).unwrap()["hparams"], "{\"lr\": 1.0}");
+    }
+}

@@ -275,7 +275,7 @@ enum Kind {
     Tokens,
 }
 
-/// What a JSON golden is, its keys tell.
+/// The kind of a JSON golden, told by its keys.
 fn kind(keys: &Map<String, Value>) -> Option<Kind> {
     let all = |f: fn(&str, &Value) -> bool| !keys.is_empty() && keys.iter().all(|(k, v)| f(k, v));
     if keys.contains_key("tokens") {

@@ -7,6 +7,9 @@ use crate::data::spaced;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+/// The writer's name where the grammar wrote.
+pub const TEMPLATE: &str = "template";
+
 /// A domain or class: its folder, and how people call it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Label {
