@@ -1,4 +1,4 @@
-//! Tables of a sweep: DomainBed's, for each way to choose a model, and the paper's, with its numbers beside ours.
+//! Tables of a sweep: DomainBed's, for each way to select a model, and the paper's, with its numbers beside ours.
 
 use super::records::Records;
 use super::select::{Choice, Group, Method, groups, mean, ranked};
@@ -210,7 +210,7 @@ impl<'a> Chosen<'a> {
         let tested = tested.collect::<BTreeSet<_>>().len();
         let whole = trials.values().filter(|t| t.len() == tested);
         let means: Vec<f64> = whole.filter_map(|t| mean(&t.values().copied().collect::<Vec<_>>())).collect();
-        // DomainBed gives one trial an error of 0, which says too much.
+        // DomainBed gives one trial an error of 0, which claims too much.
         let error = Cell::of(&means).error.filter(|_| means.len() > 1);
         Cell { error, ..Cell::of(&means) }
     }
