@@ -1,12 +1,13 @@
 //! CLIP's embedder and chats, from folders as they are downloaded; the models themselves are goldens: `kaleid verify`.
 
 use kaleid::core::{DType, Gpu, GpuOptions};
-use kaleid::data::checkpoint::{Checkpoint, TensorData, save, synthetic};
+use kaleid::data::checkpoint::{Checkpoint, TensorData, save};
 use kaleid::data::config::Config;
 use kaleid::data::folder::Folder;
 use kaleid::data::image::{Filter, Rgb};
 use kaleid::data::preprocess::Preprocess;
 use kaleid::data::rng::Key;
+use kaleid::data::synthetic;
 use kaleid::data::tokenizer::Tokenizer;
 use kaleid::engines::chat::{ChatModel, Sampling};
 use kaleid::engines::clip::{ClipEmbedder, TextEncoder};
@@ -170,7 +171,7 @@ fn a_text_encoder_reads_files_with_and_without_the_old_prefix() {
     let mut contexts = Vec::new();
     for prefix in ["", "text_model."] {
         let tensor = |(name, shape): &(String, Vec<usize>)| {
-            (format!("{prefix}{name}"), TensorData::f32(shape, &synthetic(name, shape)))
+            (format!("{prefix}{name}"), TensorData::f32(shape, &synthetic::tensor(name, shape)))
         };
         let tensors = shapes.iter().map(tensor).collect();
         save(dir.path().join("text_encoder/model.safetensors"), &tensors, &Default::default()).unwrap();
@@ -234,7 +235,8 @@ fn a_chat_replies_the_same_to_the_same_draw() {
         ["mlp.gate_proj", "mlp.up_proj"].iter().for_each(|n| add(n, &[96, 48]));
         add("mlp.down_proj", &[48, 96]);
     }
-    let tensors = shapes.iter().map(|(n, s)| (n.clone(), TensorData::f32(s, &synthetic(n, s)))).collect();
+    let tensors =
+        shapes.iter().map(|(n, s)| (n.clone(), TensorData::f32(s, &synthetic::tensor(n, s)))).collect();
     save(dir.path().join("model.safetensors"), &tensors, &Default::default()).unwrap();
     let folder = Folder::from(dir.path());
     write("tokenizer_config.json", "{}");

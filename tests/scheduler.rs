@@ -45,11 +45,10 @@ fn what_is_not_supported_is_named() {
         let config = Config::parse("scheduler_config.json", text).unwrap();
         Scheduler::new(&config, name).unwrap_err().to_string()
     };
-    let heun = error(r#"{"_class_name": "HeunDiscreteScheduler"}"#, None);
-    assert_eq!(heun, r#"scheduler_config.json: _class_name = "HeunDiscreteScheduler" is not supported"#);
-    assert!(
-        error(SD15, Some("heun")).starts_with(r#"scheduler "heun" is not known; choose one of ddim, pndm"#)
-    );
+    let unipc = error(r#"{"_class_name": "UniPCMultistepScheduler"}"#, None);
+    assert_eq!(unipc, r#"scheduler_config.json: _class_name = "UniPCMultistepScheduler" is not supported"#);
+    let unipc = error(SD15, Some("unipc"));
+    assert!(unipc.starts_with(r#"scheduler "unipc" is not known; choose one of ddim, pndm"#));
     let prediction = error(r#"{"_class_name": "DDIMScheduler", "prediction_type": "sample"}"#, None);
     assert_eq!(prediction, r#"scheduler_config.json: prediction_type = "sample" is not supported"#);
     let order = error(r#"{"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}"#, None);

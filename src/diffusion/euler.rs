@@ -43,15 +43,7 @@ fn discrete(config: &Config, karras: bool) -> Result<(Noise, Box<dyn Sampler>)> 
 
 impl Sampler for Euler {
     fn points(&self, noise: &Noise, steps: usize) -> Points {
-        let mut timesteps = noise.spaced(steps, steps);
-        let mut sigmas: Vec<f64> = timesteps.iter().map(|&t| noise.sigma(t)).collect();
-        if self.karras {
-            sigmas = karras_sigmas(sigmas[0], sigmas[steps - 1], steps);
-            timesteps = sigmas.iter().map(|&s| noise.timestep(s)).collect();
-        }
-        let start = if noise.is_leading() { sigmas[0].hypot(1.0) } else { sigmas[0] };
-        sigmas.push(0.0);
-        Points { sigmas, init_noise_sigma: start as f32, ..Points::of_timesteps(timesteps) }
+        points(noise, steps, self.karras)
     }
 
     fn sample(&self, run: &mut Run, x: &mut [f32]) -> Result<()> {
@@ -74,4 +66,17 @@ impl Sampler for Euler {
         }
         Ok(())
     }
+}
+
+/// Noise levels of as many timesteps as steps; `karras` keeps their ends, and spaces what lies between by equation 5.
+pub fn points(noise: &Noise, steps: usize, karras: bool) -> Points {
+    let mut timesteps = noise.spaced(steps, steps);
+    let mut sigmas: Vec<f64> = timesteps.iter().map(|&t| noise.sigma(t)).collect();
+    if karras {
+        sigmas = karras_sigmas(sigmas[0], sigmas[steps - 1], steps);
+        timesteps = sigmas.iter().map(|&s| noise.timestep(s)).collect();
+    }
+    let start = if noise.is_leading() { sigmas[0].hypot(1.0) } else { sigmas[0] };
+    sigmas.push(0.0);
+    Points { sigmas, init_noise_sigma: start as f32, ..Points::of_timesteps(timesteps) }
 }

@@ -11,6 +11,7 @@ mod ddim;
 mod ddpm;
 mod dpmpp;
 mod euler;
+mod heun;
 mod lcm;
 mod noise;
 mod pndm;
@@ -30,6 +31,7 @@ const SAMPLERS: &[(&str, &str, Read)] = &[
     ("euler", "EulerDiscreteScheduler", euler::plain),
     ("euler-karras", "EulerDiscreteScheduler", euler::karras),
     ("euler-a", "EulerAncestralDiscreteScheduler", euler::ancestral),
+    ("heun", "HeunDiscreteScheduler", heun::read),
     ("dpmpp-2m", "DPMSolverMultistepScheduler", dpmpp::plain),
     ("dpmpp-2m-karras", "DPMSolverMultistepScheduler", dpmpp::karras),
     ("lcm", "LCMScheduler", lcm::read),

@@ -3,7 +3,7 @@
 use super::score::Measure;
 use crate::domainbed;
 use crate::engines::painter;
-use crate::sweep;
+use crate::paint::prompts::Writing;
 use crate::train::{Settings, Variant};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ pub struct Study {
     pub seed: u64,
     /// New domains, and a prompt for every image.
     #[serde(default)]
-    pub prompts: Prompts,
+    pub prompts: Writing,
     /// How images are painted.
     #[serde(default)]
     pub images: painter::Options,
@@ -37,37 +37,6 @@ pub struct Study {
     /// How each of them is trained.
     #[serde(default)]
     pub train: Settings,
-}
-
-/// `[prompts]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Prompts {
-    /// As `kaleid prompts --llm` takes it.
-    pub llm: String,
-    /// Name of the model, where `llm` is a URL.
-    pub model: Option<String>,
-    /// Number of new domains.
-    pub new: usize,
-    /// Their names, when they are given by hand.
-    pub domains: Vec<String>,
-    /// Generated images of a domain, as a share of its originals.
-    pub share: f64,
-    /// Whether images in the test domain's style are painted too.
-    pub include_test_style: bool,
-}
-
-impl Default for Prompts {
-    fn default() -> Self {
-        Prompts {
-            llm: "template".into(),
-            model: None,
-            new: 2,
-            domains: vec![],
-            share: 0.5,
-            include_test_style: false,
-        }
-    }
 }
 
 /// `[compare]`: each algorithm is trained on each variant with each seed.
@@ -193,7 +162,7 @@ impl Study {
     /// A name that is no algorithm.
     pub fn algorithms(mut self, names: Vec<String>) -> Result<Study> {
         if names == ["all"] {
-            self.compare.algorithms = sweep::ALGORITHMS.map(String::from).to_vec();
+            self.compare.algorithms = domainbed::PAPER.map(String::from).to_vec();
             self.compare.variants = Variant::ALL.to_vec();
             return Ok(self);
         }

@@ -24,12 +24,13 @@ pub mod score;
 use crate::core::{Gpu, GpuOptions};
 use crate::data::{lock, write_atomic};
 use crate::paint::generate;
-use crate::paint::prompts::{self, Grammar, Llm};
+use crate::paint::picture::{Picture, read_pictures};
+use crate::paint::prompts::{self, Grammar, Llm, Prompting};
 use crate::progress::time_left;
 use crate::train::{self, Training, Variant};
 use anyhow::{Context, Result, bail};
 use clock::Clock;
-use config::{Prompts, Study};
+use config::Study;
 use score::Scoring;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -73,24 +74,16 @@ impl<'a> Run<'a> {
     }
 
     fn write_prompts(&self, adapter: &GpuOptions) -> Result<()> {
-        let Prompts { llm, model, new, domains, share, include_test_style } = self.study.prompts.clone();
-        let settings = prompts::Config {
-            data: self.data.clone(),
-            out: self.out.to_path_buf(),
-            hold_out: vec![self.study.test_domain.clone()],
-            new,
-            domains,
-            share,
-            include_test_style,
-            seed: self.study.seed,
-            llm: Llm::parse(&llm, model, adapter).context("[prompts] llm")?,
-        };
-        prompts::run(&settings, &self.grammar)?;
+        let writing = self.study.prompts.clone();
+        let llm = Llm::parse(&writing.llm, writing.model.as_deref(), adapter).context("[prompts] llm")?;
+        let (hold_out, seed) = (vec![self.study.test_domain.clone()], self.study.seed);
+        let prompting = Prompting { hold_out, seed, writing, ..Prompting::new(&self.data, self.out) };
+        prompts::run(&prompting, &llm, &self.grammar)?;
         Ok(())
     }
 
-    fn pictures(&self) -> Result<Vec<generate::Job>> {
-        generate::read_jobs(&self.out.join("prompts.jsonl"))
+    fn pictures(&self) -> Result<Vec<Picture>> {
+        read_pictures(&self.out.join("prompts.jsonl"))
     }
 
     fn paint(&self, gpu: &Gpu) -> Result<()> {

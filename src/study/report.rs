@@ -7,7 +7,7 @@ use super::demo;
 use super::results::{findings, matrix, table};
 use super::score::{Diversity, DomainDiversity};
 use crate::data::write_atomic;
-use crate::paint::generate::Job;
+use crate::paint::picture::Picture;
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -60,7 +60,7 @@ struct Run<'a> {
     /// diversity.svg.
     curve: Option<String>,
     /// The generated images.
-    images: Vec<Job>,
+    images: Vec<Picture>,
 }
 
 impl<'a> Run<'a> {
@@ -87,11 +87,11 @@ impl<'a> Run<'a> {
     }
 
     /// For each class one generated image of each domain, where there is one.
-    fn grid(&self) -> Result<Vec<(&String, Vec<Option<Picture>>)>> {
+    fn grid(&self) -> Result<Vec<(&String, Vec<Option<Figure>>)>> {
         let (domains, mut rows) = (self.domains(), vec![]);
         for class in self.images.iter().filter_map(|i| i.class.as_ref()).collect::<BTreeSet<_>>() {
             let shown = |domain: &&String| {
-                let is = |i: &&Job| i.domain.as_ref() == Some(*domain) && i.class.as_ref() == Some(class);
+                let is = |i: &&Picture| i.domain.as_ref() == Some(*domain) && i.class.as_ref() == Some(class);
                 self.images.iter().find(is).map(|i| self.generated(&i.file_name)).transpose()
             };
             rows.push((class, domains.iter().map(shown).collect::<Result<_>>()?));
@@ -100,16 +100,16 @@ impl<'a> Run<'a> {
     }
 
     /// A generated image, its prompt as the title.
-    fn generated(&self, file_name: &str) -> Result<Picture> {
+    fn generated(&self, file_name: &str) -> Result<Figure> {
         let prompt = self.images.iter().find(|i| i.file_name == file_name).map_or("", |i| &i.prompt);
-        picture(&self.dir.join("images").join(file_name), prompt)
+        figure(&self.dir.join("images").join(file_name), prompt)
     }
 
     /// Generated images, each with its nearest original and their cosine.
-    fn nearest(&self) -> Result<Vec<(Picture, Picture, String)>> {
+    fn nearest(&self) -> Result<Vec<(Figure, Figure, String)>> {
         let data = demo::data(&self.study.data, self.dir);
         let pairs = self.diversity.iter().flat_map(|d| &d.nearest).map(|n| {
-            let original = picture(&data.join(&n.original), &n.original)?;
+            let original = figure(&data.join(&n.original), &n.original)?;
             Ok((self.generated(&n.generated)?, original, format!("{:.2}", n.cosine)))
         });
         pairs.collect()
@@ -156,18 +156,18 @@ fn from_json<T: DeserializeOwned>(file: &Path, json: &str) -> Result<T> {
 
 /// One picture and what it shows.
 #[derive(Serialize)]
-struct Picture {
+struct Figure {
     uri: String,
     title: String,
 }
 
 /// A file as a data URI; PNG, JPEG and WebP as they are.
-fn picture(path: &Path, title: &str) -> Result<Picture> {
+fn figure(path: &Path, title: &str) -> Result<Figure> {
     let bytes = std::fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
     let kind = match path.extension().and_then(|e| e.to_str()).unwrap_or_default() {
         "jpg" | "jpeg" => "jpeg",
         other => other,
     };
     let uri = format!("data:image/{kind};base64,{}", BASE64_STANDARD.encode(bytes));
-    Ok(Picture { uri, title: title.to_string() })
+    Ok(Figure { uri, title: title.to_string() })
 }

@@ -2,7 +2,8 @@
 //! a hash of the job's arguments: the same hash as DomainBed's wherever the arguments are DomainBed's.
 //!
 //! ```text
-//! mod.rs       the plan, its jobs in order, their folders and states
+//! mod.rs       the plan, its jobs in order, their folders
+//! state.rs     where a job stands, and how it went
 //! work.rs      runs jobs on this machine
 //! claim.rs     a job is run by one process at a time
 //! slurm.rs     the same on a cluster
@@ -17,6 +18,7 @@ pub mod collect;
 pub mod records;
 pub mod select;
 pub mod slurm;
+pub mod state;
 pub mod table;
 pub mod work;
 
@@ -28,12 +30,10 @@ use crate::train::{self, Settings, Training, Variant};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use state::{Log, State};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-
-/// The paper's algorithms, in its order.
-pub const ALGORITHMS: [&str; 8] = ["ERM", "IRM", "Mixup", "MLDG", "CORAL", "MTL", "SagNet", "SelfReg"];
 
 const PLAN: &str = "sweep.json";
 
@@ -59,47 +59,6 @@ pub struct Sweep {
     pub hparams_seeds: Range<u64>,
     /// The [`Settings`] that are not defaults, which all jobs share.
     pub train: Map<String, Value>,
-}
-
-/// Where a job stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
-    /// It has its results.
-    Done,
-    /// A process works on it.
-    Running,
-    /// It has started, and stopped before its end.
-    Incomplete,
-    /// It failed twice; job.json says why.
-    Failed,
-    /// It has no folder yet.
-    NotLaunched,
-}
-
-impl State {
-    /// All, in the order of tables.
-    pub const ALL: [State; 5] =
-        [State::Done, State::Running, State::Incomplete, State::Failed, State::NotLaunched];
-
-    /// `done`, `running`, `incomplete`, `failed`, `not launched`.
-    pub fn name(self) -> &'static str {
-        ["done", "running", "incomplete", "failed", "not launched"][self as usize]
-    }
-
-    /// Of the job whose folder this is.
-    pub fn of(folder: &Path) -> State {
-        if folder.join("done").exists() {
-            return State::Done;
-        }
-        if claim::is_held(folder) {
-            return State::Running;
-        }
-        match work::Log::read(folder).error {
-            Some(_) => State::Failed,
-            None if folder.exists() => State::Incomplete,
-            None => State::NotLaunched,
-        }
-    }
 }
 
 /// One run: what is trained, and the arguments that name its folder.
@@ -261,9 +220,9 @@ pub fn refused(jobs: &[Job]) -> Vec<(usize, anyhow::Error)> {
         let hparams = training.drawn_hparams()?;
         // New domains join the training ones.
         let new = if [Variant::D, Variant::Qd].contains(&training.variant) { 1 } else { 0 };
-        let fixed = training.settings.fixed.contains(&training.algorithm);
+        let corrected = training.settings.fixed.contains(&training.algorithm);
         let envs = job.domains - training.test_domains.len() + new;
-        let setup = Setup { hparams: &hparams, preset: training.settings.preset, fixed, envs };
+        let setup = Setup { hparams: &hparams, preset: training.settings.preset, corrected, envs };
         train::average_from(training, &*algorithm(&training.algorithm, &setup)?)?;
         Ok(())
     };
@@ -286,7 +245,7 @@ pub fn cost(jobs: &[Job], seconds_per_job: Option<f64>) -> Cost {
     for job in jobs {
         match State::of(&job.training.out) {
             State::Done => {
-                let seconds = work::Log::read(&job.training.out).seconds;
+                let seconds = Log::read(&job.training.out).seconds;
                 measured
                     .entry(&job.training.algorithm)
                     .or_default()

@@ -8,9 +8,10 @@ use kaleid::core::GpuOptions;
 use kaleid::data::write_atomic;
 use kaleid::progress::duration;
 use kaleid::sweep::records::Records;
+use kaleid::sweep::state::{Log, State};
 use kaleid::sweep::table::Format;
-use kaleid::sweep::work::{Log, run_job, run_jobs};
-use kaleid::sweep::{Job, State, Sweep, collect, cost, label};
+use kaleid::sweep::work::{run_job, run_jobs};
+use kaleid::sweep::{Job, Sweep, collect, cost, label};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
