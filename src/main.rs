@@ -100,13 +100,14 @@ mod tests {
     ];
 
     #[test]
-    fn run_toml_has_every_flag_of_train_generate_and_score() {
+    fn run_toml_has_every_flag_of_its_stages() {
         let text = "data = 'd'\ntest_domain = 't'\nimages.model = 'm'\nscore.clip = 'c'\n";
         let study = Study::parse(text, "run.toml").unwrap();
         let values =
             ["true", "false", "12", "0.5", "[5, 1]", "[32, 32]", "[\"MLDG\"]", "dbhead", "{lr = 1}", "a/b"];
         let mut all = 0;
-        for (command, table) in [("train", "train"), ("generate", "images"), ("score", "score")] {
+        let tables = [("prompts", "prompts"), ("generate", "images"), ("score", "score"), ("train", "train")];
+        for (command, table) in tables {
             let cli = Cli::command();
             let flags = cli.find_subcommand(command).unwrap().get_arguments();
             for flag in flags.filter(|f| !ELSEWHERE.contains(&f.get_id().as_str())) {

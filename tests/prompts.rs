@@ -460,10 +460,10 @@ fn a_server_that_does_not_work_is_an_error() {
         &["302", "redirects"],
     );
     with(|_, _| Answer::Http(503, "", String::new()), 5, &["503 Service Unavailable (tried 5 times)"]);
-    with(|_, _| Answer::Close, 5, &["(tried 5 times)", "the same command goes on"]);
+    with(|_, _| Answer::Close, 5, &["(tried 5 times)", "the same command resumes"]);
     with(|_, _| Answer::Http(200, "", "<html>".into()), 2, &["no chat completions"]);
 
-    // One that dies midway leaves its replies, and the next run goes on from there.
+    // One that dies midway leaves its replies, and the next run resumes from there.
     let (base, seen) =
         serve(|n, request| if n < 6 { good(request) } else { Answer::Http(503, "", String::new()) });
     let (config, llm) = served(temp.path(), &base);

@@ -35,7 +35,8 @@ fn device_shape(torch: &[usize]) -> Vec<usize> {
     }
 }
 
-fn torch_shape(device: &[usize]) -> Vec<usize> {
+/// The reverse of [`device_shape`].
+pub(crate) fn torch_shape(device: &[usize]) -> Vec<usize> {
     match *device {
         [o, h, w, i] => vec![o, i, h, w],
         _ => device.to_vec(),

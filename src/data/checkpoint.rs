@@ -231,7 +231,7 @@ impl Checkpoint {
                 bail!("{file}: {name} holds {other:?}, expected F32, F16, BF16 or F64")
             }
         };
-        // One such number makes every output worthless: better said here, by name, than seen in a black image.
+        // One such number spoils every output: name it here, before it becomes a black image.
         if let Some(i) = values.iter().position(|v| !v.is_finite()) {
             let (file, at) = (&self.shards[entry.shard].name, range.start + i);
             bail!(
@@ -275,7 +275,7 @@ impl Checkpoint {
     fn add_file(&mut self, file: &Path) -> Result<()> {
         let opened = std::fs::File::open(file);
         let handle = opened.with_context(|| format!("{}: cannot open the weights", file.display()))?;
-        // SAFETY: the map is only read. A file that another program changes meanwhile gives other numbers, not other types;
+        // SAFETY: the map is only read. If another program changes the file, numbers change, not types;
         // we replace files by renaming, which leaves the map as it was.
         let map = unsafe { memmap2::Mmap::map(&handle) };
         let map = map.with_context(|| format!("{}: cannot map the weights into memory", file.display()))?;

@@ -5,7 +5,7 @@ use super::one_line;
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 
-/// An 8-bit RGB image, rows from the top, three bytes a pixel.
+/// An 8-bit RGB image, rows from the top, three bytes per pixel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rgb {
     /// Pixels in a row.
@@ -154,8 +154,8 @@ impl Taps {
         Taps((0..to).map(tap).collect())
     }
 
-    /// Appends them, from the last on if `reversed`, as equally many words each: the first input position, then the weights, the
-    /// missing ones 0. Returns how many weights each has.
+    /// Appends them, last first if `reversed`, each as the same number of words: the first input position, then the weights, padded
+    /// with zeros. Returns how many weights each has.
     pub(super) fn pack(&self, reversed: bool, words: &mut Vec<u32>) -> usize {
         let count = self.0.iter().map(|t| t.1.len()).max().unwrap_or(0);
         for i in 0..self.0.len() {

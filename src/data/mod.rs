@@ -81,7 +81,7 @@ fn transpose_last(x: &[f32], n: usize, a: usize, b: usize) -> Vec<f32> {
     out
 }
 
-/// `art_painting` as people write it.
+/// The name of a folder in words: `art_painting` becomes `art painting`.
 pub fn spaced(folder: &str) -> String {
     let words = folder.split(['_', '-', ' ']).filter(|w| !w.is_empty());
     words.collect::<Vec<_>>().join(" ")

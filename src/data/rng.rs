@@ -2,7 +2,7 @@
 //! - [`Mt19937`], the Mersenne Twister behind torch's CPU generator and numpy's legacy `RandomState`;
 //! - [`torch_randn`], the noise that `torch.randn` draws on the CPU, so that a seed paints the image it paints elsewhere;
 //! - [`Key`], a counter-based generator: the i-th number of (seed, step, purpose) is a pure function of these four, so a
-//!   run can stop, go on and be replayed without a stored state, and the GPU draws the same bits in any order.
+//!   run resumes without a stored state, and the GPU draws the same bits in any order.
 
 /// MT19937 (Matsumoto and Nishimura, 1998), seeded by `init_genrand`.
 #[derive(Clone)]
@@ -79,12 +79,12 @@ impl Mt19937 {
         &items[self.bounded(items.len() as u32 - 1) as usize]
     }
 
-    /// `torch.randn(n, generator=...)` on the CPU: `n` standard normals, equal to torch's but for the last bits of its
+    /// `torch.randn(n, generator=...)` on the CPU: `n` standard normals, equal to torch's except for the last bits of its
     /// vectorised logarithm and cosine. The diffusers pipelines draw an image's first latents so, in NCHW order, and then
     /// the noise of its steps. (torch keeps the spare half of an odd draw below 16; this does not.)
     pub fn torch_randn(&mut self, n: usize) -> Vec<f32> {
         if n < 16 {
-            // Box-Muller on doubles, a pair at a time.
+            // Box-Muller on doubles, one pair at a time.
             let mut out = Vec::with_capacity(n + 1);
             while out.len() < n {
                 let (u1, u2) = (self.torch_f64(), self.torch_f64());

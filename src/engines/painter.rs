@@ -24,6 +24,7 @@ use std::path::PathBuf;
 const PIXELS: usize = 512 * 512;
 
 /// A Stable Diffusion folder: its configurations are read, its weights not yet.
+#[derive(Clone)]
 pub struct Model {
     folder: Folder,
     unet: UnetConfig,
@@ -154,11 +155,10 @@ pub struct Request<'a> {
 
 /// A model on the device, ready to paint images of one size.
 pub struct Painter {
+    model: Model,
     text: TextEncoder,
     unet: Plan,
     vae: Plan,
-    unet_config: UnetConfig,
-    vae_config: VaeConfig,
     scheduler: Scheduler,
     options: Options,
     size: [usize; 2],
@@ -226,11 +226,10 @@ impl Painter {
         let weights = vae::modern_names(model.folder.sub("vae").weights()?);
         let vae = load(gpu, dtype, &weights, record).map_err(sized)?;
         Ok(Painter {
+            model: model.clone(),
             text,
             unet,
             vae,
-            unet_config: model.unet.clone(),
-            vae_config: model.vae.clone(),
             scheduler,
             options: options.clone(),
             size,
@@ -266,8 +265,8 @@ impl Painter {
         context.resize(self.negative.len() * self.batch * if self.guided { 2 } else { 1 }, 0.0);
         self.unet.write("context", &context)?;
 
-        let [h, w] = self.size.map(|s| s / self.vae_config.scale());
-        let c = self.vae_config.latent_channels;
+        let [h, w] = self.size.map(|s| s / self.model.vae.scale());
+        let c = self.model.vae.latent_channels;
         let each = h * w * c;
         let mut generators: Vec<Mt19937> = requests.iter().map(|r| Mt19937::new(r.seed)).collect();
         let mut draw = || -> Vec<f32> {
@@ -284,7 +283,7 @@ impl Painter {
             let mut input: Vec<f32> = x.iter().map(|v| v * scale).collect();
             input.resize(each * self.batch, 0.0);
             self.unet.write("latents", &input)?;
-            self.unet.write("time", &self.unet_config.timestep_embedding(&[t]))?;
+            self.unet.write("time", &self.model.unet.timestep_embedding(&[t]))?;
             self.unet.run()?;
             let mut out = self.unet.read("out")?;
             if self.guided {
@@ -304,7 +303,7 @@ impl Painter {
 
     /// Pixels of latents.
     fn decode(&mut self, latents: &[f32], each: usize, requests: &[Request]) -> Result<Vec<Vec<u8>>> {
-        let VaeConfig { scaling_factor, shift_factor, .. } = self.vae_config;
+        let VaeConfig { scaling_factor, shift_factor, .. } = self.model.vae;
         let byte = |v: &f32| ((v * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
         let mut images = Vec::with_capacity(latents.len() / each);
         for part in latents.chunks(each * self.vae_batch) {

@@ -140,7 +140,7 @@ fn is_painted(path: &Path, metadata: &Map<String, Value>) -> bool {
     if metadata["width"] != reader.info().width || metadata["height"] != reader.info().height {
         return false;
     }
-    // All of it: a file may have been cut after its texts.
+    // All of it: a file may be truncated after its texts.
     let mut pixels = vec![0; reader.output_buffer_size().unwrap_or(0)];
     if reader.next_frame(&mut pixels).is_err() {
         return false;

@@ -28,7 +28,7 @@ impl Clock {
     /// The clock of the run in `out`, which counts on where an earlier process stopped.
     pub fn open(out: &Path, adapter: &str) -> Clock {
         let file = out.join("stages.json");
-        // Times are only shown, so a file that cannot be read is started anew.
+        // Times are only shown, so a file that cannot be read is replaced.
         let held: Option<Stages> =
             std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let seconds = held.unwrap_or_default().seconds;

@@ -4,7 +4,6 @@ use super::score::Measure;
 use crate::domainbed;
 use crate::engines::painter;
 use crate::paint::prompts::Writing;
-use crate::sweep;
 use crate::train::{Settings, Variant};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
@@ -163,7 +162,7 @@ impl Study {
     /// A name that is no algorithm.
     pub fn algorithms(mut self, names: Vec<String>) -> Result<Study> {
         if names == ["all"] {
-            self.compare.algorithms = sweep::ALGORITHMS.map(String::from).to_vec();
+            self.compare.algorithms = domainbed::PAPER.map(String::from).to_vec();
             self.compare.variants = Variant::ALL.to_vec();
             return Ok(self);
         }

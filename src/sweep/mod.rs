@@ -35,9 +35,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// The paper's algorithms, in its order.
-pub const ALGORITHMS: [&str; 8] = ["ERM", "IRM", "Mixup", "MLDG", "CORAL", "MTL", "SagNet", "SelfReg"];
-
 const PLAN: &str = "sweep.json";
 
 /// What is to be run: `sweep.json`.
@@ -223,9 +220,9 @@ pub fn refused(jobs: &[Job]) -> Vec<(usize, anyhow::Error)> {
         let hparams = training.drawn_hparams()?;
         // New domains join the training ones.
         let new = if [Variant::D, Variant::Qd].contains(&training.variant) { 1 } else { 0 };
-        let fixed = training.settings.fixed.contains(&training.algorithm);
+        let corrected = training.settings.fixed.contains(&training.algorithm);
         let envs = job.domains - training.test_domains.len() + new;
-        let setup = Setup { hparams: &hparams, preset: training.settings.preset, fixed, envs };
+        let setup = Setup { hparams: &hparams, preset: training.settings.preset, corrected, envs };
         train::average_from(training, &*algorithm(&training.algorithm, &setup)?)?;
         Ok(())
     };

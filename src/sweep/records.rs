@@ -1,4 +1,4 @@
-//! The records of a sweep: `results.jsonl` of every folder below it, as DomainBed and `kaleid train` write them.
+//! The results of a sweep: `results.jsonl` of every job's folder, as DomainBed and `kaleid train` write them.
 
 use super::Sweep;
 use crate::data::known;
@@ -22,7 +22,7 @@ pub struct Record {
     pub hparams_seed: u64,
     /// Numbers of the domains that were only tested on.
     pub test_envs: Vec<usize>,
-    /// Updates before the evaluation, less one.
+    /// The last update before the evaluation, counted from 0.
     pub step: u64,
     /// Accuracy on the large part of each environment, and on the small one.
     pub accuracy: [Vec<Option<f64>>; 2],
@@ -36,7 +36,7 @@ pub struct Record {
     pub folder: String,
 }
 
-/// The records of a sweep, and what is known of its data sets.
+/// The records of a sweep, and the domains of its data sets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Records {
     /// In order of folder and line.
@@ -48,7 +48,7 @@ pub struct Records {
 }
 
 impl Records {
-    /// Reads all `results.jsonl` in folders of `folder`. What is no record is left out, with a warning.
+    /// Reads `results.jsonl` of every folder in `folder`. Lines that are no records are left out, with a warning.
     ///
     /// # Errors
     /// No such folder; a file that cannot be read; no records at all.

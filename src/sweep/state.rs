@@ -31,7 +31,7 @@ impl State {
         ["done", "running", "incomplete", "failed", "not launched"][self as usize]
     }
 
-    /// Of the job whose folder this is.
+    /// The state of the job with this folder.
     pub fn of(folder: &Path) -> State {
         if folder.join("done").exists() {
             return State::Done;
@@ -55,7 +55,7 @@ pub struct Log {
     pub adapter: String,
     /// Name of the machine.
     pub host: String,
-    /// Seconds of work, but for times that ended with a kill.
+    /// Seconds of work, except in processes that were killed.
     pub seconds: f64,
     /// Why it failed, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,7 +63,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Of the job with this folder; an empty one, where there is none.
+    /// The log of the job with this folder; an empty one if there is none.
     pub fn read(folder: &Path) -> Log {
         let bytes = std::fs::read(folder.join("job.json")).ok();
         bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()

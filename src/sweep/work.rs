@@ -1,5 +1,5 @@
-//! Works through jobs on this machine, one worker an adapter. A job that was cut goes on from its checkpoint; one that fails is tried once
-//! more, on a device opened anew, and then marked with its error, and the others go on.
+//! Runs jobs on this machine, one worker per adapter. An interrupted job resumes from its checkpoint. One that fails is tried once more, on
+//! a device opened anew, and then marked with its error; the others continue.
 
 use super::claim::{Claim, holder, host};
 use super::label;
@@ -14,22 +14,21 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many jobs stand where.
+/// How many jobs are in which state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// With results.
     pub done: usize,
     /// Marked with an error.
     pub failed: usize,
-    /// In the hands of other processes.
+    /// Run by other processes.
     pub elsewhere: usize,
 }
 
-/// Runs all `jobs` that are not done, on a worker for each of `gpus`. Those that failed before are left alone, unless they are to be
-/// tried anew.
+/// Runs all `jobs` that are not done, with one worker for each of `gpus`. Those that failed before are skipped unless `retry_failed`.
 ///
 /// # Errors
-/// No such adapter; a disk that is full; Ctrl-C. A job that fails is no error, but counted.
+/// No such adapter; a full disk; Ctrl-C. A job that fails is counted, not an error.
 pub fn run_jobs(gpus: &[GpuOptions], jobs: &[Training], retry_failed: bool) -> Result<Tally> {
     catch_ctrl_c();
     let work = Work {
@@ -48,7 +47,7 @@ pub fn run_jobs(gpus: &[GpuOptions], jobs: &[Training], retry_failed: bool) -> R
     Ok(tally(jobs))
 }
 
-/// Sees that one job is done: another process that works on it is waited for.
+/// Runs one job if it is not done; if another process works on it, waits for that.
 ///
 /// # Errors
 /// As [`run_jobs`]; the job's own.
@@ -97,7 +96,7 @@ struct Work<'a> {
     retry_failed: bool,
     /// The first job that no worker has looked at.
     next: AtomicUsize,
-    /// Whether a worker ended with an error that would meet the others too.
+    /// Whether a worker ended with an error that would stop the others too.
     broken: AtomicBool,
     workers: usize,
     /// Seconds of the jobs that ended.
@@ -107,7 +106,7 @@ struct Work<'a> {
 impl Work<'_> {
     fn worker(&self, options: &GpuOptions) -> Result<()> {
         if self.workers > 1 {
-            // Bars of several trainings would paint over each other.
+            // The progress bars of several trainings would overwrite each other.
             be_quiet();
         }
         let done = self.work(options);
@@ -126,7 +125,7 @@ impl Work<'_> {
                 _ => {}
             }
             let Some(claim) = Claim::take(&job.out)? else { continue };
-            // Another process may have ended it meanwhile.
+            // Another process may have finished it since.
             if State::of(&job.out) == State::Done {
                 continue;
             }
@@ -139,7 +138,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Says how many jobs are left, and how long they will take.
+    /// Reports how many jobs are left, and how long they will take.
     fn report(&self, i: usize, seconds: f64) {
         let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
         took.push(seconds);
@@ -152,7 +151,7 @@ impl Work<'_> {
     }
 }
 
-/// Trains a job that this process holds, and writes down how it went.
+/// Trains a job that this process has claimed, and logs how it went.
 fn run_claimed(gpu: &mut Option<Gpu>, options: &GpuOptions, job: &Training) -> Result<()> {
     let mut log = Log { host: host(), error: None, ..Log::read(&job.out) };
     for again in [true, false] {
@@ -170,7 +169,7 @@ fn run_claimed(gpu: &mut Option<Gpu>, options: &GpuOptions, job: &Training) -> R
                 log.write(&job.out)?;
                 return bail_if_stopped();
             }
-            // No job is to blame, and the others would fail too.
+            // Not the job's fault, and the others would fail too.
             Err(e) if disk_is_full(&e) => return Err(e),
             Err(e) if again => {
                 eprintln!("{}: {e:#}; it is tried once more", label(job));
@@ -188,7 +187,7 @@ fn run_claimed(gpu: &mut Option<Gpu>, options: &GpuOptions, job: &Training) -> R
     Ok(())
 }
 
-/// The training. Where this program is to blame that is an error too: a sweep of days must not end by one job.
+/// The training. A panic is an error too: one job must not end a sweep of days.
 fn train(gpu: &Gpu, job: &Training) -> Result<()> {
     match catch_unwind(AssertUnwindSafe(|| train::run(gpu, job))) {
         Ok(result) => result.map(|_| ()),

@@ -1,6 +1,5 @@
 //! Which images make up the environments, and which of them are trained on.
 
-use super::folder::Folder;
 use super::settings::{Training, Variant};
 use crate::data::dataset::{Dataset, Item, split};
 use crate::data::images::Images;
@@ -109,16 +108,12 @@ pub fn is_unseen(item: &Item) -> bool {
     fnv1a(item.stem()).is_multiple_of(5)
 }
 
-/// Takes images that cannot be read out of both splits, if that is asked for: everything else stays where it was.
+/// Takes images that cannot be read out of both splits, if that is asked for: everything else stays where it was. Their paths, one per
+/// line.
 ///
 /// # Errors
-/// An image that cannot be read, without `--skip-bad`; others than when the run began.
-pub fn leave_out_unreadable(
-    config: &Training,
-    envs: &mut [Env],
-    images: &Images,
-    folder: &Folder,
-) -> Result<()> {
+/// An image that cannot be read, without `--skip-bad`.
+pub fn leave_out_unreadable(config: &Training, envs: &mut [Env], images: &Images) -> Result<String> {
     let unreadable = &images.unreadable;
     if let Some((_, _, first)) = unreadable.first().filter(|_| !config.skip_bad) {
         let more = match unreadable.len() - 1 {
@@ -138,5 +133,5 @@ pub fn leave_out_unreadable(
         let all: usize = envs.iter().map(|e| e.items.len()).sum();
         eprintln!("{} of {all} images are left out", unreadable.len());
     }
-    folder.check_skipped(&names)
+    Ok(names)
 }

@@ -7,13 +7,10 @@ use crate::data::images::Images;
 use crate::data::packed::{pack, packed_words};
 use crate::data::rng::Key;
 use crate::domainbed::hparams::Hparams;
+use crate::domainbed::predictor::Predictor;
 use crate::domainbed::samples::{Rows, Samples};
-use crate::domainbed::trainer::Predictor;
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
-
-/// Images of one prediction, where the device has room for them; DomainBed's number.
-pub const EVAL_BATCH: usize = 64;
 
 /// The two splits of an environment, in the order in which they are evaluated.
 #[derive(Clone, Copy, PartialEq)]

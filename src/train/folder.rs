@@ -3,13 +3,12 @@
 
 use super::schedule::Schedule;
 use super::swad::{self, Swad};
+use super::task::Task;
 use crate::core::Store;
 use crate::data::checkpoint::{Checkpoint, TensorData, save};
-use crate::data::dataset::Dataset;
 use crate::data::{lock, make_folder, python, write_atomic};
-use crate::domainbed::algorithms::fish::INNER;
-use crate::domainbed::network::{Featurizer, Network};
-use crate::domainbed::trainer::AVERAGE;
+use crate::domainbed::network::Featurizer;
+use crate::domainbed::predictor::Predictor;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -186,21 +185,19 @@ impl<'a> Folder<'a> {
         write_atomic(self.path.join("out.txt"), log(records, &self.described).as_bytes())
     }
 
-    /// The trained network and `done`, after which there is nothing to resume.
-    pub fn write_model(&self, store: &Store, network: &Network, dataset: &Dataset) -> Result<()> {
-        let (moments, others) = ([".exp_avg", ".exp_avg_sq"], ["log.", INNER, AVERAGE]);
-        let own =
-            |n: &String| !others.iter().any(|o| n.starts_with(o)) && !moments.iter().any(|m| n.ends_with(m));
-        let held = store.names();
+    /// What predicts, and `done`, after which there is nothing to resume.
+    ///
+    /// # Errors
+    /// A device that failed; a disk that is full.
+    pub fn write_model(&self, store: &Store, predictor: &Predictor, task: &Task) -> Result<()> {
+        let (network, classes) = (&task.network, &task.dataset.classes);
         let mut tensors = BTreeMap::new();
-        for name in held.iter().filter(|n| own(n)) {
-            // What predicts is what is kept.
-            let average = format!("{AVERAGE}{name}");
-            let (shape, data) = store.read(if held.contains(&average) { &average } else { name })?;
-            tensors.insert(name.clone(), TensorData::f32(&shape, &data));
+        for (name, held) in predictor.tensors() {
+            let (shape, data) = store.read(held)?;
+            tensors.insert(name.to_string(), TensorData::f32(&shape, &data));
         }
         let mut metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
-        metadata.insert("classes".into(), dataset.classes.join(","));
+        metadata.insert("classes".into(), classes.join(","));
         if let Featurizer::ResNet(c, _) = &network.featurizer {
             let config = json!({"layers": c.layers, "bottleneck": c.bottleneck, "width": c.width,
                 "stem_kernel": c.stem_kernel, "stem_stride": c.stem_stride, "stem_pool": c.stem_pool,

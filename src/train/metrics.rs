@@ -65,7 +65,7 @@ impl Metrics {
         self.from as u32
     }
 
-    /// Ends a row with `step`, `more` beside what was logged, without waiting for the device.
+    /// Ends a row with `step`: what was logged, and `more`, without waiting for the device.
     ///
     /// # Errors
     /// Those of the row before.
@@ -215,7 +215,7 @@ fn step(row: &Map<String, Value>) -> Option<usize> {
     row.get("step").and_then(Value::as_u64).map(|s| s as usize)
 }
 
-/// A float as few digits as tell it apart.
+/// A float in as few digits as tell it apart.
 fn short(value: f32) -> Value {
     value.to_string().parse::<f64>().map_or(Value::Null, |v| json!(v))
 }

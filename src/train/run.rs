@@ -12,8 +12,9 @@ use super::task::{Task, check_batch};
 use crate::core::{Gpu, Store};
 use crate::data::dataset::{Dataset, Item};
 use crate::data::images::Images;
+use crate::domainbed::predictor::Predictor;
 use crate::domainbed::samples::Rows;
-use crate::domainbed::trainer::{Predictor, Trainer};
+use crate::domainbed::trainer::Trainer;
 use crate::progress::{Progress, bail_if_stopped, stopped};
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
@@ -99,7 +100,7 @@ impl<'a> Run<'a> {
     ) -> Result<Run<'a>> {
         let settings = task.settings;
         let images = read_images(settings, &envs)?;
-        leave_out_unreadable(settings, &mut envs, &images, &folder)?;
+        folder.check_skipped(&leave_out_unreadable(settings, &mut envs, &images)?)?;
         check_batch(&envs, task.batch)?;
         warn_of_missing_classes(&envs, &task.dataset.classes);
         let shown = Shown::new(settings, &task.hparams, envs, images);
@@ -250,7 +251,7 @@ impl<'a> Run<'a> {
             self.progress.say(&line);
         }
         self.progress.finish();
-        self.folder.write_model(&self.store, &self.task.network, self.task.dataset)?;
+        self.folder.write_model(&self.store, &self.predictor, &self.task)?;
         Outcome::new(self.records)
     }
 }

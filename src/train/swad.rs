@@ -6,7 +6,7 @@
 //! belong to the window. Where the loss falls to the end, the last of them is taken, as the authors' program does.
 
 use crate::core::Store;
-use crate::domainbed::trainer::AVERAGE;
+use crate::domainbed::AVERAGE;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::json;

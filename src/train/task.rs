@@ -1,19 +1,22 @@
 //! What a run trains, as far as settings and file names tell: hyper-parameters, network, algorithm.
 
 use super::environments::Env;
-use super::evaluate::EVAL_BATCH;
 use super::settings::Training;
 use crate::core::{OutOfMemory, Store};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::dataset::{Dataset, Item};
 use crate::domainbed::hparams::{Hparams, Preset};
 use crate::domainbed::network::{Featurizer, Network, TrainNorm};
+use crate::domainbed::predictor::Predictor;
 use crate::domainbed::samples::Samples;
-use crate::domainbed::trainer::{Predictor, Spec, Trainer};
-use crate::domainbed::{self, Algorithm, Setup};
+use crate::domainbed::trainer::Trainer;
+use crate::domainbed::{self, Algorithm, Setup, Spec};
 
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
+
+/// Images of one prediction, where the device has room for them; DomainBed's number.
+const EVAL_BATCH: usize = 64;
 
 /// What is trained.
 pub struct Task<'a> {
@@ -70,9 +73,10 @@ impl<'a> Task<'a> {
 
     fn algorithm(&self) -> Result<Box<dyn Algorithm>> {
         let name = &self.settings.algorithm;
-        // The setting is named by the flag --fixed, and sweeps hash its name.
-        let fixed = self.settings.fixed.contains(name);
-        let setup = Setup { hparams: &self.hparams, preset: self.settings.preset, fixed, envs: self.envs };
+        // The setting is named after the flag --fixed, and sweeps hash that name.
+        let corrected = self.settings.fixed.contains(name);
+        let setup =
+            Setup { hparams: &self.hparams, preset: self.settings.preset, corrected, envs: self.envs };
         domainbed::algorithm(name, &setup)
     }
 
@@ -171,7 +175,7 @@ pub fn check_batch(envs: &[Env], batch: usize) -> Result<()> {
 /// The step from which on the weights are averaged.
 ///
 /// # Errors
-/// An algorithm that averages them itself, beside SWAD.
+/// SWAD together with an algorithm that averages them itself.
 pub fn average_from(settings: &Training, algorithm: &dyn Algorithm) -> Result<Option<u32>> {
     let own = algorithm.average_from();
     if settings.swad && (own.is_some() || settings.average_from.is_some()) {

@@ -3,9 +3,9 @@
 use crate::commands::train::say_random;
 use anyhow::{Context, Result, bail};
 use kaleid::data::dataset::Dataset;
-use kaleid::domainbed::check_name;
+use kaleid::domainbed::{PAPER, check_name};
 use kaleid::sweep::state::State;
-use kaleid::sweep::{ALGORITHMS, Job, Sweep, cost, label, refused, slurm};
+use kaleid::sweep::{Job, Sweep, cost, label, refused, slurm};
 use kaleid::train::{Settings, Variant};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ pub struct Args {
     #[arg(long, num_args = 1.., required = true, value_name = "NAME")]
     datasets: Vec<String>,
     /// Algorithms, by DomainBed's names
-    #[arg(long, num_args = 1.., default_values_t = ALGORITHMS.map(String::from), value_name = "NAME")]
+    #[arg(long, num_args = 1.., default_values_t = PAPER.map(String::from), value_name = "NAME")]
     algorithms: Vec<String>,
     /// Which generated images join: o none, q those in the styles of training domains, d those of new domains, qd both
     #[arg(long, num_args = 1.., value_enum, default_values = ["o"], hide_possible_values = true)]

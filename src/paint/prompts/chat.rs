@@ -25,7 +25,7 @@ pub struct Chat<'a, M> {
 }
 
 impl<M: LanguageModel> Chat<'_, M> {
-    /// What `accept` makes of the reply. If that is nothing, asks a second time; then gives up.
+    /// What `accept` makes of the reply. If that is nothing, asks once more, then gives up.
     ///
     /// # Errors
     /// A model that does not reply at all, a folder that cannot be written, Ctrl-C.
@@ -50,7 +50,6 @@ impl<M: LanguageModel> Chat<'_, M> {
         let mut entry = json!({"model": self.model.name(), "url": self.model.place(), "request": request,
             "seed": seed, "attempt": attempt});
         let file = self.cache.join(format!("{:x}.json", md5::compute(entry.to_string())));
-        // A file that cannot be read is as good as none.
         let kept = std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
         if let Some(reply) = kept.as_ref().and_then(|kept| kept["reply"].as_str()) {
             return Ok(Some(reply.into()));

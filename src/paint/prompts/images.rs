@@ -49,7 +49,7 @@ impl Labels<'_> {
     }
 }
 
-/// Divides `total` in proportion to `weights`: the largest remainders are rounded up, and each gets one if that is possible.
+/// Divides `total` in proportion to `weights`: the largest remainders are rounded up, and each gets at least one if possible.
 fn apportion(total: usize, weights: &[usize]) -> Vec<usize> {
     let sum = weights.iter().sum::<usize>().max(1);
     let mut parts: Vec<usize> = weights.iter().map(|w| total * w / sum).collect();

@@ -12,10 +12,15 @@ pub struct Labels<'a> {
     pub classes: Vec<Label>,
     /// The domains that may be learned from, with the number of images of each class.
     pub originals: Vec<(Label, Vec<usize>)>,
+    /// The domains for the test, in the same way.
     pub held_out: Vec<(Label, Vec<usize>)>,
 }
 
 impl<'a> Labels<'a> {
+    /// Lists the data set.
+    ///
+    /// # Errors
+    /// A share out of range, a data set that does not open, a domain that is not there, nothing left to learn from.
     pub fn open(settings: &'a Prompting, grammar: &'a Grammar) -> Result<Labels<'a>> {
         let share = settings.writing.share;
         if !(share > 0.0 && share <= 100.0) {

@@ -1,8 +1,8 @@
 //! `kaleid prompts`: which new domains there will be, and what every image to come shows. Writes `domains.json` and
 //! `prompts.jsonl`, whose rows are the [pictures](super::picture) to paint.
 //!
-//! A language model names the domains and describes the images, or a grammar does; the grammar also fills in where a reply is
-//! of no use. The domain that is held out for the test is kept from all of it.
+//! A language model names the domains and describes the images, or a grammar does; the grammar also fills in where no reply
+//! will do. The domain that is held out for the test is kept from all of it.
 //!
 //! ```text
 //! settings.rs   what is asked for

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 const TRIES: u32 = 5;
 /// Longest pause that a server may ask for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// An answer longer than this is cut, and so is none.
+/// A longer answer is truncated, and so cannot be read.
 const MOST_BYTES: u64 = 1 << 20;
-/// Shorter keys ("none", "ollama") are no secrets, and may well be words of a reply.
+/// Shorter keys ("none", "ollama") are no secrets, and could be words of a reply.
 const SECRET: usize = 8;
 
 /// A server that speaks chat completions.
@@ -30,10 +30,10 @@ pub struct Server {
     /// The pause before the second try; it doubles from try to try.
     pub backoff: Duration,
     url: Url,
-    /// Written nowhere: not in files, errors or logs. So this struct has no `Debug`.
+    /// Never written to files, errors or logs, which is why this struct has no `Debug`.
     key: Option<String>,
     client: Client,
-    /// Whether it ever answered as such a server does.
+    /// Whether it has answered with a chat completion yet.
     understood: AtomicBool,
 }
 
@@ -124,7 +124,7 @@ impl Server {
         }
     }
 
-    /// Servers may send back what they were sent.
+    /// A server may echo what it was sent.
     fn without_key(&self, text: &str) -> String {
         match self.key.as_ref().filter(|k| k.len() >= SECRET) {
             Some(key) => text.replace(key, "***"),
@@ -161,7 +161,7 @@ impl LanguageModel for Server {
                 }
             }
         }
-        bail!("{place}: {why} (tried {TRIES} times); once it works, the same command goes on from here")
+        bail!("{place}: {why} (tried {TRIES} times); once it works, the same command resumes from here")
     }
 }
 

@@ -20,7 +20,7 @@ pub struct Summary {
     pub prompts: usize,
     /// Folder names of the new domains.
     pub new_domains: Vec<String>,
-    /// Prompts that the template wrote because no reply was of use.
+    /// Prompts that the template wrote because no reply would do.
     pub fallbacks: usize,
 }
 
@@ -77,7 +77,7 @@ impl Labels<'_> {
         Ok(Summary { prompts: images.len(), new_domains, fallbacks })
     }
 
-    /// A model's prompt for an image; nothing where none of its replies will do.
+    /// A model's prompt for an image; nothing if none of its replies will do.
     pub fn ask_prompt<M: LanguageModel>(
         &self,
         chat: &Chat<M>,
