@@ -35,6 +35,7 @@ pub use kernel::Kernel;
 pub use layout::Memory;
 pub use plan::Plan;
 pub use profile::Profile;
+pub(crate) use store::torch_shape;
 pub use store::{Store, Weights};
 pub use tensor::Tensor;
 

@@ -1,5 +1,6 @@
 //! Checkpoints: named tensors in safetensors files, mapped into memory and converted to f32 when asked for.
 
+use super::hash::fnv1a;
 use super::write_atomic;
 use anyhow::{Context, Result, anyhow, bail};
 use half::{bf16, f16};
@@ -410,7 +411,7 @@ pub fn save(
 /// u is the PCG hash of FNV-1a(name) + index, uniform in [-1, 1). Vectors: 1 + |u|/2 for running variances, 1 + u/10 for the
 /// weights of norms, else u/20. Embeddings: u/2. Other tensors: u sqrt(3 / fan_in), which keeps variances.
 pub fn synthetic(name: &str, shape: &[usize]) -> Vec<f32> {
-    let hash = name.bytes().fold(0x811c_9dc5u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    let hash = fnv1a(name);
     let uniform = |i: usize| {
         let s = hash.wrapping_add(i as u32).wrapping_mul(747796405).wrapping_add(2891336453);
         let w = ((s >> ((s >> 28) + 4)) ^ s).wrapping_mul(277803737);

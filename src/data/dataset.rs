@@ -215,8 +215,3 @@ pub fn split(n: usize, holdout_fraction: f64, trial_seed: u64, env: usize) -> (V
     let rest = order.split_off((n as f64 * holdout_fraction) as usize);
     (order, rest)
 }
-
-/// 32-bit FNV-1a: the hash by which concepts are kept from training.
-pub fn fnv1a(text: &str) -> u32 {
-    text.bytes().fold(0x811c_9dc5, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193))
-}

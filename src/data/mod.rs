@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod dataset;
 pub mod folder;
+pub mod hash;
 pub mod image;
 pub mod images;
 pub mod known;

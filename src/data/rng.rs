@@ -4,6 +4,8 @@
 //! - [`Key`], a counter-based generator: the i-th number of (seed, step, purpose) is a pure function of these four, so a
 //!   run can stop, go on and be replayed without a stored state, and the GPU draws the same bits in any order.
 
+use super::hash::fnv1a;
+
 /// MT19937 (Matsumoto and Nishimura, 1998), seeded by `init_genrand`.
 #[derive(Clone)]
 pub struct Mt19937 {
@@ -146,9 +148,8 @@ pub struct Key(pub [u32; 4]);
 impl Key {
     /// The stream of `purpose` ("noise", "augment", ...) at `step` of a run seeded with `seed`.
     pub fn new(seed: u64, step: u32, purpose: &str) -> Key {
-        // FNV-1a: streams of other purposes must only differ, and few purposes exist.
-        let hash = purpose.bytes().fold(0x811c_9dc5u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
-        Key([seed as u32, (seed >> 32) as u32, step, hash])
+        // Streams of other purposes must only differ, and few purposes exist.
+        Key([seed as u32, (seed >> 32) as u32, step, fnv1a(purpose)])
     }
 
     /// The four words of block `i`.

@@ -4,7 +4,9 @@ use super::hparams::Hparams;
 use super::network::Network;
 use super::samples::{Rows, Samples};
 use super::{Algorithm, Predict, Step};
-use crate::core::{DType, Gpu, Graph, Init, Later, Memory, OutOfMemory, Plan, Store, Tensor, Weights, plan};
+use crate::core::{
+    DType, Gpu, Graph, Init, Later, Memory, OutOfMemory, Plan, Store, Tensor, Weights, plan, torch_shape,
+};
 use crate::data::rng::Key;
 use crate::models::resnet::is_parameter;
 use anyhow::{Context, Result, bail};
@@ -425,10 +427,7 @@ impl Turn {
         let held = store.names();
         let params = step.w.params();
         for (name, t) in params.iter().filter(|p| !held.contains(&p.0)) {
-            let shape = match *t.shape() {
-                [o, h, w, i] => vec![o, i, h, w],
-                ref shape => shape.to_vec(),
-            };
+            let shape = torch_shape(t.shape());
             // Of a bias, that of its weight.
             let weight = name.strip_suffix("bias").map_or(name.clone(), |layer| format!("{layer}weight"));
             let weight = params.iter().find(|p| p.0 == weight).filter(|p| p.1.rank() > 1);

@@ -3,7 +3,8 @@
 use super::folder::Folder;
 use super::settings::{Training as Config, Variant};
 use crate::data::augment::{View, pack, packed_words};
-use crate::data::dataset::{Dataset, Item, fnv1a, split};
+use crate::data::dataset::{Dataset, Item, split};
+use crate::data::hash::fnv1a;
 use crate::data::images::Images;
 use crate::data::rng::Key;
 use crate::domainbed::samples::{Rows, Samples};
