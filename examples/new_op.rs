@@ -6,7 +6,7 @@
 use kaleid::core::{DType, Gpu, GpuOptions, Graph, Kernel, Plan, Store, Tensor};
 
 const SOFTPLUS: &str = "// Element by element.
-// forward: y = log(1 + exp(x)). backward: dx = dy / (1 + exp(-x)); reads x and dy. All are n numbers, one to a thread.
+// forward: y = log(1 + exp(x)). backward: dx = dy / (1 + exp(-x)); reads x and dy. All are n numbers, one per thread.
 struct Params { n: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;

@@ -3,7 +3,7 @@
 //   mean:   y = mean over an image's pixels of L = (19595 R + 38470 G + 7471 B) / 65536, rounded: what contrast moves away from
 //   finish: y = table[v][c] of the operations from the contrast on, then grey; the fourth channel is table[v].w
 // Integers throughout, in Pillow's roundings, so that every device gives the bits of data::augment::View::show.
-// pictures u32: data::augment::pack; packed (n, s, s) u32; mean (n) u32; table (256) vec4f; y (n, s, s, 4) f32. No backward: nothing
+// pictures u32: data::packed::pack; packed (n, s, s) u32; mean (n) u32; table (256) vec4f; y (n, s, s, 4) f32. No backward: nothing
 // flows to pixels. n pixels in all, s pixels in an image.
 
 struct Params { n: u32, size: u32 }
@@ -12,7 +12,7 @@ struct Params { n: u32, size: u32 }
 @group(0) @binding(1) var<storage, read> pictures: array<u32>;
 @group(0) @binding(2) var<storage, read_write> resized: array<u32>;
 
-const HEADER = 12u;
+// The words of an image's header (HEADER, PIXELS, ..) and the kinds of colour operations (CONTRAST, ..) are data::packed's.
 
 fn channels(pixel: u32) -> vec3i { return vec3i(vec3u(pixel, pixel >> 8u, pixel >> 16u) & vec3u(255u)); }
 
@@ -70,25 +70,25 @@ fn to_rgb(hsv: vec3u) -> vec3i {
 fn colours(pixel: vec3i, header: u32, start: u32, end: u32, mean: i32) -> vec3i {
     var v = pixel;
     var op = start;
-    for (; op < end && pictures[header + 6u + op] >> 16u != 4u; op++) { v = blended(v, pictures[header + 6u + op], mean); }
-    let shift = select(0u, pictures[header + 6u + op] & 0xffu, op < end);
+    for (; op < end && pictures[header + COLOURS + op] >> 16u != HUE; op++) { v = blended(v, pictures[header + COLOURS + op], mean); }
+    let shift = select(0u, pictures[header + COLOURS + op] & 0xffu, op < end);
     let hsv = to_hsv(v);
     v = select(v, to_rgb(vec3u((hsv.x + shift) & 255u, hsv.yz)), op < end);
-    for (op++; op < end; op++) { v = blended(v, pictures[header + 6u + op], mean); }
+    for (op++; op < end; op++) { v = blended(v, pictures[header + COLOURS + op], mean); }
     return v;
 }
 
 /// One operation that is no hue: its number in the upper half, its factor in the lower.
 fn blended(v: vec3i, op: u32, mean: i32) -> vec3i {
     let kind = op >> 16u;
-    let base = select(select(0, mean, kind == 2u), grey(v), kind == 3u);
+    let base = select(select(0, mean, kind == CONTRAST), grey(v), kind == SATURATION);
     return select(v, blend(base, v, op & 0xffffu), kind != 0u);
 }
 
 /// The place of the first operation that is a contrast; 4 without one.
 fn contrast(header: u32) -> u32 {
     var i = 0u;
-    while i < 4u && pictures[header + 6u + i] >> 16u != 2u { i++; }
+    while i < 4u && pictures[header + COLOURS + i] >> 16u != CONTRAST { i++; }
     return i;
 }
 
@@ -101,14 +101,14 @@ fn resize(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: 
     let row = i / p.size;
     let image = row / p.size;
     let header = image * HEADER;
-    let width = pictures[header + 3u];
-    let height = pictures[header + 5u];
-    let columns = pictures[header + 2u] + (i - row * p.size) * (1u + width);
-    let rows = pictures[header + 4u] + (row - image * p.size) * (1u + height);
-    let start = pictures[header] + pictures[columns];
+    let width = pictures[header + COLUMN_WEIGHTS];
+    let height = pictures[header + ROW_WEIGHTS];
+    let columns = pictures[header + COLUMNS] + (i - row * p.size) * (1u + width);
+    let rows = pictures[header + ROWS] + (row - image * p.size) * (1u + height);
+    let start = pictures[header + PIXELS] + pictures[columns];
     var sum = vec3i();
     for (var r = 0u; r < height; r++) {
-        let line = start + (pictures[rows] + r) * pictures[header + 1u];
+        let line = start + (pictures[rows] + r) * pictures[header + STRIDE];
         var along = vec3i();
         for (var k = 0u; k < width; k++) {
             along += i32(pictures[columns + 1u + k]) * channels(pictures[line + k]);
@@ -157,6 +157,6 @@ fn finish(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: 
     let image = i / (p.size * p.size);
     let header = image * HEADER;
     let coloured = colours(channels(made[i]), header, contrast(header), 4u, i32(mean_of[image]));
-    let v = select(coloured, vec3i(grey(coloured)), pictures[header + 10u] == 1u);
+    let v = select(coloured, vec3i(grey(coloured)), pictures[header + GREY] == 1u);
     y[i] = vec4f(table[v.r].r, table[v.g].g, table[v.b].b, table[0].w);
 }

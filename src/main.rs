@@ -5,8 +5,8 @@ mod commands;
 use clap::{Parser, Subcommand};
 use kaleid::core::GpuOptions;
 
-/// A few image domains in, many out: paint new domains with Stable Diffusion, measure their diversity, train and test on
-/// a domain never seen. Every kernel is WGSL; runs on any Vulkan, Metal or DX12 GPU.
+/// A few image domains go in, many come out: paint new domains with Stable Diffusion, measure the diversity they add, train on them, and
+/// test on a domain never seen. Every kernel is WGSL; runs on any Vulkan, Metal or DX12 GPU.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
 #[command(after_help = "Examples:
@@ -20,7 +20,7 @@ struct Cli {
     command: Command,
 }
 
-/// What each does, and an example of it, its own file says.
+/// The file of each says what it does, with an example.
 #[derive(Subcommand)]
 enum Command {
     Run(commands::run::Args),
@@ -61,5 +61,74 @@ fn main() -> std::process::ExitCode {
             eprintln!("error: {e:#}");
             std::process::ExitCode::from(2)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use kaleid::study::config::Study;
+
+    /// Flags that run.toml does not have under their name.
+    const ELSEWHERE: [&str; 19] = [
+        // Every command has them.
+        "adapter",
+        "backend",
+        "profile",
+        // Where things lie: the study's own folders, and what --out says.
+        "data",
+        "out",
+        "extra",
+        "generated",
+        // The study's test_domain and seed.
+        "test_domains",
+        "test_envs",
+        "hold_out",
+        "seed",
+        "trial_seed",
+        // [compare] says which there are; a study compares default hyper-parameters.
+        "algorithm",
+        "variant",
+        "hparams_seed",
+        // What to paint comes from [prompts].
+        "prompt",
+        "prompts",
+        // How to print.
+        "json",
+        "help",
+    ];
+
+    #[test]
+    fn run_toml_has_every_flag_of_its_stages() {
+        let text = "data = 'd'\ntest_domain = 't'\nimages.model = 'm'\nscore.clip = 'c'\n";
+        let study = Study::parse(text, "run.toml").unwrap();
+        let values =
+            ["true", "false", "12", "0.5", "[5, 1]", "[32, 32]", "[\"MLDG\"]", "dbhead", "{lr = 1}", "a/b"];
+        let mut all = 0;
+        let tables = [("prompts", "prompts"), ("generate", "images"), ("score", "score"), ("train", "train")];
+        for (command, table) in tables {
+            let cli = Cli::command();
+            let flags = cli.find_subcommand(command).unwrap().get_arguments();
+            for flag in flags.filter(|f| !ELSEWHERE.contains(&f.get_id().as_str())) {
+                let key = flag.get_long().unwrap().replace('-', "_");
+                let set = |value: &&str| {
+                    let changed = study.clone().with(&[format!("{table}.{key}={value}")]);
+                    changed.is_ok_and(|changed| changed != study)
+                };
+                assert!(values.iter().any(|value| set(value)), "{table}.{key} cannot be set");
+                all += 1;
+            }
+        }
+        assert!(all > 30, "{all} flags were tried");
+    }
+
+    #[test]
+    fn flags_of_before_hold() {
+        let flags =
+            ["kaleid", "train", "--data", "d", "--out", "o", "--plain-validation", "--skip-train-accuracy"];
+        let cli = Cli::try_parse_from(flags.map(|f| commands::renamed(f.into()))).unwrap();
+        let Command::Train(args) = cli.command else { panic!("another command") };
+        assert!(!args.training.settings.val_augment && !args.training.settings.train_accuracy);
     }
 }

@@ -4,6 +4,9 @@
 use crate::core::{Tensor, Weights};
 use crate::ops::{Act, Conv, Epilogue};
 
+/// 1 - momentum of batch normalisation, the share that running statistics keep at an update; torch's default momentum is 0.1.
+pub const KEEP: f32 = 0.9;
+
 /// y = x w^T + b, torch's `nn.Linear`: x (.., in) -> (.., out).
 #[track_caller]
 pub fn linear(w: &Weights, x: Tensor, out: usize) -> Tensor {
@@ -60,4 +63,43 @@ pub fn group_norm(w: &Weights, x: Tensor, groups: usize, eps: f32, act: Act) -> 
 #[track_caller]
 pub fn rms_norm(w: &Weights, x: Tensor, eps: f32) -> Tensor {
     w.graph().rms_norm(x, w.get("weight", &[x.last()]), eps)
+}
+
+/// What batch normalisation does in a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormMode {
+    /// Normalises by the running statistics, which stay as they are: torch's evaluation mode, and DomainBed's training.
+    Frozen,
+    /// Torch's training mode, group by group.
+    Live {
+        /// Equal groups that the batch is split into, each normalised by its own statistics; the running statistics move as if the
+        /// groups had been passed in turn.
+        groups: usize,
+    },
+}
+
+/// Torch's `nn.BatchNorm1d` and `2d` of x (.., C), with its default eps and a momentum of 1 - `keep`.
+#[track_caller]
+pub fn batch_norm(w: &Weights, x: Tensor, mode: NormMode, keep: f32) -> Tensor {
+    let g = w.graph();
+    let [weight, bias, mean, var] =
+        ["weight", "bias", "running_mean", "running_var"].map(|n| w.get(n, &[x.last()]));
+    let NormMode::Live { groups } = mode else {
+        return g.batch_norm_frozen(x, mean, var, weight, bias, 1e-5);
+    };
+    let batch = g.batch_norm(x, weight, bias, 1e-5, groups);
+    let n = (x.len() / x.last() / groups) as f32;
+    // One update that does what one per group, in turn, does.
+    let after = |i: usize| keep.powi(i as i32);
+    let shares: Vec<f32> =
+        (1..=groups).map(|i| after(groups - i) * (1.0 - keep) / (1.0 - after(groups))).collect();
+    let kept = g.constant(&[1], &[after(groups)]);
+    let joined = |stats: Tensor| {
+        let one = if groups == 1 { stats } else { g.matmul(g.constant(&[1, groups], &shares), stats) };
+        g.reshape(one, &[x.last()])
+    };
+    g.ema(mean, joined(batch.mean), kept);
+    // Torch normalises with the biased variance and averages the unbiased one.
+    g.ema(var, g.scale(joined(batch.var), n / (n - 1.0).max(1.0)), kept);
+    batch.y
 }

@@ -1,5 +1,5 @@
-//! How long work shows itself, and how it is stopped. On a terminal a bar with rate and time left; elsewhere a plain line on
-//! standard error now and then. Ctrl-C sets a flag that stages look at between steps, so that what they write stays whole.
+//! Progress of long work, and stopping it. A terminal shows a bar with rate and time left; elsewhere standard error gets a plain line
+//! every 20 seconds. Ctrl-C sets a flag that stages check between steps, so that what they write stays whole.
 
 use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Without a terminal: time between two lines. Work shorter than `QUIET` says nothing.
+/// Without a terminal: time between two lines, and the shortest work that gets a line at all.
 const LINE_EVERY: Duration = Duration::from_secs(20);
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -24,7 +24,7 @@ pub struct Progress {
     stage: String,
     unit: String,
     total: u64,
-    /// Done by an earlier run, and so no part of the rate.
+    /// Done by an earlier run, so it does not count for the rate.
     skipped: AtomicU64,
     done: AtomicU64,
     started: Instant,
@@ -34,7 +34,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// `total` steps of `unit` ("images", "steps") lie before the stage. Also makes Ctrl-C a request to stop between steps.
+    /// A stage of `total` steps of `unit` ("images", "steps"). Also makes Ctrl-C a request to stop between steps.
     pub fn new(stage: &str, total: u64, unit: &str) -> Progress {
         catch_ctrl_c();
         let quiet = QUIET_THREAD.get();
@@ -85,7 +85,7 @@ impl Progress {
         }
     }
 
-    /// A line for people between two updates of the bar.
+    /// Prints a line without disturbing the bar.
     pub fn say(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| eprintln!("{line}")),
@@ -122,28 +122,34 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// Whether Ctrl-C (or a polite request to end) was seen.
+/// How long `left` more jobs will take, `at_once` at a time, if those done so far took `took` seconds each; nothing if none is done.
+pub fn time_left(took: &[f64], left: usize, at_once: usize) -> Option<String> {
+    let mean = took.iter().sum::<f64>() / took.len() as f64;
+    (!took.is_empty()).then(|| duration(mean * left as f64 / at_once as f64))
+}
+
+/// Whether Ctrl-C or a termination signal was seen.
 pub fn stopped() -> bool {
     STOPPED.load(Relaxed)
 }
 
-/// Called between steps, when everything done so far is on disk.
+/// Call this between steps, when everything done so far is on disk.
 ///
 /// # Errors
 /// After Ctrl-C.
 pub fn bail_if_stopped() -> Result<()> {
     if stopped() {
-        bail!("stopped; the same command goes on from here");
+        bail!("stopped; the same command resumes from here");
     }
     Ok(())
 }
 
-/// Work that this thread begins from now on shows nothing of itself.
+/// Work that this thread starts from now on shows no progress.
 pub fn be_quiet() {
     QUIET_THREAD.set(true);
 }
 
-/// The first Ctrl-C asks for a stop between steps; the second ends the process, which loses at most the step it is in.
+/// The first Ctrl-C asks for a stop between steps; the second ends the process, which loses at most the current step.
 pub fn catch_ctrl_c() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

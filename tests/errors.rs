@@ -125,8 +125,9 @@ fn rewrite(
             tensors.insert(name, TensorData::f32(&shape, &data));
         }
     }
+    let metadata = old.metadata().clone();
     drop(old);
-    save(file, &tensors, &BTreeMap::new()).unwrap();
+    save(file, &tensors, &metadata).unwrap();
 }
 
 /// Writes a safetensors file again with one tensor's numbers times a factor.
@@ -370,7 +371,7 @@ fn flags_that_cannot_be_say_what_can() {
     }
     fails(program().args(["bench", "conv", "--tune"]), &["--tune takes the name of one case, such as conv"]);
     fails(program().args(["bench", "copy", "--tune"]), &["copy: there is no matrix product"]);
-    let training: [(&[&str], &str); 22] = [
+    let training: [(&[&str], &str); 24] = [
         (&["--test-domain", "clipart"], "no domain clipart: there are art, photo, sketch"),
         (
             &["--test-domain", "art", "--test-domain", "photo", "--test-domain", "sketch"],
@@ -380,7 +381,7 @@ fn flags_that_cannot_be_say_what_can() {
         (&["--arch", "resnet19"], "no architecture resnet19: there are resnet18, resnet34, resnet50"),
         (&["--variant", "qd"], "variant qd needs --extra"),
         (&["--hparams", r#"{"momentum": 1}"#], "no hyper-parameter momentum: there are "),
-        (&["--hparams", "[1]"], "--hparams must be a JSON object"),
+        (&["--hparams", "[1]"], "must be a JSON object, such as"),
         (&["--hparams", r#"{"resnet_dropout": 1}"#], "resnet_dropout = 1: it must be below 1"),
         (&["--steps", "0"], "--steps 0: it must be from 1"),
         (&["--holdout-fraction", "2"], "--holdout-fraction 2: it must be from 0 to below 1"),
@@ -394,6 +395,8 @@ fn flags_that_cannot_be_say_what_can() {
         (&["--width", "6"], "--width 6: it must be a multiple of 4"),
         (&["--size", "0"], "--size 0: it must be from 1 to 4096"),
         (&["--stem", "65", "1"], "--stem: kernel 65: it must be from 1 to 64"),
+        (&["--val-augment", "no"], "invalid value 'no' for '--val-augment"),
+        (&["--stem", "3"], "2 values required for '--stem"),
         (&["--batch", "0"], "hyper-parameter batch_size = 0"),
         (&["--batch", "17"], "batch 17 is larger than its 16 training images"),
     ];
@@ -559,7 +562,7 @@ fn a_training_folder_is_one_run_of_one_process() {
     first.kill().unwrap();
     first.wait().unwrap();
     let text = line(second.unwrap());
-    assert!(text.contains("run: another process is training in this folder"), "{text}");
+    assert!(text.contains("run: another process is working in this folder"), "{text}");
 
     // The run that was killed, with one thing broken each time.
     let broken = |name: &str, says: &[&str], breaks: &dyn Fn(&Path)| {
@@ -574,7 +577,7 @@ fn a_training_folder_is_one_run_of_one_process() {
         std::fs::rename(&held, &out).unwrap();
     };
     let checkpoint = "checkpoint.safetensors";
-    let cannot = "checkpoint.safetensors: cannot go on from this checkpoint; delete it to train anew: ";
+    let cannot = "checkpoint.safetensors: cannot resume from this checkpoint; delete it to train anew: ";
     broken("cut", &[cannot, "not a whole safetensors file"], &|run| {
         let bytes = std::fs::read(run.join(checkpoint)).unwrap();
         std::fs::write(run.join(checkpoint), &bytes[..bytes.len() / 2]).unwrap();
@@ -655,7 +658,7 @@ fn goldens_that_are_broken_are_rows_and_an_exit_code() {
 
 #[test]
 fn every_help_shows_an_example() {
-    for command in ["", "generate", "train", "verify", "bench", "info"] {
+    for command in ["", "run", "generate", "score", "train", "sweep", "verify", "bench", "info"] {
         let output = program().args([command, "--help"].iter().filter(|a| !a.is_empty())).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success() && text.contains("Example"), "{command}: {text}");

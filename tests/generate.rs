@@ -7,7 +7,8 @@ use common::write_model;
 use kaleid::core::{Gpu, GpuOptions};
 use kaleid::data::folder::Folder;
 use kaleid::engines::painter::Options;
-use kaleid::paint::generate::{self, Job, Summary};
+use kaleid::paint::generate::{self, Summary};
+use kaleid::paint::picture::Picture;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -26,8 +27,8 @@ fn options() -> Options {
     }
 }
 
-fn jobs() -> Vec<Job> {
-    let job = |(i, prompt): (usize, &&str)| Job {
+fn jobs() -> Vec<Picture> {
+    let job = |(i, prompt): (usize, &&str)| Picture {
         prompt: prompt.to_string(),
         file_name: format!("new/{i}.png"),
         seed: Some(7 + i as u64),
@@ -51,7 +52,7 @@ fn images_depend_on_their_own_prompt_and_seed_only() {
     let (model, out) = (temp.path().join("model"), temp.path().join("out"));
     write_model(&gpu, &model);
     let folder = Folder::from(model.as_path());
-    let run = |jobs: &[Job], out: &Path, options: &Options| {
+    let run = |jobs: &[Picture], out: &Path, options: &Options| {
         generate::run(&gpu, &folder, jobs, out, options, 0).unwrap()
     };
     assert_eq!(run(&jobs(), &out, &options()), Summary { painted: 3, kept: 0 });

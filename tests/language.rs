@@ -1,12 +1,13 @@
 //! CLIP's embedder and chats, from folders as they are downloaded; the models themselves are goldens: `kaleid verify`.
 
 use kaleid::core::{DType, Gpu, GpuOptions};
-use kaleid::data::checkpoint::{Checkpoint, TensorData, save, synthetic};
+use kaleid::data::checkpoint::{Checkpoint, TensorData, save};
 use kaleid::data::config::Config;
 use kaleid::data::folder::Folder;
 use kaleid::data::image::{Filter, Rgb};
 use kaleid::data::preprocess::Preprocess;
 use kaleid::data::rng::Key;
+use kaleid::data::synthetic;
 use kaleid::data::tokenizer::Tokenizer;
 use kaleid::engines::chat::{ChatModel, Sampling};
 use kaleid::engines::clip::{ClipEmbedder, TextEncoder};
@@ -170,7 +171,7 @@ fn a_text_encoder_reads_files_with_and_without_the_old_prefix() {
     let mut contexts = Vec::new();
     for prefix in ["", "text_model."] {
         let tensor = |(name, shape): &(String, Vec<usize>)| {
-            (format!("{prefix}{name}"), TensorData::f32(shape, &synthetic(name, shape)))
+            (format!("{prefix}{name}"), TensorData::f32(shape, &synthetic::tensor(name, shape)))
         };
         let tensors = shapes.iter().map(tensor).collect();
         save(dir.path().join("text_encoder/model.safetensors"), &tensors, &Default::default()).unwrap();
@@ -191,19 +192,19 @@ fn a_text_read_in_runs_of_many_tokens_gives_what_single_ones_give() {
     let mut llama = Llama::new(&gpu(), &config, Checkpoint::synthetic(), 1000, DType::F32).unwrap();
     let key = Key::new(0, 0, "tokens");
     let ids: Vec<u32> = (0..100).map(|i| key.below(i, 512)).collect();
-    let whole = llama.read(&ids, true).unwrap();
+    let whole = llama.read_each(&ids).unwrap();
     assert_eq!(whole.len(), 100 * 512);
     llama.reset();
-    llama.read(&ids[..70], false).unwrap();
+    llama.read(&ids[..70]).unwrap();
     for i in 70..100 {
-        let one = llama.read(&ids[i..=i], false).unwrap();
+        let one = llama.read(&ids[i..=i]).unwrap();
         let error = Comparison::new("logits", &one, &whole[i * 512..][..512], 1e-5);
         assert!(error.holds(), "token {i}: {error:?}");
     }
     // The model was made for 128 positions, so there is room for 28 more.
     let last = llama.generate(&ids[..1], 100, |logits| Some(argmax(logits))).unwrap();
     assert_eq!(last.len(), 28);
-    assert!(llama.read(&ids[..1], false).unwrap_err().to_string().contains("room for 128"));
+    assert!(llama.read(&ids[..1]).unwrap_err().to_string().contains("room for 128"));
 }
 
 #[test]
@@ -234,7 +235,8 @@ fn a_chat_replies_the_same_to_the_same_draw() {
         ["mlp.gate_proj", "mlp.up_proj"].iter().for_each(|n| add(n, &[96, 48]));
         add("mlp.down_proj", &[48, 96]);
     }
-    let tensors = shapes.iter().map(|(n, s)| (n.clone(), TensorData::f32(s, &synthetic(n, s)))).collect();
+    let tensors =
+        shapes.iter().map(|(n, s)| (n.clone(), TensorData::f32(s, &synthetic::tensor(n, s)))).collect();
     save(dir.path().join("model.safetensors"), &tensors, &Default::default()).unwrap();
     let folder = Folder::from(dir.path());
     write("tokenizer_config.json", "{}");

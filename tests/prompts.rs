@@ -1,8 +1,8 @@
 //! `kaleid prompts`: how many prompts there are and what they name, and a language model's server that answers well, badly,
 //! late or not at all.
 
-use kaleid::paint::generate::{Job, read_jobs};
-use kaleid::paint::prompts::{Config, Grammar, Llm, Server, Summary, run};
+use kaleid::paint::picture::{Picture, read_pictures};
+use kaleid::paint::prompts::{Grammar, Llm, Prompting, Server, Summary, Writing, run};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -40,7 +40,7 @@ fn domains(out: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(out.join("domains.json")).unwrap()).unwrap()
 }
 
-fn by_folder(jobs: &[Job]) -> BTreeMap<String, usize> {
+fn by_folder(jobs: &[Picture]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for job in jobs {
         *counts.entry(job.file_name.rsplit_once('/').unwrap().0.to_string()).or_default() += 1;
@@ -52,18 +52,23 @@ fn counts(expected: &[(&str, usize)]) -> BTreeMap<String, usize> {
     expected.iter().map(|(folder, n)| (folder.to_string(), *n)).collect()
 }
 
+fn writing(share: f64, new: usize) -> Writing {
+    Writing { share, new, ..Writing::default() }
+}
+
 #[test]
 fn the_template_writes_for_every_image_to_come() {
     let temp = tempfile::tempdir().unwrap();
     let out = temp.path().join("out");
-    let config = Config { hold_out: vec!["sketch".into()], seed: 3, ..Config::new(pacs(temp.path()), &out) };
+    let config =
+        Prompting { hold_out: vec!["sketch".into()], seed: 3, ..Prompting::new(pacs(temp.path()), &out) };
     let general = Grammar::general();
-    let summary = run(&config, &general).unwrap();
+    let summary = run(&config, &Llm::Template, &general).unwrap();
     let new = vec!["watercolor".to_string(), "3d_render".to_string()];
     assert_eq!(summary, Summary { prompts: 35, new_domains: new, fallbacks: 0 });
 
     // Half of 10 and of 24, and half of their mean for each new domain; classes as the originals have them.
-    let jobs = read_jobs(&out.join("prompts.jsonl")).unwrap();
+    let jobs = read_pictures(&out.join("prompts.jsonl")).unwrap();
     let expected = [
         ("art_painting/Alarm_Clock", 2),
         ("art_painting/dog", 3),
@@ -110,23 +115,24 @@ fn the_template_writes_for_every_image_to_come() {
     );
 
     // The same again is the same bytes; more images leave the prompts of the others as they are.
-    let again = Config { out: temp.path().join("again"), share: 0.5, ..config };
-    run(&again, &general).unwrap();
+    let again = Prompting { out: temp.path().join("again"), ..config };
+    run(&again, &Llm::Template, &general).unwrap();
     assert_eq!(std::fs::read_to_string(again.out.join("prompts.jsonl")).unwrap(), text);
-    let more = Config { out: temp.path().join("more"), share: 1.0, new: 3, ..again };
-    run(&more, &general).unwrap();
-    let all = read_jobs(&more.out.join("prompts.jsonl")).unwrap();
+    let more = Prompting { out: temp.path().join("more"), writing: writing(1.0, 3), ..again };
+    run(&more, &Llm::Template, &general).unwrap();
+    let all = read_pictures(&more.out.join("prompts.jsonl")).unwrap();
     assert!(all.len() > jobs.len() && jobs.iter().all(|job| all.contains(job)));
     // Another seed is other prompts and other noise.
-    let other = Config { out: temp.path().join("other"), share: 0.5, new: 2, seed: 4, ..more };
-    run(&other, &general).unwrap();
-    let others = read_jobs(&other.out.join("prompts.jsonl")).unwrap();
+    let other = Prompting { out: temp.path().join("other"), writing: writing(0.5, 2), seed: 4, ..more };
+    run(&other, &Llm::Template, &general).unwrap();
+    let others = read_pictures(&other.out.join("prompts.jsonl")).unwrap();
     assert!(jobs.iter().zip(&others).all(|(a, b)| a.seed != b.seed));
 
     // With the flag, the style of the test is one more.
-    let with = Config { out: temp.path().join("with"), include_test_style: true, ..other };
-    run(&with, &general).unwrap();
-    let found = by_folder(&read_jobs(&with.out.join("prompts.jsonl")).unwrap());
+    let writing = Writing { include_test_style: true, ..writing(0.5, 2) };
+    let with = Prompting { out: temp.path().join("with"), writing, ..other };
+    run(&with, &Llm::Template, &general).unwrap();
+    let found = by_folder(&read_pictures(&with.out.join("prompts.jsonl")).unwrap());
     assert_eq!([found["sketch/dog"], found["sketch/Alarm_Clock"]], [2, 3]);
 }
 
@@ -134,13 +140,12 @@ fn the_template_writes_for_every_image_to_come() {
 fn new_names_are_new() {
     let temp = tempfile::tempdir().unwrap();
     let root = data(temp.path(), &[("Water-Color", [2, 2]), ("sketch", [2, 2]), ("odd_domain", [2, 2])]);
-    let config = |hold_out: &[&str], new, names: &[&str]| Config {
+    let config = |hold_out: &[&str], new, names: &[&str]| Prompting {
         hold_out: hold_out.iter().map(|s| s.to_string()).collect(),
-        new,
-        domains: names.iter().map(|s| s.to_string()).collect(),
-        ..Config::new(&root, temp.path().join("out"))
+        writing: Writing { new, domains: names.iter().map(|s| s.to_string()).collect(), ..writing(0.5, 2) },
+        ..Prompting::new(&root, temp.path().join("out"))
     };
-    let new = |config: Config| run(&config, &Grammar::general()).map(|s| s.new_domains);
+    let new = |config: Prompting| run(&config, &Llm::Template, &Grammar::general()).map(|s| s.new_domains);
     let whole = new(config(&["sketch"], 15, &[])).unwrap();
     assert_eq!(whole[..2], ["3d_render", "pixel_art"]);
     assert!(!whole.iter().any(|n| n.contains("sketch") || n == "watercolor"), "{whole:?}");
@@ -149,7 +154,7 @@ fn new_names_are_new() {
         new(config(&[], 2, &["Ukiyo-e prints", "3D render"])).unwrap(),
         ["Ukiyo_e_prints", "3D_render"]
     );
-    let jobs = read_jobs(&temp.path().join("out/prompts.jsonl")).unwrap();
+    let jobs = read_pictures(&temp.path().join("out/prompts.jsonl")).unwrap();
     for job in &jobs {
         let name = match job.domain.as_deref().unwrap() {
             "Ukiyo_e_prints" => "ukiyo e prints",
@@ -158,7 +163,7 @@ fn new_names_are_new() {
         };
         assert!(job.prompt.to_lowercase().contains(name), "{}", job.prompt);
     }
-    let error = |config: Config| new(config).unwrap_err().to_string();
+    let error = |config: Prompting| new(config).unwrap_err().to_string();
     for (names, part) in [
         (vec!["Sketch"], "the domain sketch is held out"),
         (vec!["pencil sketches"], "it has the name of the held-out domain sketch in it"),
@@ -177,8 +182,8 @@ fn new_names_are_new() {
     assert!(
         error(config(&["sketch", "odd_domain", "Water-Color"], 2, &[])).contains("every domain is held out")
     );
-    assert!(error(Config { share: 0.0, ..config(&[], 2, &[]) }).contains("a share of 0"));
-    assert!(error(Config { share: 0.01, ..config(&[], 2, &[]) }).contains("gives no image"));
+    assert!(error(Prompting { writing: writing(0.0, 2), ..config(&[], 2, &[]) }).contains("a share of 0"));
+    assert!(error(Prompting { writing: writing(0.01, 2), ..config(&[], 2, &[]) }).contains("gives no image"));
 }
 
 #[test]
@@ -195,8 +200,12 @@ fn the_demo_speaks_its_grammar() {
         }
     }
     let out = temp.path().join("out");
-    let config = Config { hold_out: vec!["openmoji".into()], new: 3, ..Config::new(&root, &out) };
-    let summary = run(&config, &Grammar::demo()).unwrap();
+    let config = Prompting {
+        hold_out: vec!["openmoji".into()],
+        writing: writing(0.5, 3),
+        ..Prompting::new(&root, &out)
+    };
+    let summary = run(&config, &Llm::Template, &Grammar::demo()).unwrap();
     assert_eq!(summary.new_domains, ["fluent3d", "fluentflat", "fluenthc"]);
     assert_eq!(summary.prompts, 6 * 70);
 
@@ -215,7 +224,7 @@ fn the_demo_speaks_its_grammar() {
     ["domains", "classes", "templates", "fillers"].iter().for_each(|key| texts(&captions[key], &mut known));
     let known = words(&known);
     let mut without_concept = 0;
-    let jobs = read_jobs(&out.join("prompts.jsonl")).unwrap();
+    let jobs = read_pictures(&out.join("prompts.jsonl")).unwrap();
     for job in &jobs {
         let strange: Vec<_> = words(&job.prompt).difference(&known).cloned().collect();
         assert_eq!(strange, [""; 0], "{}", job.prompt);
@@ -308,16 +317,13 @@ fn serve(answer: impl Fn(usize, &str) -> Answer + Send + Sync + 'static) -> (Str
 }
 
 /// PACS with sketch held out, written by the server at `base`: 16 prompts with two new domains.
-fn served(temp: &Path, base: &str) -> Config {
+fn served(temp: &Path, base: &str) -> (Prompting, Llm) {
     let mut server = Server::new(base, "tiny", Some(KEY)).unwrap();
     server.backoff = Duration::from_millis(1);
     server.timeout = Duration::from_millis(500);
     let root = data(temp, &[("photo", [4, 4]), ("cartoon", [4, 4]), ("sketch", [1, 1])]);
-    Config {
-        hold_out: vec!["sketch".into()],
-        llm: Llm::Server(server),
-        ..Config::new(root, temp.join("out"))
-    }
+    let prompting = Prompting { hold_out: vec!["sketch".into()], ..Prompting::new(root, temp.join("out")) };
+    (prompting, Llm::Server(server))
 }
 
 /// Every file below a folder, as one text.
@@ -333,8 +339,8 @@ fn everything(folder: &Path) -> String {
 fn a_good_server_is_asked_once_for_each_prompt() {
     let temp = tempfile::tempdir().unwrap();
     let (base, seen) = serve(|_, request| good(request));
-    let config = served(temp.path(), &base);
-    let summary = run(&config, &Grammar::general()).unwrap();
+    let (config, llm) = served(temp.path(), &base);
+    let summary = run(&config, &llm, &Grammar::general()).unwrap();
     let new = vec!["Stained_glass".to_string(), "Ukiyo_e".to_string()];
     assert_eq!(summary, Summary { prompts: 16, new_domains: new, fallbacks: 0 });
     let requests = std::mem::take(&mut *seen.lock().unwrap());
@@ -362,11 +368,11 @@ fn a_good_server_is_asked_once_for_each_prompt() {
 
     // All of it is on disk: the second run asks nobody, and a run that lost one reply asks for that.
     std::fs::remove_file(config.out.join("prompts.jsonl")).unwrap();
-    run(&config, &Grammar::general()).unwrap();
+    run(&config, &llm, &Grammar::general()).unwrap();
     assert_eq!((rows(&config.out), seen.lock().unwrap().len()), (first, 0));
     let reply = std::fs::read_dir(config.out.join("llm_cache")).unwrap().next().unwrap().unwrap().path();
     std::fs::write(reply, "{\"reply").unwrap();
-    run(&config, &Grammar::general()).unwrap();
+    run(&config, &llm, &Grammar::general()).unwrap();
     assert_eq!(seen.lock().unwrap().len(), 1);
 }
 
@@ -386,8 +392,8 @@ fn replies_that_will_not_do_are_replaced_and_marked() {
         () if asked.lock().unwrap().insert(request.to_string()) => says("No."),
         () => good(request),
     });
-    let config = served(temp.path(), &base);
-    let summary = run(&config, &Grammar::general()).unwrap();
+    let (config, llm) = served(temp.path(), &base);
+    let summary = run(&config, &llm, &Grammar::general()).unwrap();
     let new = vec!["watercolor".to_string(), "3d_render".to_string()];
     assert_eq!(summary, Summary { prompts: 16, new_domains: new, fallbacks: 8 });
     assert_eq!(seen.lock().unwrap().len(), 2 + 8 * 2 + 8 + 4, "each useless reply is asked for once more");
@@ -417,9 +423,10 @@ fn a_server_that_stumbles_is_asked_again() {
         3 => Answer::Http(429, "retry-after: 1\r\n", r#"{"error": {"message": "slow down"}}"#.into()),
         _ => good(request),
     });
-    let config = Config { share: 0.25, ..served(temp.path(), &base) };
+    let (config, llm) = served(temp.path(), &base);
+    let config = Prompting { writing: writing(0.25, 2), ..config };
     let start = Instant::now();
-    let summary = run(&config, &Grammar::general()).unwrap();
+    let summary = run(&config, &llm, &Grammar::general()).unwrap();
     assert_eq!((summary.prompts, summary.fallbacks), (8, 0));
     assert_eq!(seen.lock().unwrap().len(), 4 + 1 + 8);
     assert!(start.elapsed() >= Duration::from_millis(1500), "0.5 s of silence, 1 s that it asked for");
@@ -428,8 +435,8 @@ fn a_server_that_stumbles_is_asked_again() {
 #[test]
 fn a_server_that_does_not_work_is_an_error() {
     let temp = tempfile::tempdir().unwrap();
-    let error = |config: &Config| {
-        let line = format!("{:#}", run(config, &Grammar::general()).unwrap_err());
+    let error = |(config, llm): &(Prompting, Llm)| {
+        let line = format!("{:#}", run(config, llm, &Grammar::general()).unwrap_err());
         assert!(!line.contains(KEY) && !line.contains('\n'), "{line}");
         assert!(!config.out.join("prompts.jsonl").exists());
         line
@@ -453,14 +460,15 @@ fn a_server_that_does_not_work_is_an_error() {
         &["302", "redirects"],
     );
     with(|_, _| Answer::Http(503, "", String::new()), 5, &["503 Service Unavailable (tried 5 times)"]);
-    with(|_, _| Answer::Close, 5, &["(tried 5 times)", "the same command goes on"]);
+    with(|_, _| Answer::Close, 5, &["(tried 5 times)", "the same command resumes"]);
     with(|_, _| Answer::Http(200, "", "<html>".into()), 2, &["no chat completions"]);
 
-    // One that dies midway leaves its replies, and the next run goes on from there.
+    // One that dies midway leaves its replies, and the next run resumes from there.
     let (base, seen) =
         serve(|n, request| if n < 6 { good(request) } else { Answer::Http(503, "", String::new()) });
-    let config = Config { out: temp.path().join("midway"), ..served(temp.path(), &base) };
-    error(&config);
+    let (config, llm) = served(temp.path(), &base);
+    let config = Prompting { out: temp.path().join("midway"), ..config };
+    error(&(config.clone(), llm));
     assert!(seen.lock().unwrap().len() > 10);
     assert_eq!(std::fs::read_dir(config.out.join("llm_cache")).unwrap().count(), 6);
 
@@ -477,8 +485,9 @@ fn a_server_that_does_not_work_is_an_error() {
         true => good(request),
         false => says(format!("{} {KEY}", description(request))),
     });
-    let config = Config { out: temp.path().join("echo"), ..served(temp.path(), &base) };
-    run(&config, &Grammar::general()).unwrap();
+    let (config, llm) = served(temp.path(), &base);
+    let config = Prompting { out: temp.path().join("echo"), ..config };
+    run(&config, &llm, &Grammar::general()).unwrap();
     assert!(!everything(&config.out).contains(KEY));
 }
 

@@ -47,6 +47,52 @@ fn records_times(name: &str) -> bool {
     ends.iter().any(|end| name.ends_with(end))
 }
 
+/// `kaleid run --quick --seed 3` wrote it.
+const BEFORE_COMPARE: &str = r#"data = "builtin"
+test_domain = "openmoji"
+seed = 3
+hold_out_concepts = true
+
+[prompts]
+llm = "template"
+new = 3
+domains = []
+share = 0.1
+include_test_style = false
+
+[images]
+model = "builtin"
+steps = 6
+guidance = 6.0
+scheduler = "dpmpp-2m"
+negative = ""
+
+[score]
+clip = "builtin"
+trace = false
+unnormalised = false
+
+[train]
+algorithms = ["ERM"]
+variants = ["o", "qd"]
+seeds = 1
+preset = "db2024"
+fixed = []
+arch = "resnet18"
+width = 16
+stem = [3, 2]
+size = 64
+steps = 12
+checkpoint_freq = 0
+total_batch = 24
+plain_validation = true
+skip_train_accuracy = true
+holdout_fraction = 0.2
+
+[train.hparams]
+lr = 0.001
+"#;
+
 #[test]
 fn a_demo_that_is_killed_ends_with_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
@@ -76,13 +122,16 @@ fn a_demo_that_is_killed_ends_with_the_same_bytes() {
         run.kill().unwrap();
         run.wait().unwrap();
     }
+    // Its configuration as it was written before there was [compare] is the same one.
+    std::fs::write(cut.join("run.toml"), BEFORE_COMPARE).unwrap();
     let out = Command::new(KALEID).args(args(&cut)).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 
     let [whole_files, cut_files] = [&whole, &cut].map(|dir| files(dir));
     let names = |files: &BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&whole_files), names(&cut_files));
-    for (name, bytes) in whole_files.iter().filter(|(name, _)| !records_times(name)) {
+    let differs = |name: &str| records_times(name) || name == "run.toml";
+    for (name, bytes) in whole_files.iter().filter(|(name, _)| !differs(name)) {
         assert!(cut_files[name] == *bytes, "{name} differs");
     }
 
@@ -112,6 +161,8 @@ fn a_demo_that_is_killed_ends_with_the_same_bytes() {
     assert!(said.contains("seed = 4") && said.contains("another --out"), "{said}");
 }
 
+const SMALL: &str = "data = \"d\"\ntest_domain = \"x\"\n[images]\nmodel = \"m\"\n[score]\nclip = \"c\"\n";
+
 #[test]
 fn a_configuration_is_refused_with_its_line() {
     let dir = tempfile::tempdir().unwrap();
@@ -121,16 +172,94 @@ fn a_configuration_is_refused_with_its_line() {
         std::fs::write(&file, text).unwrap();
         refusal(&["run", file.to_str().unwrap(), "--out", out.to_str().unwrap()])
     };
-    let good = "data = \"d\"\ntest_domain = \"x\"\n[images]\nmodel = \"m\"\n[score]\nclip = \"c\"\n";
-    let typo = said(&format!("{good}[train]\nstep = 3\n"));
-    assert!(typo.contains("line 8") && typo.contains("`step`"), "{typo}");
-    let missing = said("test_domain = \"x\"\n");
-    assert!(missing.contains("`data`"), "{missing}");
-    let none = said(&format!("{good}[train]\nseeds = 0\n"));
-    assert!(none.contains("seeds"), "{none}");
-    assert!(said("data = ").contains("line 1"));
-    assert!(said(good).contains('d'), "a data set that is not there");
+    for (text, says) in [
+        (
+            &format!("{SMALL}[train]\nstep = 3\n")[..],
+            "run.toml, line 8: no key `step`: did you mean `steps`?",
+        ),
+        (&format!("{SMALL}[trian]\n"), "line 7: no key `trian`: did you mean `train`?"),
+        (
+            &format!("{SMALL}[train]\nsteps = \"3\"\n"),
+            "line 8: invalid type: string \"3\", expected a whole number",
+        ),
+        (&format!("{SMALL}[train]\nstem = [3]\n"), "--stem takes a kernel and a stride"),
+        (&format!("{SMALL}[train]\nwidth = 6\n"), "[train]: --width 6: it must be a multiple of 4"),
+        (&format!("{SMALL}[train]\nbatch = 6\ntotal_batch = 9\n"), "--batch and --total-batch: choose one"),
+        (&format!("{SMALL}[compare]\nseeds = 0\n"), "[compare] needs at least one of algorithms"),
+        (&format!("{SMALL}[train]\nseeds = 0\n"), "[compare] needs at least one of algorithms"),
+        (&format!("{SMALL}[compare]\nalgorithms = [\"IRMM\"]\n"), "no algorithm IRMM: did you mean IRM?"),
+        ("test_domain = \"x\"\n", "missing field `data`"),
+        ("data = \"d\"\ntest_domain = \"x\"\n", "[images] model is missing"),
+        ("data = ", "line 1"),
+    ] {
+        let line = said(text);
+        assert!(line.contains(says), "{says} not in: {line}");
+    }
+    assert!(said(SMALL).contains('d'), "a data set that is not there");
     assert!(refusal(&["run", "nowhere.toml"]).contains("nowhere.toml"));
+}
+
+/// What `kaleid run --show-config` prints.
+fn shown(args: &[&str]) -> String {
+    let out = kaleid(&[&["run", "--show-config"], args].concat());
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+#[test]
+fn single_settings_are_replaced_and_the_configuration_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a=b.toml");
+    let file = file.to_str().unwrap();
+    std::fs::write(file, SMALL).unwrap();
+    // Without a configuration, they change the demo; the others are as they were.
+    let demo = shown(&[]);
+    assert!(
+        demo.contains("\nsteps = 300\n") && demo.contains("\n[compare]\nalgorithms = [\"ERM\"]\n"),
+        "{demo}"
+    );
+    assert_eq!(shown(&["train.steps=50"]), demo.replace("steps = 300", "steps = 50"));
+    for (change, line) in [
+        ("seed=7", "seed = 7"),
+        ("test_domain=sketch", "test_domain = \"sketch\""),
+        ("test_domain=2020", "test_domain = \"2020\""),
+        ("images.model=weights/sd", "model = \"weights/sd\""),
+        ("images.model=\"weights/sd\"", "model = \"weights/sd\""),
+        ("images.size=[64, 32]", "size = [64, 32]"),
+        ("compare.algorithms=[\"ERM\", \"IRM\"]", "algorithms = [\"ERM\", \"IRM\"]"),
+        ("train.hparams.weight_decay=0.01", "weight_decay = 0.01"),
+        ("train.lr=0.25", "lr = 0.25"),
+        ("train.size=28", "arch = \"mnist_cnn\""),
+        ("train.hold_out_concepts=true", "hold_out_concepts = true"),
+        // Names of before.
+        ("train.seeds=9", "seeds = 9"),
+        ("train.plain_validation=true", "val_augment = false"),
+        ("train.skip_train_accuracy=true", "train_accuracy = false"),
+        ("hold_out_concepts=true", "hold_out_concepts = true"),
+    ] {
+        let text = shown(&[file, change]);
+        assert!(text.lines().any(|l| l == line) && !shown(&[file]).contains(line), "{change}: {text}");
+        // It is a configuration itself, and the same one.
+        let again = dir.path().join("again.toml");
+        std::fs::write(&again, &text).unwrap();
+        assert_eq!(shown(&[again.to_str().unwrap()]), text);
+    }
+    // They count more than --quick.
+    assert!(shown(&["--quick", "train.steps=50"]).contains("\nsteps = 50\n"));
+    for (change, says) in [
+        ("train.step=3", "train.step=3: no key `step`: did you mean `steps`?"),
+        ("imges.steps=3", "no key `imges`: did you mean `images`?"),
+        ("train.steps=many", "invalid type: string \"many\", expected a whole number"),
+        ("train.steps=-1", "expected a whole number"),
+        ("images.batch=0", "expected a whole number from 1"),
+        ("seed.x=3", "invalid type: table, expected a whole number"),
+        ("train.preset=db", "unknown variant `db`, expected one of `db2020`"),
+        ("compare.seeds=0", "[compare] needs at least one"),
+    ] {
+        let line = refusal(&["run", file, change, "--show-config"]);
+        assert!(line.contains(says), "{says} not in: {line}");
+    }
+    assert!(refusal(&["run", file, "quick"]).contains("quick: give KEY=VALUE, such as train.steps=100"));
 }
 
 #[test]

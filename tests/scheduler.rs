@@ -1,7 +1,8 @@
 //! Every sampler against trajectories recorded from diffusers, and the errors of a scheduler's configuration.
 
 use kaleid::data::config::Config;
-use kaleid::diffusion::scheduler::{Scheduler, replay};
+use kaleid::diffusion::{self, Scheduler};
+use kaleid::verify::schedulers::replay;
 
 #[test]
 fn trajectories_equal_diffusers() {
@@ -20,7 +21,7 @@ const SD15: &str = r#"{"_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_
 
 fn timesteps(name: Option<&str>, steps: usize) -> Vec<f32> {
     let config = Config::parse("scheduler_config.json", SD15).unwrap();
-    Scheduler::new(&config, name).unwrap().start(steps).unwrap().timesteps.clone()
+    Scheduler::new(&config, name).unwrap().points(steps).unwrap().timesteps
 }
 
 #[test]
@@ -31,9 +32,7 @@ fn another_scheduler_takes_its_own_defaults_for_absent_keys() {
     assert_eq!(timesteps(Some("lcm"), 8), [999.0, 879.0, 759.0, 639.0, 499.0, 379.0, 259.0, 139.0]);
     let karras = [999.0, 916.0, 815.0, 687.0, 523.0, 327.0, 146.0, 41.0, 7.0, 0.0];
     assert_eq!(timesteps(Some("dpmpp-2m-karras"), 10), karras);
-    for name in
-        ["ddim", "pndm", "euler", "euler-karras", "euler-a", "dpmpp-2m", "dpmpp-2m-karras", "lcm", "ddpm"]
-    {
+    for name in diffusion::names() {
         for steps in [1, 2, 3, 50] {
             assert!(timesteps(Some(name), steps).iter().all(|t| (0.0..1000.0).contains(t)), "{name} {steps}");
         }
@@ -46,11 +45,10 @@ fn what_is_not_supported_is_named() {
         let config = Config::parse("scheduler_config.json", text).unwrap();
         Scheduler::new(&config, name).unwrap_err().to_string()
     };
-    let heun = error(r#"{"_class_name": "HeunDiscreteScheduler"}"#, None);
-    assert_eq!(heun, r#"scheduler_config.json: _class_name = "HeunDiscreteScheduler" is not supported"#);
-    assert!(
-        error(SD15, Some("heun")).starts_with(r#"scheduler "heun" is not known; choose one of ddim, pndm"#)
-    );
+    let unipc = error(r#"{"_class_name": "UniPCMultistepScheduler"}"#, None);
+    assert_eq!(unipc, r#"scheduler_config.json: _class_name = "UniPCMultistepScheduler" is not supported"#);
+    let unipc = error(SD15, Some("unipc"));
+    assert!(unipc.starts_with(r#"scheduler "unipc" is not known; choose one of ddim, pndm"#));
     let prediction = error(r#"{"_class_name": "DDIMScheduler", "prediction_type": "sample"}"#, None);
     assert_eq!(prediction, r#"scheduler_config.json: prediction_type = "sample" is not supported"#);
     let order = error(r#"{"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}"#, None);
@@ -60,28 +58,28 @@ fn what_is_not_supported_is_named() {
     assert!(error("{}", None).contains("_class_name is missing"));
     let config = Config::parse("scheduler_config.json", SD15).unwrap();
     let scheduler = Scheduler::new(&config, Some("lcm")).unwrap();
-    assert!(scheduler.start(51).err().unwrap().to_string().contains("takes 1 to 50"));
+    assert!(scheduler.points(51).err().unwrap().to_string().contains("takes 1 to 50"));
 }
 
 #[test]
 fn no_number_of_steps_panics() {
-    let names =
-        ["ddim", "pndm", "euler", "euler-karras", "euler-a", "dpmpp-2m", "dpmpp-2m-karras", "lcm", "ddpm"];
-    for (name, spacing) in names.iter().flat_map(|n| ["leading", "linspace", "trailing"].map(|s| (*n, s))) {
+    let spacings = ["leading", "linspace", "trailing"];
+    for (name, spacing) in diffusion::names().into_iter().flat_map(|n| spacings.map(|s| (n, s))) {
         for train in [1, 2, 7, 20] {
             let text = format!(
                 r#"{{"num_train_timesteps": {train}, "timestep_spacing": "{spacing}", "skip_prk_steps": true, "steps_offset": 1}}"#
             );
             let config = Config::parse("scheduler_config.json", &text).unwrap();
             let scheduler = Scheduler::new(&config, Some(name)).unwrap();
-            assert!(scheduler.start(0).is_err() && scheduler.start(train + 1).is_err());
+            assert!(scheduler.points(0).is_err() && scheduler.points(train + 1).is_err());
             for steps in 1..=train {
-                let mut run = scheduler.start(steps).unwrap();
-                let mut x = [0.5, -1.0];
-                for i in 0..run.timesteps.len() {
-                    let noise: &[f32] = if run.draws_noise(i) { &[0.1, 0.2] } else { &[] };
-                    run.step(i, &[0.3, 0.1], &mut x, noise);
-                }
+                let mut evaluations = 0;
+                let model = |_: &[f32], _: f32, _: f32| {
+                    evaluations += 1;
+                    Ok(vec![0.3, 0.1])
+                };
+                scheduler.sample(steps, &mut [0.5, -1.0], model, || Ok(vec![0.1, 0.2])).unwrap();
+                assert_eq!(evaluations, scheduler.points(steps).unwrap().timesteps.len(), "{name} {steps}");
             }
         }
     }

@@ -157,7 +157,7 @@ fn a_killed_sweep_goes_on_and_two_processes_share_it() {
         std::thread::sleep(Duration::from_millis(300));
         Command::new("kill").arg(child.id().to_string()).status().unwrap();
         let line = fails(child.wait_with_output().unwrap());
-        assert!(line.contains("stopped; the same command goes on from here"), "{line}");
+        assert!(line.contains("stopped; the same command resumes from here"), "{line}");
         assert_eq!(counts(&dir)[1], 0);
     }
 
@@ -418,7 +418,7 @@ fn slurm_runs_a_sweep() {
     assert_eq!(counts(&dir), [2, 0, 1, 0, 0], "{}", cluster.ask("scontrol", &["show", "job"]));
     let log =
         |id: &str, task: u32| std::fs::read_to_string(dir.join(format!("slurm/{id}_{task}.log"))).unwrap();
-    assert!(log(&id, 0).contains("stopped; the same command goes on from here"), "{}", log(&id, 0));
+    assert!(log(&id, 0).contains("stopped; the same command resumes from here"), "{}", log(&id, 0));
     let shown = cluster.ask("scontrol", &["show", "job", &format!("{id}_0")]);
     assert!(shown.contains("Restarts=1"), "{shown}");
 

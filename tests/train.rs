@@ -36,7 +36,7 @@ fn results(out: &Path) -> Vec<Value> {
     text.lines().map(row).collect()
 }
 
-/// Trains twice, once in the folder `whole` and once in `cut`, where a signal comes when there is `file`, before it goes on.
+/// Trains twice, once in the folder `whole` and once in `cut`, where a signal comes when there is `file`, before it is resumed.
 fn whole_and_cut(root: &Path, [whole, cut]: [&Path; 2], more: &[&str], file: &str, signal: &str) {
     let mut child = kaleid(root, cut, more).spawn().unwrap();
     let start = Instant::now();
@@ -45,7 +45,7 @@ fn whole_and_cut(root: &Path, [whole, cut]: [&Path; 2], more: &[&str], file: &st
     }
     Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
     child.wait().unwrap();
-    assert!(cut.join("checkpoint.safetensors").exists(), "there is nothing to go on with");
+    assert!(cut.join("checkpoint.safetensors").exists(), "there is nothing to resume");
     assert!(!cut.join("done").exists(), "the run was over before it was killed");
     for out in [whole, cut] {
         let output = kaleid(root, out, more).output().unwrap();

@@ -2,8 +2,9 @@
 //! own for each sample, gradients, and configurations that are not supported.
 
 use kaleid::core::{DType, Gpu, GpuOptions, Graph, Plan, Store, Weights};
-use kaleid::data::checkpoint::{self, Checkpoint};
+use kaleid::data::checkpoint::Checkpoint;
 use kaleid::data::config::Config;
+use kaleid::data::synthetic;
 use kaleid::models::unet::{Inputs, UnetConfig, unet};
 use kaleid::models::vae::VaeConfig;
 use serde_json::{Value, json};
@@ -58,8 +59,8 @@ fn record(cfg: &UnetConfig, h: usize, w: usize, timesteps: &[f32], gradients: bo
     store.load(&Checkpoint::synthetic(), &weights).unwrap();
     let names = params.iter().map(|p| p.0.clone()).collect();
     let mut plan = Plan::new(&gpu, g, &store).unwrap();
-    plan.write("x", &checkpoint::synthetic("conv.x", &[2 * h * w * 4, 1])).unwrap();
-    plan.write("context", &checkpoint::synthetic("conv.context", &[CONTEXT.iter().product(), 1])).unwrap();
+    plan.write("x", &synthetic::tensor("conv.x", &[2 * h * w * 4, 1])).unwrap();
+    plan.write("context", &synthetic::tensor("conv.context", &[CONTEXT.iter().product(), 1])).unwrap();
     plan.write("time", &cfg.timestep_embedding(timesteps)).unwrap();
     Net { plan, store, params: names }
 }
@@ -116,7 +117,7 @@ fn gradients_are_directional_derivatives() {
     let mut values = Vec::new();
     for name in &net.params {
         let (shape, value) = net.store.read(name).unwrap();
-        let direction = checkpoint::synthetic(&format!("direction.{name}"), &shape);
+        let direction = synthetic::tensor(&format!("direction.{name}"), &shape);
         // Gradients come in the device's layout.
         let on_device = match shape[..] {
             [o, i, h, w] => kaleid::data::nchw_to_nhwc(&direction, [o, i, h, w]),

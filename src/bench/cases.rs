@@ -2,8 +2,9 @@
 
 use super::{Case, Inputs};
 use crate::core::{Class, DType, Init, Kernel, Tensor};
-use crate::data::augment::{View, pack};
+use crate::data::augment::View;
 use crate::data::image::Pixels;
+use crate::data::packed::pack;
 use crate::data::rng::Key;
 use crate::ops::{Act, Adam, Attention, Conv, Epilogue, Matmul, Sgd};
 use std::rc::Rc;

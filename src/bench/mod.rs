@@ -4,7 +4,7 @@
 mod cases;
 
 use crate::core::{Caps, Class, DType, Gpu, Graph, Kernel, Plan, Store, Tensor};
-use crate::data::hash::fnv1a;
+use crate::data::rng::fnv1a;
 use anyhow::{Context, Result};
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Time kernels
 ///
-/// Each case runs for about a second; its best time counts. The roofline column is the share of what the adapter can do at best,
+/// Each case runs for about a second, and its best time is reported. The roofline column is the share of the adapter's measured peak,
 /// in arithmetic or in memory traffic, whichever is larger.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -19,18 +19,18 @@ use std::path::{Path, PathBuf};
   kaleid bench matmul_1024 --tune           the same product in sixty tiles, to see which is best here
   kaleid bench --dump wgsl                  the source of every kernel variant, for all classes of devices")]
 pub struct Args {
-    /// Only this case, or all whose names contain this
+    /// Only the case of this name, or all cases whose names contain it
     pattern: Option<String>,
-    /// Print one JSON object a line: case, ms, gflops, gbs, roofline, adapter
+    /// Print one JSON object per line: case, ms, gflops, gbs, roofline, adapter
     #[arg(long)]
     json: bool,
-    /// Compare with what an earlier --json printed
+    /// Show the speed-up since an earlier run, from what its --json printed
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
-    /// Time one case with every tile of its matrix products that might be good, and say which is best on this adapter
+    /// Time one case with every promising tile of its matrix products, and say which is best on this adapter
     #[arg(long, conflicts_with_all = ["json", "compare", "dump"])]
     tune: bool,
-    /// Measure nothing: write the WGSL of every kernel variant as DIR/KERNEL.CLASS.wgsl
+    /// Write the WGSL of every kernel variant as DIR/KERNEL.CLASS.wgsl, and time nothing
     #[arg(long, value_name = "DIR")]
     dump: Option<PathBuf>,
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Look at a data set before anything depends on it
+/// Check a data set before anything depends on it
 ///
 /// Example: kaleid data check PACS --extra runs/pacs/images
 #[derive(clap::Args)]
@@ -18,19 +18,19 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// Tell what is in a data set, and what is wrong with it: a line each, and exit code 2
+    /// Say what a data set contains, and what is wrong with it: one line per problem, and exit code 2
     Check(Check),
 }
 
 #[derive(clap::Args)]
 struct Check {
-    /// ROOT/DOMAIN/CLASS/image
+    /// Data set: ROOT/DOMAIN/CLASS/image
     #[arg(value_name = "ROOT")]
     data: PathBuf,
-    /// Generated images, DOMAIN/CLASS/image, none of which may be a copy of an original
+    /// Generated images: DIR/DOMAIN/CLASS/image; none may be a copy of an original
     #[arg(long, value_name = "DIR")]
     extra: Option<PathBuf>,
-    /// One JSON object instead of tables
+    /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
 }

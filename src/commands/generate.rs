@@ -3,7 +3,8 @@
 use anyhow::Result;
 use kaleid::core::{Gpu, GpuOptions};
 use kaleid::engines::painter::Options;
-use kaleid::paint::generate::{self, Job};
+use kaleid::paint::generate;
+use kaleid::paint::picture::{Picture, read_pictures};
 use kaleid::study::demo;
 use std::path::PathBuf;
 
@@ -31,16 +32,16 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
-    let jobs = match (&args.prompts, args.prompt) {
-        (Some(file), _) => generate::read_jobs(file)?,
+    let pictures = match (&args.prompts, args.prompt) {
+        (Some(file), _) => read_pictures(file)?,
         (None, prompt) => {
             let prompt = prompt.unwrap_or_default();
-            vec![Job { prompt, file_name: "00000.png".into(), seed: None, domain: None, class: None }]
+            vec![Picture { prompt, file_name: "00000.png".into(), seed: None, domain: None, class: None }]
         }
     };
     let gpu = Gpu::open(gpu)?;
     let folder = demo::folder(&args.options.model, "stable-diffusion");
-    let summary = generate::run(&gpu, &folder, &jobs, &args.out, &args.options, args.seed)?;
+    let summary = generate::run(&gpu, &folder, &pictures, &args.out, &args.options, args.seed)?;
     let kept = if summary.kept > 0 { format!(", {} were there", summary.kept) } else { String::new() };
     say!("{} images painted{kept}: {}", summary.painted, args.out.display())
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use kaleid::core::{Caps, Gpu, GpuOptions};
 use kaleid::ops::tiles;
 
-/// List adapters, limits, abilities, and the kernel variants chosen
+/// List the adapters: limits, abilities, and the kernel variants chosen for them
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   kaleid info

@@ -1,10 +1,10 @@
-//! One file a subcommand: its flags, and what it prints. The work is in the library.
+//! One file per subcommand: its flags, and what it prints. The work is in the library.
 
 use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::io::Write;
 
-/// `println!` that returns an error where it would panic: the reader of a pipe may leave, and the disk below may be full.
+/// `println!` that returns an error instead of panicking: the reader of a pipe may end, or the disk be full.
 macro_rules! say {
     ($($text:tt)*) => { $crate::commands::print_line(format_args!($($text)*)) };
 }
@@ -14,7 +14,7 @@ pub fn print_line(line: std::fmt::Arguments) -> Result<()> {
     writeln!(std::io::stdout(), "{line}").context("cannot write to standard output")
 }
 
-/// A flag under its present name, for the commands that people have.
+/// The present form of a flag that once had another name.
 pub fn renamed(argument: OsString) -> OsString {
     match argument.to_str() {
         Some("--plain-validation") => "--val-augment=false".into(),

@@ -4,7 +4,7 @@ use anyhow::Result;
 use kaleid::core::GpuOptions;
 use std::path::PathBuf;
 
-/// Write report.html of a run
+/// Write the report.html of a run
 #[derive(clap::Args)]
 #[command(after_help = "Example:
   kaleid report runs/demo")]

@@ -2,12 +2,12 @@
 
 use anyhow::{Context, Result};
 use kaleid::core::GpuOptions;
+use kaleid::study;
 use kaleid::study::config::Study;
-use kaleid::study::report::{findings, table};
-use kaleid::study::{self, demo};
+use kaleid::study::results::{findings, table};
 use std::path::{Path, PathBuf};
 
-/// Everything, from a data set to a report; without a configuration, the built-in demo
+/// Do everything, from a data set to a report; without a configuration, run the built-in demo
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   kaleid run
@@ -61,7 +61,7 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
         changes.insert(0, change);
     }
     let mut study = match file {
-        None => demo::config()?,
+        None => Study::demo()?,
         Some(file) => {
             let text = std::fs::read_to_string(&file);
             Study::parse(&text.with_context(|| format!("{file}: cannot read the configuration"))?, &file)?
@@ -83,7 +83,7 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     say!("accuracy on {}, mean and standard error of {} seeds:", study.test_domain, study.compare.seeds)?;
     for row in &rows {
         let unseen = row.unseen.map_or(String::new(), |m| format!(", concepts never trained on {m}"));
-        say!("  {:8} {:3} {}{unseen}", row.algorithm, row.variant, row.all)?;
+        say!("  {:8} {:3} {}{unseen}", row.algorithm, row.variant.name(), row.all)?;
     }
     for line in findings(&rows) {
         say!("{line}")?;

@@ -28,11 +28,11 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
         return Ok(());
     }
     say!("s       Score(s): {}", found.form)?;
-    say!("  0 %   {:.6}", found.originals)?;
-    for (s, score) in &found.points {
+    say!("  0 %   {:.6}", found.curve.originals)?;
+    for (s, score) in &found.curve.points {
         say!("{:3.0} %   {score:.6}", 100.0 * s)?;
     }
-    say!("optimum {}", found.optimum)?;
+    say!("optimum {}", found.curve.optimum)?;
     let [class, style] = [found.class_agreement, found.style_agreement].map(|share| 100.0 * share);
     say!("CLIP agrees with the prompt: class {class:.0} %, style {style:.0} %")?;
     say!("{}", args.out.join("diversity.svg").display())

@@ -11,7 +11,7 @@ use kaleid::train::{self, Settings, Training};
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    training: Training,
+    pub training: Training,
     /// Domains to test on, by number, instead of --test-domain
     #[arg(long, value_name = "N", num_args = 1.., conflicts_with = "test_domains")]
     test_envs: Vec<usize>,

@@ -5,12 +5,12 @@ use kaleid::core::{Gpu, GpuOptions};
 use kaleid::verify::{Outcome, verify};
 use std::path::PathBuf;
 
-/// Run the models against reference tensors
+/// Compare the models with reference tensors
 ///
 /// Example: kaleid verify goldens --json
 #[derive(clap::Args)]
 pub struct Args {
-    /// Folder of goldens; without it, the small ones inside this program
+    /// Folder of goldens [default: the small ones inside this program]
     golden_dir: Option<PathBuf>,
     /// Print one JSON array instead of lines
     #[arg(long)]

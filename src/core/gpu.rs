@@ -4,6 +4,7 @@ use super::adapter::{Backend, GpuOptions, adapters};
 use super::caps::Caps;
 use super::pipeline::{Key, Pipeline, Pipelines};
 use super::profile::Profile;
+use crate::data::one_line;
 use anyhow::{Context, Result, anyhow};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -194,8 +195,4 @@ impl Gpu {
     pub(crate) fn save_pipelines(&self) {
         self.0.pipelines.save();
     }
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

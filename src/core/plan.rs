@@ -208,6 +208,11 @@ impl Plan {
         Ok(())
     }
 
+    /// Names of the states that runs read or write.
+    pub fn states(&self) -> impl Iterator<Item = &str> {
+        self.states.iter().map(|(name, _)| name.as_str())
+    }
+
     /// Sets the states whose name `which` holds for to zeros, after the runs so far and before the next.
     pub fn clear_states(&mut self, which: impl Fn(&str) -> bool) {
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());

@@ -1,13 +1,12 @@
 //! How DomainBed shows a training image to a network: crop, resize, flip, colour jitter, grey. Operations and their order are
 //! torchvision's on Pillow images, each rounding to 8 bits as Pillow does; only the random draws are our own, keyed by
-//! (seed, step, image), so that a run can stop, go on, and see the same pictures.
+//! (seed, step, image), so that a resumed run sees the same pictures.
 //!
-//! A [`View`] is one such way. [`View::show`] goes it on the CPU; [`pack`] packs images and views for `Graph::augment`, which goes it
-//! on the device to the same bits.
+//! A [`View`] is one draw of all this. [`View::show`] applies it on the CPU; `Graph::augment` applies it on the device, to the same
+//! bits, to what [`super::packed::pack`] packs.
 
-use super::image::{Filter, Pixels, Rgb, Taps};
+use super::image::{Filter, Pixels, Rgb};
 use super::rng::Key;
-use rayon::prelude::*;
 
 /// How one image is shown.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,71 +86,6 @@ impl View {
         }
         image
     }
-}
-
-/// Words that [`pack`] writes for an image before its pixels and taps: where they lie, and what happens to the colours.
-pub const HEADER: usize = 12;
-/// Taps of an output pixel when a crop is [`FOLD`] times as large, and the place of the first.
-const TAPS: usize = 2 * FOLD + 2;
-/// A crop that is more than this many times as wide or as high as the network's images is resized here and packed at their size.
-/// Photographs of many megapixels would otherwise decide how much device memory a minibatch takes, and how long its upload.
-const FOLD: usize = 2;
-
-/// Words that [`pack`] writes at most for an image of `width` x `height` pixels, its header aside.
-pub fn packed_words([width, height]: [usize; 2], size: usize) -> usize {
-    let [width, height] = [width, height].map(|n| n.min(FOLD * size).max(size));
-    width * height + 2 * size * TAPS
-}
-
-/// Images and how each is shown, packed for `Graph::augment`: a header for each, then for each the pixels of its crop (a word each,
-/// R + 256 G + 65536 B) and the taps of Pillow's resizing along rows and along columns: the place of the first input pixel, then
-/// weights of 22 bits.
-pub fn pack(size: usize, shown: &[(Pixels, View)]) -> Vec<u32> {
-    let one = |(image, view): &(Pixels, View)| {
-        let [left, top, width, height] = view.crop;
-        let small;
-        let (image, [left, top, width, height]) = match width.max(height) > FOLD * size {
-            true => {
-                small = image.crop(left, top, width, height).resize(size, size, Filter::Bilinear);
-                (small.pixels(), [0, 0, size, size])
-            }
-            false => (*image, view.crop),
-        };
-        let mut words = Vec::with_capacity(packed_words([width, height], size));
-        for row in image.data.chunks_exact(image.width * 3).skip(top).take(height) {
-            let pixels = row[left * 3..(left + width) * 3].chunks_exact(3);
-            words.extend(pixels.map(|p| u32::from_le_bytes([p[0], p[1], p[2], 0])));
-        }
-        let columns = words.len();
-        let wide = Taps::new(width, size, Filter::Bilinear).pack(view.flip, &mut words);
-        let rows = words.len();
-        let high = Taps::new(height, size, Filter::Bilinear).pack(false, &mut words);
-        let mut header = [0; HEADER];
-        for (word, colour) in header[6..].iter_mut().zip(&view.colours) {
-            *word = match *colour {
-                Colour::Brightness(n) => 1 << 16 | n,
-                Colour::Contrast(n) => 2 << 16 | n,
-                Colour::Saturation(n) => 3 << 16 | n,
-                Colour::Hue(shift) => 4 << 16 | u32::from(shift),
-            };
-        }
-        header[..6].copy_from_slice(&[0, width, columns, wide, rows, high].map(|n| n as u32));
-        header[10] = u32::from(view.grey);
-        (header, words)
-    };
-    let packed: Vec<([u32; HEADER], Vec<u32>)> = shown.par_iter().map(one).collect();
-    let mut all = Vec::with_capacity(packed.iter().map(|p| HEADER + p.1.len()).sum());
-    let mut start = (packed.len() * HEADER) as u32;
-    for (header, words) in &packed {
-        let mut header = *header;
-        for place in [0, 2, 4] {
-            header[place] += start;
-        }
-        all.extend(header);
-        start += words.len() as u32;
-    }
-    packed.iter().for_each(|(_, words)| all.extend_from_slice(words));
-    all
 }
 
 /// More than one image ever takes.
@@ -280,19 +214,9 @@ fn hsv_to_rgb([h, s, v]: [u8; 3]) -> [u8; 3] {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
+    use super::super::image::tests::{golden, picture};
     use super::*;
-
-    /// What Pillow made of [`picture`].
-    pub fn golden() -> serde_json::Value {
-        serde_json::from_str(include_str!("../../tests/data/pillow.json")).unwrap()
-    }
-
-    /// 13 x 9 pixels of every kind of colour.
-    pub fn picture() -> Rgb {
-        let byte = |i: u32| ((i * 2654435761u64 as u32) >> 24) as u8;
-        Rgb { width: 13, height: 9, data: (0..13 * 9 * 3).map(byte).collect() }
-    }
 
     #[test]
     fn colour_operations_equal_pillow() {

@@ -1,5 +1,5 @@
-//! What is in a folder of labelled images, and what is wrong with it: everything that shifts labels, hides images, breaks a run
-//! hours after its start, or lets the network see what it is tested on.
+//! Checks a folder of labelled images: everything that shifts labels, hides images, breaks a run hours after its start, or lets the
+//! network see what it is tested on.
 
 use super::dataset::{files, folders, images, is_image};
 use super::image::Rgb;
@@ -21,7 +21,7 @@ pub struct Found {
     pub domains: BTreeMap<String, Counts>,
     /// The domains of the added images.
     pub added: BTreeMap<String, Counts>,
-    /// What is wrong, a line each.
+    /// What is wrong, one line each.
     pub problems: Vec<String>,
     originals: Vec<File>,
     generated: Vec<File>,
@@ -133,7 +133,7 @@ fn odd(name: &str) -> bool {
     name.starts_with('.') || name == "__MACOSX"
 }
 
-/// Images beside folders are seen by nobody.
+/// Images beside folders are never read.
 fn stray(path: &Path, below: &str, problems: &mut Vec<String>) -> Result<()> {
     let lost = files(path)?.into_iter().filter(|f| is_image(f));
     problems.extend(lost.map(|f| {

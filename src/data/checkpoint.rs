@@ -1,7 +1,6 @@
 //! Checkpoints: named tensors in safetensors files, mapped into memory and converted to f32 when asked for.
 
-use super::hash::fnv1a;
-use super::write_atomic;
+use super::{synthetic, write_atomic};
 use anyhow::{Context, Result, anyhow, bail};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
@@ -28,6 +27,7 @@ pub struct Checkpoint {
     name: String,
     shards: Vec<Shard>,
     entries: BTreeMap<String, Entry>,
+    metadata: BTreeMap<String, String>,
     synthetic: bool,
 }
 
@@ -87,19 +87,30 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// A checkpoint that makes up every tensor asked for from its name and shape, by the rule of [`synthetic`]: full-size
+    /// A checkpoint that makes up every tensor asked for from its name and shape, by the rule of [`synthetic::tensor`]: full-size
     /// models are compared with reference values that were made from the same weights, without a download.
     pub fn synthetic() -> Checkpoint {
         Checkpoint { synthetic: true, ..Checkpoint::empty("synthetic weights".into()) }
     }
 
     fn empty(name: String) -> Checkpoint {
-        Checkpoint { name, shards: vec![], entries: BTreeMap::new(), synthetic: false }
+        Checkpoint {
+            name,
+            shards: vec![],
+            entries: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+            synthetic: false,
+        }
     }
 
     /// What error messages call it: mostly the path.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What [`save`] was given beside tensors, over all files.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
     }
 
     /// Names of all tensors, sorted.
@@ -131,7 +142,7 @@ impl Checkpoint {
     /// No such tensor, another shape, elements that are not floating point, numbers that are not finite.
     pub fn f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         if self.synthetic {
-            return Ok(synthetic(name, shape));
+            return Ok(synthetic::tensor(name, shape));
         }
         let entry = self.entry(name)?;
         if trimmed(&entry.shape) != trimmed(shape) {
@@ -151,7 +162,7 @@ impl Checkpoint {
             bail!("{}: {name} has {rows} rows, asked for row {id}", self.name);
         }
         if self.synthetic {
-            let table = synthetic(name, shape);
+            let table = synthetic::tensor(name, shape);
             return Ok(ids.iter().flat_map(|&id| &table[id as usize * width..][..width]).copied().collect());
         }
         let entry = self.entry(name)?;
@@ -220,7 +231,7 @@ impl Checkpoint {
                 bail!("{file}: {name} holds {other:?}, expected F32, F16, BF16 or F64")
             }
         };
-        // One such number makes every output worthless: better said here, by name, than seen in a black image.
+        // One such number spoils every output: name it here, before it becomes a black image.
         if let Some(i) = values.iter().position(|v| !v.is_finite()) {
             let (file, at) = (&self.shards[entry.shard].name, range.start + i);
             bail!(
@@ -244,6 +255,7 @@ impl Checkpoint {
                 "{name}: not a whole safetensors file ({n} bytes): {twice} is listed twice; download it again"
             );
         }
+        self.metadata.extend(metadata.metadata().clone().unwrap_or_default());
         let shard = self.shards.len();
         for (tensor, info) in metadata.tensors() {
             let range = header + 8 + info.data_offsets.0..header + 8 + info.data_offsets.1;
@@ -263,7 +275,7 @@ impl Checkpoint {
     fn add_file(&mut self, file: &Path) -> Result<()> {
         let opened = std::fs::File::open(file);
         let handle = opened.with_context(|| format!("{}: cannot open the weights", file.display()))?;
-        // SAFETY: the map is only read. A file that another program changes meanwhile gives other numbers, not other types;
+        // SAFETY: the map is only read. If another program changes the file, numbers change, not types;
         // we replace files by renaming, which leaves the map as it was.
         let map = unsafe { memmap2::Mmap::map(&handle) };
         let map = map.with_context(|| format!("{}: cannot map the weights into memory", file.display()))?;
@@ -404,32 +416,4 @@ pub fn save(
     bytes.extend(text);
     order.iter().for_each(|(_, t)| bytes.extend(&t.bytes));
     write_atomic(path, &bytes)
-}
-
-/// The tensor that stands for `name` in a model of made-up weights: a function of name, shape and index, exact in f32.
-///
-/// u is the PCG hash of FNV-1a(name) + index, uniform in [-1, 1). Vectors: 1 + |u|/2 for running variances, 1 + u/10 for the
-/// weights of norms, else u/20. Embeddings: u/2. Other tensors: u sqrt(3 / fan_in), which keeps variances.
-pub fn synthetic(name: &str, shape: &[usize]) -> Vec<f32> {
-    let hash = fnv1a(name);
-    let uniform = |i: usize| {
-        let s = hash.wrapping_add(i as u32).wrapping_mul(747796405).wrapping_add(2891336453);
-        let w = ((s >> ((s >> 28) + 4)) ^ s).wrapping_mul(277803737);
-        (((w >> 22) ^ w) >> 8) as f32 * 2f32.powi(-23) - 1.0
-    };
-    let has = |words: &[&str]| words.iter().any(|w| name.contains(w));
-    let value: Box<dyn Fn(f32) -> f32> = if shape.len() > 1 {
-        let convolution = has(&["patch_embedding", "time_embedding"]);
-        let fan_in: usize = shape[1..].iter().product();
-        let gain =
-            if has(&["embedding"]) && !convolution { 0.5 } else { (3.0 / fan_in as f64).sqrt() as f32 };
-        Box::new(move |u| gain * u)
-    } else if name.ends_with("running_var") {
-        Box::new(|u| 1.0 + 0.5 * u.abs())
-    } else if name.ends_with("weight") && has(&["norm", "bn", "ln_"]) {
-        Box::new(|u| 1.0 + 0.1 * u)
-    } else {
-        Box::new(|u| 0.05 * u)
-    };
-    (0..shape.iter().product()).map(|i| value(uniform(i))).collect()
 }

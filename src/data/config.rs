@@ -1,5 +1,5 @@
 //! `config.json` read key by key, so that a wrong value is an error that names the key and the value, and a key that
-//! asks for something we do not do is never passed over. Keys that are absent or null take the class's default.
+//! asks for something that is not implemented is refused, never ignored. Keys that are absent or null take the class's default.
 
 use super::folder::Folder;
 use anyhow::{Context, Result, anyhow, bail};
@@ -38,12 +38,19 @@ impl Config {
         }
     }
 
+    /// The same object with another value of `key`.
+    pub fn with(&self, key: &str, value: impl Into<Value>) -> Config {
+        let mut config = self.clone();
+        config.keys.insert(key.to_string(), value.into());
+        config
+    }
+
     /// The value of `key`, or None where it is absent or null.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.keys.get(key).filter(|v| !v.is_null())
     }
 
-    /// Whether `key` is there but null, for the few keys where that means something else than the class's default.
+    /// Whether `key` is there but null, for the few keys where that does not mean the class's default.
     pub fn is_null(&self, key: &str) -> bool {
         self.keys.get(key).is_some_and(Value::is_null)
     }
@@ -63,8 +70,8 @@ impl Config {
         self.read(key, default, "a whole number from 1", size)
     }
 
-    /// How often something is repeated, at most `most`: a model of a billion layers would fill the memory before it is found
-    /// that its weights are not there.
+    /// How often something is repeated, at most `most`: a model of a billion layers would fill the memory before its weights are
+    /// found to be missing.
     pub fn count(&self, key: &str, default: impl Into<Option<usize>>, most: usize) -> Result<usize> {
         let what = format!("a whole number from 1 to {most}");
         self.read(key, default, &what, |v| size(v).filter(|&n| n <= most))

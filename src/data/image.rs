@@ -1,10 +1,11 @@
 //! Images on the CPU: decoding, and resizing that equals Pillow's to the bit, so that what a network sees is what it saw in
 //! the papers' code.
 
+use super::one_line;
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 
-/// An 8-bit RGB image, rows from the top, three bytes a pixel.
+/// An 8-bit RGB image, rows from the top, three bytes per pixel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rgb {
     /// Pixels in a row.
@@ -85,7 +86,7 @@ impl Rgb {
             Ok(image) => image,
             Err(_) if bytes.is_empty() => bail!("the file is empty"),
             Err(image::ImageError::Unsupported(_)) => bail!("unknown format"),
-            Err(e) => bail!("{}", e.to_string().replace('\n', " ")),
+            Err(e) => bail!("{}", one_line(&e.to_string())),
         };
         let (width, height) = (image.width() as usize, image.height() as usize);
         if !image.color().has_alpha() {
@@ -153,8 +154,8 @@ impl Taps {
         Taps((0..to).map(tap).collect())
     }
 
-    /// Appends them, from the last on if `reversed`, as equally many words each: the first input position, then the weights, the
-    /// missing ones 0. Returns how many weights each has.
+    /// Appends them, last first if `reversed`, each as the same number of words: the first input position, then the weights, padded
+    /// with zeros. Returns how many weights each has.
     pub(super) fn pack(&self, reversed: bool, words: &mut Vec<u32>) -> usize {
         let count = self.0.iter().map(|t| t.1.len()).max().unwrap_or(0);
         for i in 0..self.0.len() {
@@ -200,9 +201,19 @@ fn clip(sum: i32) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::data::augment::tests::{golden, picture};
+
+    /// What Pillow made of [`picture`].
+    pub fn golden() -> serde_json::Value {
+        serde_json::from_str(include_str!("../../tests/data/pillow.json")).unwrap()
+    }
+
+    /// 13 x 9 pixels of every kind of colour.
+    pub fn picture() -> Rgb {
+        let byte = |i: u32| ((i * 2654435761u64 as u32) >> 24) as u8;
+        Rgb { width: 13, height: 9, data: (0..13 * 9 * 3).map(byte).collect() }
+    }
 
     #[test]
     fn resize_equals_pillow() {

@@ -1,5 +1,5 @@
-//! Decoded images: every file is decoded once, and its 8-bit pixels are kept in memory, or, where they do not fit, in a file that
-//! is mapped into memory, whose pages the system reads again when they are needed and it has dropped them.
+//! Decoded images: every file is decoded once, and its 8-bit pixels are kept in memory or, if they do not fit, in a mapped file, whose
+//! pages the system drops and reads back as it needs to.
 
 use super::dataset::Item;
 use super::image::{Pixels, Rgb};

@@ -6,13 +6,15 @@ pub mod checkpoint;
 pub mod config;
 pub mod dataset;
 pub mod folder;
-pub mod hash;
 pub mod image;
 pub mod images;
 pub mod known;
+pub mod lock;
+pub mod packed;
 pub mod preprocess;
 pub mod python;
 pub mod rng;
+pub mod synthetic;
 pub mod tokenizer;
 
 use anyhow::{Context, Result};
@@ -79,8 +81,13 @@ fn transpose_last(x: &[f32], n: usize, a: usize, b: usize) -> Vec<f32> {
     out
 }
 
-/// `art_painting` as people write it.
+/// The name of a folder in words: `art_painting` becomes `art painting`.
 pub fn spaced(folder: &str) -> String {
     let words = folder.split(['_', '-', ' ']).filter(|w| !w.is_empty());
     words.collect::<Vec<_>>().join(" ")
+}
+
+/// A message of another library on one line, as all errors here are.
+pub fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -85,12 +85,12 @@ impl Preprocess {
     }
 }
 
-/// Of an image that is more than `LONGEST` times as long as wide, no more than that around its middle: the rest would be resized,
-/// to a size that knows no bounds, only to be cut off.
+/// An image that is more than `LONGEST` times as long as wide, cropped to that around its middle: the rest would be resized, to an
+/// unbounded size, only to be cut off.
 fn middle(image: &Rgb) -> Cow<'_, Rgb> {
     const LONGEST: usize = 8;
     let most = LONGEST * image.width.min(image.height);
-    // As much is cut from both ends, so that the middle stays where it is.
+    // Both ends lose the same, so that the middle stays where it is.
     let ends = |side: usize| side.saturating_sub(most) / 2;
     let (left, top) = (ends(image.width), ends(image.height));
     match left + top {

@@ -1,52 +1,46 @@
 //! Values as Python writes them: hashes and seeds of DomainBed are taken of such texts, so every character counts.
 
+use serde::Serialize;
+use serde_json::ser::{Formatter, Serializer};
 use serde_json::{Map, Value};
+use std::io::{Result, Write};
 
 /// `json.dumps(map, sort_keys=True)`.
 pub fn json(map: &Map<String, Value>) -> String {
-    let mut out = String::new();
-    write(&Value::Object(map.clone()), &mut out);
-    out
+    let mut value = Value::Object(map.clone());
+    value.sort_all_objects();
+    let mut out = vec![];
+    let written = value.serialize(&mut Serializer::with_formatter(&mut out, Python));
+    written.expect("JSON in memory");
+    String::from_utf8(out).expect("ASCII")
 }
 
-fn write(value: &Value, out: &mut String) {
-    match value {
-        Value::Object(map) => {
-            let mut keys: Vec<_> = map.keys().collect();
-            keys.sort();
-            out.push('{');
-            for (i, key) in keys.into_iter().enumerate() {
-                *out += if i > 0 { ", " } else { "" };
-                *out += &string(key);
-                *out += ": ";
-                write(&map[key], out);
-            }
-            out.push('}');
-        }
-        Value::Array(items) => {
-            out.push('[');
-            for (i, item) in items.iter().enumerate() {
-                *out += if i > 0 { ", " } else { "" };
-                write(item, out);
-            }
-            out.push(']');
-        }
-        Value::String(text) => *out += &string(text),
-        Value::Number(n) if n.is_f64() => *out += &float(n.as_f64().unwrap_or(f64::NAN)),
-        other => *out += &other.to_string(),
-    }
-}
+struct Python;
 
-/// A JSON string in ASCII.
-fn string(text: &str) -> String {
-    let mut out = String::new();
-    for c in Value::String(text.into()).to_string().chars() {
-        match c {
-            ' '..='~' => out.push(c),
-            c => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out += &format!("\\u{unit:04x}")),
-        }
+impl Formatter for Python {
+    fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> Result<()> {
+        out.write_all(if first { b"" } else { b", " })
     }
-    out
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> Result<()> {
+        out.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> Result<()> {
+        out.write_all(b": ")
+    }
+
+    fn write_f64<W: ?Sized + Write>(&mut self, out: &mut W, value: f64) -> Result<()> {
+        out.write_all(float(value).as_bytes())
+    }
+
+    /// In ASCII.
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, text: &str) -> Result<()> {
+        text.chars().try_for_each(|c| match c {
+            ' '..='~' => write!(out, "{c}"),
+            c => c.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(out, "\\u{unit:04x}")),
+        })
+    }
 }
 
 /// `repr` of a finite float: the fewest digits, with an exponent below 1e-4 and from 1e16 on.

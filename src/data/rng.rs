@@ -2,9 +2,7 @@
 //! - [`Mt19937`], the Mersenne Twister behind torch's CPU generator and numpy's legacy `RandomState`;
 //! - [`torch_randn`], the noise that `torch.randn` draws on the CPU, so that a seed paints the image it paints elsewhere;
 //! - [`Key`], a counter-based generator: the i-th number of (seed, step, purpose) is a pure function of these four, so a
-//!   run can stop, go on and be replayed without a stored state, and the GPU draws the same bits in any order.
-
-use super::hash::fnv1a;
+//!   run resumes without a stored state, and the GPU draws the same bits in any order.
 
 /// MT19937 (Matsumoto and Nishimura, 1998), seeded by `init_genrand`.
 #[derive(Clone)]
@@ -81,12 +79,12 @@ impl Mt19937 {
         &items[self.bounded(items.len() as u32 - 1) as usize]
     }
 
-    /// `torch.randn(n, generator=...)` on the CPU: `n` standard normals, equal to torch's but for the last bits of its
+    /// `torch.randn(n, generator=...)` on the CPU: `n` standard normals, equal to torch's except for the last bits of its
     /// vectorised logarithm and cosine. The diffusers pipelines draw an image's first latents so, in NCHW order, and then
     /// the noise of its steps. (torch keeps the spare half of an odd draw below 16; this does not.)
     pub fn torch_randn(&mut self, n: usize) -> Vec<f32> {
         if n < 16 {
-            // Box-Muller on doubles, a pair at a time.
+            // Box-Muller on doubles, one pair at a time.
             let mut out = Vec::with_capacity(n + 1);
             while out.len() < n {
                 let (u1, u2) = (self.torch_f64(), self.torch_f64());
@@ -148,7 +146,7 @@ pub struct Key(pub [u32; 4]);
 impl Key {
     /// The stream of `purpose` ("noise", "augment", ...) at `step` of a run seeded with `seed`.
     pub fn new(seed: u64, step: u32, purpose: &str) -> Key {
-        // Streams of other purposes must only differ, and few purposes exist.
+        // A short hash will do: few purposes exist, and their streams must only differ.
         Key([seed as u32, (seed >> 32) as u32, step, fnv1a(purpose)])
     }
 
@@ -222,6 +220,11 @@ fn philox4x32(mut c: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
         key = [key[0].wrapping_add(0x9e37_79b9), key[1].wrapping_add(0xbb67_ae85)];
     }
     c
+}
+
+/// 32-bit FNV-1a: the hash of names, wherever one is needed that never changes.
+pub fn fnv1a(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193))
 }
 
 #[cfg(test)]

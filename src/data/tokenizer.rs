@@ -1,6 +1,7 @@
 //! Tokenizers of Hugging Face folders: any `tokenizer.json`, and CLIP's `vocab.json` with `merges.txt`.
 
 use super::folder::Folder;
+use super::one_line;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value, json};
 use tokenizers::{PaddingParams, PaddingStrategy, TruncationParams};
@@ -34,7 +35,8 @@ impl Tokenizer {
             bail!("{}: neither tokenizer.json nor vocab.json with merges.txt in it", folder.name(""));
         };
         let inner = tokenizers::Tokenizer::from_bytes(json);
-        let mut inner = inner.map_err(|e| anyhow!("{name}: not a tokenizer: {}", one_line(&e)))?;
+        let mut inner =
+            inner.map_err(|e| anyhow!("{name}: not a tokenizer: {}", one_line(&e.to_string())))?;
         // A file may ask for a length of its own; models say theirs.
         inner.with_padding(None).with_truncation(None).map_err(|e| anyhow!("{name}: {e}"))?;
         let special = optional(folder, "special_tokens_map.json")?;
@@ -85,8 +87,8 @@ impl Tokenizer {
     /// A text that the tokenizer cannot encode.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, true);
-        let encoding =
-            encoding.map_err(|e| anyhow!("{}: cannot encode {text:?}: {}", self.name, one_line(&e)))?;
+        let encoding = encoding
+            .map_err(|e| anyhow!("{}: cannot encode {text:?}: {}", self.name, one_line(&e.to_string())))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -96,8 +98,8 @@ impl Tokenizer {
     /// As [`Tokenizer::encode`].
     pub fn encode_raw(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false);
-        let encoding =
-            encoding.map_err(|e| anyhow!("{}: cannot encode {text:?}: {}", self.name, one_line(&e)))?;
+        let encoding = encoding
+            .map_err(|e| anyhow!("{}: cannot encode {text:?}: {}", self.name, one_line(&e.to_string())))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -106,7 +108,9 @@ impl Tokenizer {
     /// # Errors
     /// Ids that the tokenizer cannot decode.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, true).map_err(|e| anyhow!("{}: cannot decode: {}", self.name, one_line(&e)))
+        self.inner
+            .decode(ids, true)
+            .map_err(|e| anyhow!("{}: cannot decode: {}", self.name, one_line(&e.to_string())))
     }
 
     /// Id of a token.
@@ -173,8 +177,4 @@ fn optional(folder: &Folder, file: &str) -> Result<Map<String, Value>> {
         Ok(_) => bail!("{}: not a JSON object", folder.name(file)),
         Err(e) => bail!("{}: not valid JSON: {e}", folder.name(file)),
     }
-}
-
-fn one_line(error: &impl ToString) -> String {
-    error.to_string().replace('\n', " ")
 }

@@ -1,2 +1,177 @@
-//! Samplers of diffusion models: noise schedules, step formulas, and the loop that paints an image.
-pub mod scheduler;
+//! Samplers of diffusion models: from noise to an image in a few dozen evaluations of a model.
+//!
+//! noise.rs is what all of them share, the noise schedule that a model was trained with. Every other file is one method:
+//! its paper, the keys it reads, the timesteps it visits, and its loop. Notation: abar(t) is the cumulative product of
+//! 1 - beta; a latent is x = sqrt(abar) x0 + sqrt(1 - abar) eps; sigma = sqrt((1 - abar) / abar) is its ratio of noise to
+//! signal. Latents are a few ten thousand numbers, so they stay on the CPU: f32 slices, tables and formulas in f64.
+//!
+//! A new sampler is a file, a row of `SAMPLERS`, and a recording of diffusers in `tests/golden/schedulers.json`.
+
+mod ddim;
+mod ddpm;
+mod dpmpp;
+mod euler;
+mod heun;
+mod lcm;
+mod noise;
+mod pndm;
+
+use crate::data::config::Config;
+use anyhow::{Result, bail};
+use noise::Noise;
+
+/// Reads what a class's configuration says: the noise schedule, and the sampler with its settings.
+type Read = fn(&Config) -> Result<(Noise, Box<dyn Sampler>)>;
+
+/// Every sampler: its name on the command line, the class of diffusers, and what reads its configuration. A class comes
+/// first under its plain name; `NAME-karras` is the same with `use_karras_sigmas`.
+const SAMPLERS: &[(&str, &str, Read)] = &[
+    ("ddim", "DDIMScheduler", ddim::read),
+    ("pndm", "PNDMScheduler", pndm::read),
+    ("euler", "EulerDiscreteScheduler", euler::plain),
+    ("euler-karras", "EulerDiscreteScheduler", euler::karras),
+    ("euler-a", "EulerAncestralDiscreteScheduler", euler::ancestral),
+    ("heun", "HeunDiscreteScheduler", heun::read),
+    ("dpmpp-2m", "DPMSolverMultistepScheduler", dpmpp::plain),
+    ("dpmpp-2m-karras", "DPMSolverMultistepScheduler", dpmpp::karras),
+    ("lcm", "LCMScheduler", lcm::read),
+    ("ddpm", "DDPMScheduler", ddpm::read),
+];
+
+/// The names that [`Scheduler::new`] knows, beside the classes of diffusers.
+pub fn names() -> Vec<&'static str> {
+    SAMPLERS.iter().map(|row| row.0).collect()
+}
+
+/// One sampling method and its settings.
+trait Sampler: std::fmt::Debug {
+    /// The most steps it can take.
+    fn most_steps(&self, noise: &Noise) -> usize {
+        noise.len()
+    }
+
+    /// What a run of `steps` steps goes through; `steps` is at least 1 and at most [`Sampler::most_steps`].
+    fn points(&self, noise: &Noise, steps: usize) -> Points;
+
+    /// Turns the noise `x`, of standard deviation `points.init_noise_sigma`, into the latents of an image.
+    fn sample(&self, run: &mut Run, x: &mut [f32]) -> Result<()>;
+}
+
+/// What one sampling run goes through, from noise to image.
+#[derive(Clone, Debug)]
+pub struct Points {
+    /// What the model is told at each of its evaluations; may lie between training timesteps.
+    pub timesteps: Vec<f32>,
+    /// The noise level before each step, and a last 0; empty where a method goes by timesteps.
+    pub sigmas: Vec<f64>,
+    /// Standard deviation of the noise to start from.
+    pub init_noise_sigma: f32,
+}
+
+impl Points {
+    /// Points of a method that goes by timesteps: x keeps the variance of the training data.
+    fn of_timesteps(timesteps: impl IntoIterator<Item = f64>) -> Points {
+        let timesteps = timesteps.into_iter().map(|t| t as f32).collect();
+        Points { timesteps, sigmas: vec![], init_noise_sigma: 1.0 }
+    }
+}
+
+/// One run of a sampler: the points it goes through, and the two things it asks for on the way.
+struct Run<'a> {
+    noise: &'a Noise,
+    points: &'a Points,
+    model: &'a mut dyn FnMut(&[f32], f32, f32) -> Result<Vec<f32>>,
+    fresh: &'a mut dyn FnMut() -> Result<Vec<f32>>,
+}
+
+impl Run<'_> {
+    /// The model's output for the latents `x * scale` at timestep `t`.
+    fn model(&mut self, x: &[f32], scale: f32, t: f32) -> Result<Vec<f32>> {
+        (self.model)(x, scale, t)
+    }
+
+    /// Standard normal noise, as long as the latents.
+    fn fresh(&mut self) -> Result<Vec<f32>> {
+        (self.fresh)()
+    }
+}
+
+/// What diffusers calls a scheduler: a sampler over the noise schedule of a `scheduler_config.json`.
+#[derive(Debug)]
+pub struct Scheduler {
+    name: &'static str,
+    noise: Noise,
+    sampler: Box<dyn Sampler>,
+}
+
+impl Scheduler {
+    /// The scheduler of a `scheduler_config.json`. With a `name` (`ddim`, `euler-a`, ... or a class of diffusers) it is that
+    /// scheduler over the same configuration: keys in the file hold, absent ones take the defaults of the *new* class, as
+    /// in diffusers' `from_config`. (So over Stable Diffusion 1.5's file DDIM spaces its steps `leading` and Euler
+    /// `linspace`.)
+    ///
+    /// # Errors
+    /// A name that is not known; a value that is not supported: key and value are named.
+    pub fn new(config: &Config, name: Option<&str>) -> Result<Scheduler> {
+        let wanted = name.map_or_else(|| config.str("_class_name", None), |name| Ok(name.to_string()))?;
+        let row = SAMPLERS.iter().find(|(name, class, _)| *name == wanted || *class == wanted);
+        let Some(mut row) = row else {
+            if name.is_none() {
+                return Err(config.unsupported("_class_name", wanted));
+            }
+            bail!("scheduler {wanted:?} is not known; choose one of {}", names().join(", "));
+        };
+        let karras = format!("{}-karras", row.0);
+        if let Some(karras) = SAMPLERS.iter().find(|(name, ..)| *name == karras)
+            && config.bool("use_karras_sigmas", false)?
+        {
+            row = karras;
+        }
+        let (noise, sampler) = (row.2)(config)?;
+        Ok(Scheduler { name: row.0, noise, sampler })
+    }
+
+    /// [`Scheduler::new`] as diffusers' Stable Diffusion pipelines set it up, whatever the file says: timesteps of `leading`
+    /// spacing are one later, and the predicted latents are not clipped.
+    ///
+    /// # Errors
+    /// As [`Scheduler::new`].
+    pub fn for_stable_diffusion(config: &Config, name: Option<&str>) -> Result<Scheduler> {
+        Scheduler::new(&config.with("steps_offset", 1).with("clip_sample", false), name)
+    }
+
+    /// The name on the command line that chooses this scheduler.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What a run of `steps` steps goes through; some methods evaluate the model more than once in a step.
+    ///
+    /// # Errors
+    /// A number of steps that the scheduler cannot take.
+    pub fn points(&self, steps: usize) -> Result<Points> {
+        let most = self.sampler.most_steps(&self.noise);
+        if !(1..=most).contains(&steps) {
+            bail!("{steps} steps: the {} scheduler takes 1 to {most}", self.name);
+        }
+        Ok(self.sampler.points(&self.noise, steps))
+    }
+
+    /// Turns standard normal noise `x` into the latents of an image in `steps` steps. `model(x, scale, t)` gives the model's
+    /// output for the latents `x * scale` at timestep `t`; `fresh()` gives standard normal noise. Both as long as `x`.
+    ///
+    /// # Errors
+    /// A number of steps that the scheduler cannot take, and those of `model` and `fresh`.
+    pub fn sample(
+        &self,
+        steps: usize,
+        x: &mut [f32],
+        mut model: impl FnMut(&[f32], f32, f32) -> Result<Vec<f32>>,
+        mut fresh: impl FnMut() -> Result<Vec<f32>>,
+    ) -> Result<()> {
+        let points = self.points(steps)?;
+        x.iter_mut().for_each(|v| *v *= points.init_noise_sigma);
+        let mut run = Run { noise: &self.noise, points: &points, model: &mut model, fresh: &mut fresh };
+        self.sampler.sample(&mut run, x)
+    }
+}

@@ -64,7 +64,7 @@ fn choice(name: &'static str, default: impl Into<Value>, of: &[impl Into<Value> 
 }
 
 /// The same in every draw.
-fn fixed(name: &'static str, value: impl Into<Value>) -> Rule {
+fn constant(name: &'static str, value: impl Into<Value>) -> Rule {
     let value = value.into();
     (name, value.clone(), Box::new(move |_| value.clone()))
 }
@@ -72,13 +72,13 @@ fn fixed(name: &'static str, value: impl Into<Value>) -> Rule {
 /// What all algorithms share.
 fn shared(kind: Kind) -> Vec<Rule> {
     let mut rules = vec![
-        fixed("data_augmentation", true),
+        constant("data_augmentation", true),
         choice("resnet_dropout", 0.0, &[0.0, 0.1, 0.5]),
-        fixed("class_balanced", false),
-        fixed("nonlinear_classifier", false),
+        constant("class_balanced", false),
+        constant("nonlinear_classifier", false),
     ];
     if kind.preset == Preset::Dbhead {
-        rules.push(fixed("freeze_bn", false));
+        rules.push(constant("freeze_bn", false));
     }
     let small = is_small(kind.dataset);
     rules.push(if small { power("lr", 1e-3, -4.5, -2.5) } else { power("lr", 5e-5, -5.0, -3.5) });
@@ -87,7 +87,7 @@ fn shared(kind: Kind) -> Vec<Rule> {
         "DomainNet" => count("batch_size", 32, 2.0, 3.0, 5.0),
         _ => count("batch_size", 32, 2.0, 3.0, 5.5),
     });
-    let decay = if small { fixed("weight_decay", 0.0) } else { power("weight_decay", 0.0, -6.0, -2.0) };
+    let decay = if small { constant("weight_decay", 0.0) } else { power("weight_decay", 0.0, -6.0, -2.0) };
     rules.push(decay);
     rules
 }
@@ -97,78 +97,110 @@ fn is_small(dataset: &str) -> bool {
     ["Debug28", "RotatedMNIST", "ColoredMNIST"].contains(&dataset)
 }
 
-/// What the algorithm adds.
-fn own(kind: Kind) -> Vec<Rule> {
-    let annealed = |lambda, iters| vec![power(lambda, 1e2, -1.0, 5.0), count(iters, 500, 10.0, 0.0, 4.0)];
-    let irm = || annealed("irm_lambda", "irm_penalty_anneal_iters");
-    let ib = || annealed("ib_lambda", "ib_penalty_anneal_iters");
-    match kind.algorithm {
-        "IRM" => irm(),
-        "VREx" => vec![
-            power("vrex_lambda", 1e1, -1.0, 5.0),
-            count("vrex_penalty_anneal_iters", 500, 10.0, 0.0, 4.0),
-        ],
-        "Mixup" if kind.preset == Preset::Db2020 => vec![power("mixup_alpha", 0.2, -1.0, -1.0)],
-        "Mixup" => vec![power("mixup_alpha", 0.2, -1.0, 1.0)],
-        "MLDG" if kind.preset == Preset::Db2020 => vec![power("mldg_beta", 1.0, -1.0, 1.0)],
-        "MLDG" => vec![power("mldg_beta", 1.0, -1.0, 1.0), choice("n_meta_test", 2, &[1, 2])],
-        "CORAL" | "MMD" | "CausIRL_CORAL" | "CausIRL_MMD" => vec![power("mmd_gamma", 1.0, -1.0, 1.0)],
-        "MTL" => vec![choice("mtl_ema", 0.99, &[0.5, 0.9, 0.99, 1.0])],
-        "SagNet" => vec![power("sag_w_adv", 0.1, -2.0, 1.0)],
-        "GroupDRO" => vec![power("groupdro_eta", 1e-2, -3.0, -1.0)],
-        "DANN" | "CDANN" => {
-            let mut rules = match is_small(kind.dataset) {
-                true => vec![
-                    power("lr_g", 1e-3, -4.5, -2.5),
-                    power("lr_d", 1e-3, -4.5, -2.5),
-                    fixed("weight_decay_g", 0.0),
-                ],
-                false => vec![
-                    power("lr_g", 5e-5, -5.0, -3.5),
-                    power("lr_d", 5e-5, -5.0, -3.5),
-                    power("weight_decay_g", 0.0, -6.0, -2.0),
-                ],
-            };
-            rules.extend([
-                power("lambda", 1.0, -2.0, 2.0),
-                power("weight_decay_d", 0.0, -6.0, -2.0),
-                count("d_steps_per_g_step", 1, 2.0, 0.0, 3.0),
-                power("grad_penalty", 0.0, -2.0, 1.0),
-                choice("beta1", 0.5, &[0.0, 0.5]),
-                count("mlp_width", 256, 2.0, 6.0, 10.0),
-                choice("mlp_depth", 3, &[3, 4, 5]),
-                choice("mlp_dropout", 0.0, &[0.0, 0.1, 0.5]),
-            ]);
-            rules
+/// The rules of one algorithm.
+type Own = fn(Kind) -> Vec<Rule>;
+
+/// What algorithms add, by their names.
+const OWN: &[(&str, Own)] = &[
+    ("IRM", |_| irm()),
+    ("VREx", |_| {
+        vec![power("vrex_lambda", 1e1, -1.0, 5.0), count("vrex_penalty_anneal_iters", 500, 10.0, 0.0, 4.0)]
+    }),
+    ("Mixup", |kind| {
+        let most = if kind.preset == Preset::Db2020 { -1.0 } else { 1.0 };
+        vec![power("mixup_alpha", 0.2, -1.0, most)]
+    }),
+    ("MLDG", |kind| {
+        let mut rules = vec![power("mldg_beta", 1.0, -1.0, 1.0)];
+        if kind.preset != Preset::Db2020 {
+            rules.push(choice("n_meta_test", 2, &[1, 2]));
         }
-        "RSC" => vec![
+        rules
+    }),
+    ("CORAL", mmd),
+    ("MMD", mmd),
+    ("CausIRL_CORAL", mmd),
+    ("CausIRL_MMD", mmd),
+    ("MTL", |_| vec![choice("mtl_ema", 0.99, &[0.5, 0.9, 0.99, 1.0])]),
+    ("SagNet", |_| vec![power("sag_w_adv", 0.1, -2.0, 1.0)]),
+    ("GroupDRO", |_| vec![power("groupdro_eta", 1e-2, -3.0, -1.0)]),
+    ("DANN", dann),
+    ("CDANN", dann),
+    ("RSC", |_| {
+        vec![
             uniform("rsc_f_drop_factor", 1.0 / 3.0, 0.0, 0.5),
             uniform("rsc_b_drop_factor", 1.0 / 3.0, 0.0, 0.5),
-        ],
-        "SD" => vec![power("sd_reg", 0.1, -5.0, -1.0)],
-        "Fish" => vec![choice("meta_lr", 0.5, &[0.05, 0.1, 0.5])],
-        "Fishr" => vec![
+        ]
+    }),
+    ("SD", |_| vec![power("sd_reg", 0.1, -5.0, -1.0)]),
+    ("Fish", |_| vec![choice("meta_lr", 0.5, &[0.05, 0.1, 0.5])]),
+    ("Fishr", |_| {
+        vec![
             power("lambda", 1000.0, 1.0, 4.0),
             ("penalty_anneal_iters", json!(1500), Box::new(|r| json!(range(r, 0.0, 5000.0) as u64))),
             uniform("ema", 0.95, 0.90, 0.99),
-        ],
-        "IB_ERM" => ib(),
-        "IB_IRM" => irm().into_iter().chain(ib()).collect(),
-        "ANDMask" => vec![uniform("tau", 1.0, 0.5, 1.0)],
-        "EQRM" => vec![
+        ]
+    }),
+    ("IB_ERM", |_| ib()),
+    ("IB_IRM", |_| irm().into_iter().chain(ib()).collect()),
+    ("ANDMask", |_| vec![uniform("tau", 1.0, 0.5, 1.0)]),
+    ("EQRM", |_| {
+        vec![
             uniform("eqrm_quantile", 0.75, 0.5, 0.99),
             power("eqrm_burnin_iters", 2500.0, 2.5, 3.5),
             power("eqrm_lr", 1e-6, -7.0, -5.0),
+        ]
+    }),
+    ("ERMPlusPlus", |_| vec![constant("linear_steps", 500), power("linear_lr", 5e-5, -5.0, -3.5)]),
+];
+
+fn irm() -> Vec<Rule> {
+    vec![power("irm_lambda", 1e2, -1.0, 5.0), count("irm_penalty_anneal_iters", 500, 10.0, 0.0, 4.0)]
+}
+
+fn ib() -> Vec<Rule> {
+    vec![power("ib_lambda", 1e2, -1.0, 5.0), count("ib_penalty_anneal_iters", 500, 10.0, 0.0, 4.0)]
+}
+
+fn mmd(_: Kind) -> Vec<Rule> {
+    vec![power("mmd_gamma", 1.0, -1.0, 1.0)]
+}
+
+fn dann(kind: Kind) -> Vec<Rule> {
+    let mut rules = match is_small(kind.dataset) {
+        true => vec![
+            power("lr_g", 1e-3, -4.5, -2.5),
+            power("lr_d", 1e-3, -4.5, -2.5),
+            constant("weight_decay_g", 0.0),
         ],
-        "ERMPlusPlus" => vec![fixed("linear_steps", 500), power("linear_lr", 5e-5, -5.0, -3.5)],
-        _ => vec![],
-    }
+        false => vec![
+            power("lr_g", 5e-5, -5.0, -3.5),
+            power("lr_d", 5e-5, -5.0, -3.5),
+            power("weight_decay_g", 0.0, -6.0, -2.0),
+        ],
+    };
+    rules.extend([
+        power("lambda", 1.0, -2.0, 2.0),
+        power("weight_decay_d", 0.0, -6.0, -2.0),
+        count("d_steps_per_g_step", 1, 2.0, 0.0, 3.0),
+        power("grad_penalty", 0.0, -2.0, 1.0),
+        choice("beta1", 0.5, &[0.0, 0.5]),
+        count("mlp_width", 256, 2.0, 6.0, 10.0),
+        choice("mlp_depth", 3, &[3, 4, 5]),
+        choice("mlp_dropout", 0.0, &[0.0, 0.1, 0.5]),
+    ]);
+    rules
+}
+
+/// What the algorithm adds.
+fn own(kind: Kind) -> Vec<Rule> {
+    OWN.iter().filter(|(name, _)| *name == kind.algorithm).flat_map(|(_, rules)| rules(kind)).collect()
 }
 
 /// Whether any algorithm has a hyper-parameter of this name.
 fn belongs_to_some(name: &str) -> bool {
-    let of = |algorithm| own(Kind { algorithm, dataset: "", preset: Preset::Db2024 });
-    super::names().into_iter().flat_map(of).any(|rule| rule.0 == name)
+    let of = |algorithm| Kind { algorithm, dataset: "", preset: Preset::Db2024 };
+    OWN.iter().flat_map(|(algorithm, rules)| rules(of(algorithm))).any(|rule| rule.0 == name)
 }
 
 /// The name of `names` that a mistyped one was most likely meant to be.
@@ -364,7 +396,7 @@ mod tests {
         for name in names() {
             for seed in 0..3 {
                 let drawn = hparams(name, seed, 1);
-                let setup = Setup { hparams: &drawn, preset: Preset::Db2024, fixed: false, envs: 3 };
+                let setup = Setup { hparams: &drawn, preset: Preset::Db2024, corrected: false, envs: 3 };
                 algorithm(name, &setup).unwrap();
             }
         }

@@ -2,8 +2,8 @@
 
 use crate::core::{Caps, Class, DType, Graph, Tensor, Weights};
 use crate::data::rng::Key;
-use crate::models::resnet::{self, KEEP, NormMode, ResNet, ResNetConfig, image_kernel, norm};
-use crate::nn;
+use crate::models::resnet::{self, ResNet, ResNetConfig, image_kernel};
+use crate::nn::{self, KEEP, NormMode};
 use crate::ops::{Act, Conv};
 use anyhow::{Result, bail};
 use std::collections::BTreeMap;
@@ -213,7 +213,7 @@ fn wide_resnet(w: &Weights, images: Tensor, mode: NormMode) -> Tensor {
         for i in 0..2 {
             let w = w.sub(format!("layer{}.{i}", stage + 1));
             let stride = if i == 0 { stride } else { 1 };
-            let active = |name: &str, x: Tensor| g.relu(norm(&w.sub(name), x, mode, KEEP));
+            let active = |name: &str, x: Tensor| g.relu(nn::batch_norm(&w.sub(name), x, mode, KEEP));
             let y = nn::conv2d(&w.sub("conv1"), active("bn1", x), out, Conv::same(3));
             let y = nn::conv2d(&w.sub("conv2"), active("bn2", y), out, Conv::strided(3, stride));
             let shortcut = match stride != 1 || x.last() != out {
@@ -224,6 +224,6 @@ fn wide_resnet(w: &Weights, images: Tensor, mode: NormMode) -> Tensor {
         }
     }
     // Upstream's momentum is 0.9 here.
-    let x = g.relu(norm(&w.sub("bn1"), x, mode, 0.1));
+    let x = g.relu(nn::batch_norm(&w.sub("bn1"), x, mode, 0.1));
     g.reshape(g.mean(x, &[1, 2]), &[images.dim(0), 128])
 }

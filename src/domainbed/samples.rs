@@ -1,7 +1,7 @@
 //! How samples reach a plan: as numbers, or as the bytes of images that the device crops, resizes and augments.
 
 use crate::core::{DType, Graph, Plan, Tensor};
-use crate::data::augment::HEADER;
+use crate::data::packed::HEADER;
 use anyhow::Result;
 
 /// Statistics of ImageNet's channels.
@@ -17,7 +17,7 @@ pub enum Samples {
     Pictures {
         /// Pixels of a side on the device.
         size: usize,
-        /// Words of the largest one, as [`crate::data::augment::packed_words`] counts them.
+        /// Words of the largest one, as [`crate::data::packed::packed_words`] counts them.
         words: usize,
     },
 }
@@ -43,7 +43,7 @@ impl Samples {
 pub enum Rows<'a> {
     /// Numbers.
     Numbers(&'a [f32]),
-    /// Images as [`crate::data::augment::pack`] packs them.
+    /// Images as [`crate::data::packed::pack`] packs them.
     Pictures(&'a [u32]),
 }
 

@@ -1,221 +1,14 @@
-//! The plans of a run: one that updates, one that predicts.
+//! The plans that update.
 
-use super::hparams::Hparams;
-use super::network::Network;
-use super::samples::{Rows, Samples};
-use super::{Algorithm, Predict, Step};
-use crate::core::{
-    DType, Gpu, Graph, Init, Later, Memory, OutOfMemory, Plan, Store, Tensor, Weights, plan, torch_shape,
-};
-use crate::data::rng::Key;
-use crate::models::resnet::is_parameter;
+use super::algorithm::Algorithm;
+use super::draws::{Batch, Draws, Values};
+use super::samples::Rows;
+use super::saving::Saving;
+use super::spec::{AVERAGE, Spec};
+use super::step::{Filler, Step, filled_name};
+use crate::core::{DType, Graph, Init, Later, Memory, OutOfMemory, Plan, Store, plan, torch_shape};
 use anyhow::{Context, Result, bail};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-
-/// What a run trains.
-pub struct Spec<'a> {
-    /// The network.
-    pub network: &'a Network,
-    /// Its hyper-parameters and the algorithm's.
-    pub hparams: &'a Hparams,
-    /// The kind of samples.
-    pub samples: &'a Samples,
-    /// Number of training environments.
-    pub envs: usize,
-    /// Samples of each in a step.
-    pub batch: usize,
-    /// Seed of every draw.
-    pub seed: u64,
-    /// The step from which on the parameters are averaged; the average predicts.
-    pub average_from: Option<u32>,
-    /// Bytes of device memory that training may take; what the adapter has, by default.
-    pub memory: Option<usize>,
-    /// Compute blocks again instead of keeping them, even if there is memory.
-    pub recompute: bool,
-}
-
-/// What is done again so that less is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Saving {
-    /// The featurizer takes the rows of a pass in so many parts, one after the other, and each again for the backward pass. Where
-    /// samples see one another, the parts are those that do. So the numbers are the same, whatever the algorithm does with the features.
-    pub parts: usize,
-    /// What is inside a residual block is made again for the backward pass.
-    pub recompute: bool,
-}
-
-impl Saving {
-    /// From keeping everything (or from `recompute`, where that is asked for) to what takes least memory.
-    fn all(network: &Network, recompute: bool, envs: usize, rows: usize) -> Vec<Saving> {
-        let mut all = vec![Saving { parts: 1, recompute }];
-        if network.sees_batches() {
-            all.extend([1, envs].map(|parts| Saving { parts, recompute: true }));
-        } else {
-            let parts = std::iter::successors(Some(2), |p| Some(2 * p)).take_while(|&p| p <= rows);
-            all.extend(parts.map(|parts| Saving { parts, recompute }));
-            all.push(Saving { parts: rows, recompute: true });
-        }
-        all.dedup();
-        all
-    }
-}
-
-impl std::fmt::Display for Saving {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        match self.parts {
-            1 => {}
-            parts => write!(f, "the samples of a pass in {parts} parts")?,
-        }
-        if self.recompute {
-            f.write_str(if self.parts > 1 { ", and " } else { "" })?;
-            f.write_str("blocks computed again for the backward pass")?;
-        }
-        Ok(())
-    }
-}
-
-/// What the average of a parameter is called in the store.
-pub const AVERAGE: &str = "average.";
-
-/// A minibatch, for an algorithm that fills its inputs.
-pub struct Batch<'a> {
-    /// The step, from 0 on.
-    pub step: u32,
-    /// Number of training environments.
-    pub envs: usize,
-    /// Samples of each.
-    pub size: usize,
-    /// Labels of all samples.
-    pub labels: &'a [u32],
-    draws: &'a mut Draws,
-    plan: &'a mut Plan,
-}
-
-/// Where random numbers come from.
-pub enum Draws {
-    /// Functions of (seed, step, number of the draw).
-    Seeded {
-        /// The run's seed.
-        seed: u64,
-        /// Draws of this step so far.
-        next: u32,
-    },
-    /// What upstream drew in one step, in order.
-    Recorded(VecDeque<Draw>),
-}
-
-/// One draw of upstream's.
-#[derive(Clone, Debug)]
-pub enum Draw {
-    /// Numbers below n in random order.
-    Permutation(Vec<usize>),
-    /// A beta variate.
-    Beta(f32),
-    /// A number below n.
-    Integer(usize),
-    /// Uniform numbers in [0, 1).
-    Uniform(Vec<f32>),
-    /// Normal numbers.
-    Normal(Vec<f32>),
-}
-
-impl Batch<'_> {
-    /// Fills the input `name`.
-    ///
-    /// # Errors
-    /// A device that fails.
-    pub fn write(&mut self, name: &str, values: &[f32]) -> Result<()> {
-        self.plan.write(name, values)
-    }
-
-    /// Fills an input of whole numbers.
-    ///
-    /// # Errors
-    /// A device that fails.
-    pub fn write_u32(&mut self, name: &str, values: &[u32]) -> Result<()> {
-        self.plan.write_u32(name, values)
-    }
-
-    /// The numbers below `n` in random order.
-    ///
-    /// # Errors
-    /// A recording that holds something else here, as for all draws.
-    pub fn permutation(&mut self, n: usize) -> Result<Vec<usize>> {
-        match self.draw() {
-            Ok(key) => Ok(key.permutation(n)),
-            Err(Some(Draw::Permutation(order))) if order.len() == n => Ok(order),
-            Err(other) => unexpected(other, &format!("a permutation of {n}")),
-        }
-    }
-
-    /// A number below `n`.
-    ///
-    /// # Errors
-    /// As [`Batch::permutation`].
-    pub fn below(&mut self, n: usize) -> Result<usize> {
-        match self.draw() {
-            Ok(key) => Ok(key.below(0, n as u32) as usize),
-            Err(Some(Draw::Integer(value))) if value < n => Ok(value),
-            Err(other) => unexpected(other, &format!("a number below {n}")),
-        }
-    }
-
-    /// A number of the distribution Beta(alpha, alpha).
-    ///
-    /// # Errors
-    /// As [`Batch::permutation`].
-    pub fn beta(&mut self, alpha: f64) -> Result<f32> {
-        match self.draw() {
-            Ok(key) => Ok(key.beta(alpha)),
-            Err(Some(Draw::Beta(value))) => Ok(value),
-            Err(other) => unexpected(other, "a beta variate"),
-        }
-    }
-
-    /// `n` uniform numbers in [0, 1).
-    ///
-    /// # Errors
-    /// As [`Batch::permutation`].
-    pub fn uniforms(&mut self, n: usize) -> Result<Vec<f32>> {
-        match self.draw() {
-            Ok(key) => Ok((0..n as u32).map(|i| key.uniform(i)).collect()),
-            Err(Some(Draw::Uniform(values))) if values.len() == n => Ok(values),
-            Err(other) => unexpected(other, &format!("{n} uniform numbers")),
-        }
-    }
-
-    /// `n` normal numbers.
-    ///
-    /// # Errors
-    /// As [`Batch::permutation`].
-    pub fn normals(&mut self, n: usize) -> Result<Vec<f32>> {
-        match self.draw() {
-            Ok(key) => Ok((0..n as u32).map(|i| key.normal(i)).collect()),
-            Err(Some(Draw::Normal(values))) if values.len() == n => Ok(values),
-            Err(other) => unexpected(other, &format!("{n} normal numbers")),
-        }
-    }
-
-    /// The key of the next draw, or what was recorded.
-    fn draw(&mut self) -> Result<Key, Option<Draw>> {
-        match self.draws {
-            Draws::Seeded { seed, next } => {
-                *next += 1;
-                Ok(Key::new(*seed, self.step, &format!("draw {next}")))
-            }
-            Draws::Recorded(draws) => Err(draws.pop_front()),
-        }
-    }
-}
-
-fn unexpected<T>(found: Option<Draw>, wanted: &str) -> Result<T> {
-    bail!("the recording has {found:?} where {wanted} is drawn")
-}
-
-/// Name of the input that holds the key of the `i`-th dropout mask.
-pub(super) fn mask_key(i: usize) -> String {
-    format!("dropout {i}")
-}
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The updates of an algorithm, ready to be replayed.
 pub struct Trainer {
@@ -227,10 +20,11 @@ pub struct Trainer {
     saving: Saving,
 }
 
+/// One kind of update.
 struct Turn {
     plan: Plan,
     logged: Vec<&'static str>,
-    masks: usize,
+    fillers: Vec<Filler>,
 }
 
 impl Trainer {
@@ -265,7 +59,7 @@ impl Trainer {
         self.average_from = Some(step + 1);
     }
 
-    /// What is done again so that the update fits.
+    /// What is recomputed so that the update fits.
     pub fn saving(&self) -> Saving {
         self.saving
     }
@@ -275,7 +69,7 @@ impl Trainer {
     /// # Errors
     /// A device that fails.
     pub fn step(&mut self, step: u32, x: Rows, y: &[u32], since: u32) -> Result<()> {
-        self.step_with(step, x, y, since, &mut Draws::Seeded { seed: self.seed, next: 0 })
+        self.step_with(step, x, y, since, &mut Draws::Seeded { next: 0 })
     }
 
     /// [`Trainer::step`] with other random numbers.
@@ -286,22 +80,28 @@ impl Trainer {
         let algorithm = &*self.algorithm;
         let number = algorithm.turn(step);
         let first = !(since..step).any(|s| algorithm.turn(s) == number);
-        let Turn { plan, masks, .. } = &mut self.turns[number];
+        let Turn { plan, fillers, .. } = &mut self.turns[number];
         x.write(plan)?;
         plan.write_u32("y", y)?;
         plan.write("count", &[algorithm.adam_step(step) as f32])?;
         plan.write("keep", &[if first { 0.0 } else { 1.0 }])?;
-        for i in 0..*masks {
-            let name = mask_key(i);
-            plan.write_u32(&name, &Key::new(self.seed, step, &name).0)?;
-        }
         if let Some(from) = self.average_from {
             // Before, the average is the parameters themselves.
             let averaged = (step + 1).saturating_sub(from) as f32;
             plan.write("average rate", &[averaged / (averaged + 1.0)])?;
         }
-        let size = y.len() / self.envs;
-        algorithm.inputs(&mut Batch { step, envs: self.envs, size, labels: y, draws, plan })?;
+        let (envs, seed) = (self.envs, self.seed);
+        let mut batch = Batch { step, envs, size: y.len() / envs, labels: y, seed, draws };
+        let mut filled = 0;
+        for fill in fillers {
+            for values in fill(&mut batch)? {
+                match values {
+                    Values::F32(values) => plan.write(&filled_name(filled), &values)?,
+                    Values::U32(values) => plan.write_u32(&filled_name(filled), &values)?,
+                }
+                filled += 1;
+            }
+        }
         if step > 0 && algorithm.adam_resets().contains(&step) {
             plan.clear_states(|name| name.ends_with(".exp_avg") || name.ends_with(".exp_avg_sq"));
         }
@@ -388,20 +188,7 @@ impl Turn {
     ) -> Result<Turn> {
         let gpu = store.gpu().clone();
         let g = Graph::new(gpu.caps());
-        let rows = spec.envs * spec.batch;
-        let step = Step {
-            g: &g,
-            w: Weights::new(&g, DType::F32),
-            network: spec.network,
-            x: spec.samples.input(&g, rows),
-            y: g.input("y", &[rows], DType::U32),
-            envs: spec.envs,
-            turn,
-            hparams: spec.hparams,
-            count: g.input("count", &[1], DType::F32),
-            masks: 0.into(),
-            saving,
-        };
+        let step = Step::new(&g, spec, turn, saving);
         let values = algorithm.update(&step);
         let keep = g.input("keep", &[1], DType::F32);
         for (name, value) in &values {
@@ -434,66 +221,8 @@ impl Turn {
             let fan_in = weight.map(|(_, t)| t.len() / t.dim(0));
             store.write(name, &shape, &init(name, &shape, fan_in)?)?;
         }
-        let masks = step.masks.get();
-        drop(step);
+        let fillers = step.into_fillers();
         let plan = Plan::new(&gpu, g, store)?;
-        Ok(Turn { plan, logged: values.iter().map(|v| v.0).collect(), masks })
-    }
-}
-
-/// The trained network as it predicts.
-pub struct Predictor {
-    plan: Plan,
-    rows: usize,
-}
-
-impl Predictor {
-    /// Plans the prediction for `batch` samples, over the parameters in `store` or their average.
-    ///
-    /// # Errors
-    /// No device memory.
-    pub fn new(store: &Store, algorithm: &dyn Algorithm, spec: &Spec, batch: usize) -> Result<Predictor> {
-        let gpu: &Gpu = store.gpu();
-        let g = Graph::new(gpu.caps());
-        let (x, key) = (spec.samples.input(&g, batch), g.input("key", &[4], DType::U32));
-        let w = Weights::new(&g, DType::F32);
-        let mut predict = Predict { g: &g, w: w.clone(), network: spec.network, x, key };
-        let mut logits = algorithm.predict(&predict);
-        if spec.average_from.is_some() {
-            let average = |(name, t): (String, Tensor)| {
-                let average = g.state(&format!("{AVERAGE}{name}"), t.shape(), DType::F32, Init::Loaded);
-                (name, average)
-            };
-            let moved = w.params().into_iter().filter(|(name, _)| is_parameter(name));
-            predict.w = w.overlay(moved.map(average).collect());
-            logits = algorithm.predict(&predict);
-        }
-        drop(predict);
-        g.output("logits", logits);
-        let plan = Plan::new(gpu, g, store)?;
-        Ok(Predictor { plan, rows: batch })
-    }
-
-    /// Samples of one batch.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Hands one batch to the device, with the key of what is random in the prediction.
-    ///
-    /// # Errors
-    /// A device that fails.
-    pub fn run(&mut self, x: Rows, key: Key) -> Result<()> {
-        x.write(&mut self.plan)?;
-        self.plan.write_u32("key", &key.0)?;
-        self.plan.run()
-    }
-
-    /// Logits (batch, classes) of the last run. Waits for the device.
-    ///
-    /// # Errors
-    /// A device that failed.
-    pub fn logits(&self) -> Result<Vec<f32>> {
-        self.plan.read("logits")
+        Ok(Turn { plan, logged: values.iter().map(|v| v.0).collect(), fillers })
     }
 }

@@ -1,6 +1,7 @@
 //! CLIP on a device: from prompts to the context of Stable Diffusion, from images and texts to embeddings.
 
-use crate::core::{DType, Gpu, Graph, Plan, Store, Weights};
+use super::load;
+use crate::core::{DType, Gpu, Plan};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::config::Config;
 use crate::data::folder::Folder;
@@ -56,13 +57,11 @@ impl TextEncoder {
         let config = TextConfig::new(config)?;
         tokenizer.pad_to(config.positions)?;
         let checkpoint = clip::modern_names(checkpoint);
-        let graph = Graph::new(gpu.caps());
-        let w = Weights::new(&graph, dtype);
-        let tokens = graph.input("tokens", &[1, config.positions, config.hidden_size()], DType::F32);
-        graph.output("context", clip::text_model(&w, &config, tokens));
-        let mut store = Store::new(gpu);
-        store.load(&checkpoint, &w)?;
-        let plan = Plan::new(gpu, graph, &store)?;
+        let plan = load(gpu, dtype, &checkpoint, |w| {
+            let shape = [1, config.positions, config.hidden_size()];
+            let tokens = w.graph().input("tokens", &shape, DType::F32);
+            w.graph().output("context", clip::text_model(w, &config, tokens));
+        })?;
         Ok(TextEncoder { config, tokenizer, checkpoint, plan })
     }
 
@@ -93,14 +92,14 @@ pub struct ClipEmbedder {
     preprocess: Preprocess,
     tokenizer: Tokenizer,
     checkpoint: Checkpoint,
-    store: Store,
+    gpu: Gpu,
     dtype: DType,
     /// Made when first asked for.
     images: Option<Plan>,
     texts: Option<Plan>,
 }
 
-/// Embeddings of images, a row each.
+/// Embeddings of images, one row per image.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImageEmbeds {
     /// Scaled to length 1.
@@ -145,13 +144,12 @@ impl ClipEmbedder {
             bail!("{name}: image_size = {size}, but the preprocessor's crop_size is {crop}");
         }
         tokenizer.pad_to(config.text.positions)?;
-        let store = Store::new(gpu);
         Ok(ClipEmbedder {
             config,
             preprocess,
             tokenizer,
             checkpoint,
-            store,
+            gpu: gpu.clone(),
             dtype,
             images: None,
             texts: None,
@@ -170,15 +168,14 @@ impl ClipEmbedder {
     pub fn images(&mut self, images: &[Rgb]) -> Result<ImageEmbeds> {
         let size = self.config.vision.image_size;
         if self.images.is_none() {
-            let g = Graph::new(self.store.gpu().caps());
-            let w = Weights::new(&g, self.dtype);
-            let pixels = g.input("pixels", &[BATCH, size, size, 3], DType::F32);
-            let hidden = clip::vision_model(&w.sub("vision_model"), &self.config.vision, pixels);
-            let features = clip::image_features(&w, &self.config, hidden);
-            g.output("features", features);
-            g.output("embeds", clip::normalize(&g, features));
-            self.store.load(&self.checkpoint, &w)?;
-            self.images = Some(Plan::new(self.store.gpu(), g, &self.store)?);
+            let plan = load(&self.gpu, self.dtype, &self.checkpoint, |w| {
+                let pixels = w.graph().input("pixels", &[BATCH, size, size, 3], DType::F32);
+                let hidden = clip::vision_model(&w.sub("vision_model"), &self.config.vision, pixels);
+                let features = clip::image_features(w, &self.config, hidden);
+                w.graph().output("features", features);
+                w.graph().output("embeds", clip::normalize(w.graph(), features));
+            })?;
+            self.images = Some(plan);
         }
         let plan = self.images.as_mut().expect("made above");
         let mut embeds = ImageEmbeds::default();
@@ -206,14 +203,13 @@ impl ClipEmbedder {
     pub fn texts(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
         let (length, hidden) = (self.config.text.positions, self.config.text.hidden_size());
         if self.texts.is_none() {
-            let g = Graph::new(self.store.gpu().caps());
-            let w = Weights::new(&g, self.dtype);
-            let tokens = g.input("tokens", &[BATCH, length, hidden], DType::F32);
-            let end = g.input("end", &[BATCH, 1, length], DType::F32);
-            let states = clip::text_model(&w.sub("text_model"), &self.config.text, tokens);
-            g.output("embeds", clip::text_embeds(&w, &self.config, states, end));
-            self.store.load(&self.checkpoint, &w)?;
-            self.texts = Some(Plan::new(self.store.gpu(), g, &self.store)?);
+            let plan = load(&self.gpu, self.dtype, &self.checkpoint, |w| {
+                let tokens = w.graph().input("tokens", &[BATCH, length, hidden], DType::F32);
+                let end = w.graph().input("end", &[BATCH, 1, length], DType::F32);
+                let states = clip::text_model(&w.sub("text_model"), &self.config.text, tokens);
+                w.graph().output("embeds", clip::text_embeds(w, &self.config, states, end));
+            })?;
+            self.texts = Some(plan);
         }
         let plan = self.texts.as_mut().expect("made above");
         let mut out = Vec::with_capacity(texts.len());

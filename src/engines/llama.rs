@@ -1,4 +1,4 @@
-//! A language model on a device: it reads tokens, and writes on.
+//! A language model on a device: it reads tokens and continues them.
 
 use crate::core::{DType, Gpu, Graph, Init, Plan, Store, Weights};
 use crate::data::checkpoint::Checkpoint;
@@ -19,8 +19,8 @@ pub struct Llama {
     checkpoint: Checkpoint,
     store: Store,
     dtype: DType,
-    /// Rows of the head's matrix in each piece of it: the whole may be more than the device lets a kernel see.
-    pieces: Vec<usize>,
+    /// Rows of each slice of the head's matrix: the whole may be more than the device lets a kernel see.
+    slices: Vec<usize>,
     /// By the number of tokens that a run takes.
     plans: HashMap<usize, Plan>,
     context: usize,
@@ -44,12 +44,12 @@ impl Llama {
         let head = if config.tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
         let (vocab, hidden) = (config.vocab_size, config.hidden);
         let rows = (gpu.caps().binding_bytes as usize / dtype.bytes(hidden) / 64 * 64).max(64);
-        let mut pieces = Vec::new();
+        let mut slices = Vec::new();
         for start in (0..vocab).step_by(rows) {
             let ids: Vec<u32> = (start..vocab.min(start + rows)).map(|i| i as u32).collect();
             let data = checkpoint.rows_f32(head, &ids, &[vocab, hidden])?;
-            store.write_as(&format!("head.{}", pieces.len()), &[ids.len(), hidden], dtype, &data)?;
-            pieces.push(ids.len());
+            store.write_as(&format!("head.{}", slices.len()), &[ids.len(), hidden], dtype, &data)?;
+            slices.push(ids.len());
         }
         let context = context.min(config.positions);
         let gpu = gpu.clone();
@@ -59,7 +59,7 @@ impl Llama {
             checkpoint,
             store,
             dtype,
-            pieces,
+            slices,
             plans: HashMap::new(),
             context,
             position: 0,
@@ -76,7 +76,7 @@ impl Llama {
         let w = Weights::new(&g, self.dtype);
         let x = g.input("tokens", &[tokens, self.config.hidden], DType::F32);
         let x = llama(&w, &self.config, x, self.context);
-        for (i, &rows) in self.pieces.iter().enumerate() {
+        for (i, &rows) in self.slices.iter().enumerate() {
             let _scope = g.scope("lm_head");
             let head = g.state(&format!("head.{i}"), &[rows, self.config.hidden], self.dtype, Init::Loaded);
             g.output(&format!("logits.{i}"), g.linear(x, head, None));
@@ -97,33 +97,43 @@ impl Llama {
         self.position = 0;
     }
 
-    /// Reads tokens after those read before, and returns the scores of every token to come next: (vocab) behind the last of
-    /// `ids`, or, with `every`, (ids, vocab) behind each of them.
+    /// Reads tokens after those read before, and returns the logits of the next token, (vocab).
     ///
     /// # Errors
-    /// More tokens than there is room for; an id that is none; a device that fails.
-    pub fn read(&mut self, ids: &[u32], every: bool) -> Result<Vec<f32>> {
+    /// More tokens than there is room for; an id beyond the vocabulary; a device that fails.
+    pub fn read(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
+        self.read_from(ids, ids.len().saturating_sub(1))
+    }
+
+    /// [`Llama::read`], with the logits after each of `ids`, (ids, vocab).
+    ///
+    /// # Errors
+    /// As [`Llama::read`].
+    pub fn read_each(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
+        self.read_from(ids, 0)
+    }
+
+    /// The logits after `ids[from]` and those that follow.
+    fn read_from(&mut self, ids: &[u32], from: usize) -> Result<Vec<f32>> {
         if self.position + ids.len() > self.context {
             let (read, more) = (self.position, ids.len());
             bail!("the text is too long: {read} tokens read and {more} to come, room for {}", self.context);
         }
         let mut out = Vec::new();
-        let mut left = ids;
-        while !left.is_empty() {
-            let tokens = if left.len() > 1 { CHUNK } else { 1 };
-            let (now, rest) = left.split_at(left.len().min(tokens));
-            left = rest;
+        let mut done = 0;
+        while done < ids.len() {
+            let tokens = if ids.len() - done > 1 { CHUNK } else { 1 };
+            let now = &ids[done..ids.len().min(done + tokens)];
             self.run(now, tokens)?;
-            if every || left.is_empty() {
-                let first = if every { 0 } else { now.len() - 1 };
-                self.logits(tokens, first, now.len(), &mut out)?;
+            if done + now.len() > from {
+                self.logits(tokens, from.saturating_sub(done), now.len(), &mut out)?;
             }
+            done += now.len();
         }
         Ok(out)
     }
 
-    /// One run. Where there are fewer `ids` than `tokens`, zeros fill up; what they leave in the cache is out of sight of
-    /// every token and overwritten later.
+    /// One run over `ids`, padded with zeros to `tokens`; what the padding leaves in the cache is masked, and overwritten later.
     fn run(&mut self, ids: &[u32], tokens: usize) -> Result<()> {
         let (c, start, context) = (&self.config, self.position, self.context);
         let mut x = self.checkpoint.rows_f32("model.embed_tokens.weight", ids, &[c.vocab_size, c.hidden])?;
@@ -143,21 +153,21 @@ impl Llama {
         Ok(())
     }
 
-    /// Appends rows `first .. end` of the last run's scores to `out`.
+    /// Appends rows `first .. end` of the last run's logits to `out`.
     fn logits(&self, tokens: usize, first: usize, end: usize, out: &mut Vec<f32>) -> Result<()> {
         let plan = &self.plans[&tokens];
-        let names = (0..self.pieces.len()).map(|i| format!("logits.{i}"));
-        let pieces = names.map(|n| plan.read(&n)).collect::<Result<Vec<_>>>()?;
+        let names = (0..self.slices.len()).map(|i| format!("logits.{i}"));
+        let logits = names.map(|n| plan.read(&n)).collect::<Result<Vec<_>>>()?;
         for row in first..end {
-            for (piece, &width) in pieces.iter().zip(&self.pieces) {
-                out.extend(&piece[row * width..][..width]);
+            for (slice, &width) in logits.iter().zip(&self.slices) {
+                out.extend(&slice[row * width..][..width]);
             }
         }
         Ok(())
     }
 
-    /// Reads `prompt` and writes on: each next token is what `choose` makes of the scores, until it returns None, `most` tokens
-    /// are written, or there is no more room. Returns the new tokens.
+    /// Reads `prompt` and continues it: `choose` picks each next token from the logits, until it returns None, `most` tokens are
+    /// written, or there is no more room. Returns the new tokens.
     ///
     /// # Errors
     /// As [`Llama::read`].
@@ -171,20 +181,20 @@ impl Llama {
             bail!("an empty prompt: there is nothing to go on from");
         }
         let mut out = Vec::new();
-        let mut logits = self.read(prompt, false)?;
+        let mut logits = self.read(prompt)?;
         while out.len() < most {
             let Some(next) = choose(&logits) else { break };
             out.push(next);
             if out.len() == most || self.position == self.context {
                 break;
             }
-            logits = self.read(&[next], false)?;
+            logits = self.read(&[next])?;
         }
         Ok(out)
     }
 }
 
-/// The token of the highest score: greedy decoding.
+/// The token of the highest logit: greedy decoding.
 pub fn argmax(logits: &[f32]) -> u32 {
     let mut best = 0;
     for (i, v) in logits.iter().enumerate() {

@@ -1,19 +1,20 @@
 //! The loop that paints: text encoder, UNet, scheduler and autoencoder of a Stable Diffusion folder in diffusers' layout.
 //!
 //! One plan of the UNet, recorded once, is replayed for each step of each batch; the step formula runs on the CPU over the
-//! latents, which are read and written once a step.
+//! latents, which are read and written once per step.
 
 use super::clip::TextEncoder;
-use crate::core::{DType, Gpu, Graph, Plan, Store, Weights, plan};
+use super::load;
+use crate::core::{DType, Gpu, OutOfMemory, Plan, Weights};
 use crate::data::config::Config;
 use crate::data::folder::Folder;
 use crate::data::nchw_to_nhwc;
 use crate::data::rng::Mt19937;
-use crate::diffusion::scheduler::Scheduler;
+use crate::diffusion::{self, Scheduler};
 use crate::flags;
 use crate::models::unet::{self, UnetConfig};
 use crate::models::vae::{self, VaeConfig};
-use anyhow::{Context, Result, bail};
+use anyhow::{Error, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::num::NonZeroUsize;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 const PIXELS: usize = 512 * 512;
 
 /// A Stable Diffusion folder: its configurations are read, its weights not yet.
+#[derive(Clone)]
 pub struct Model {
     folder: Folder,
     unet: UnetConfig,
@@ -49,7 +51,7 @@ impl Model {
         let of_class = |part: &str, class: &str| {
             let config = Config::of(&folder.sub(part))?;
             config.only("_class_name", &[json!(class)])?;
-            Ok::<_, anyhow::Error>(config)
+            Ok::<_, Error>(config)
         };
         let config = of_class("unet", "UNet2DConditionModel")?;
         let unet = UnetConfig::new(&config)?;
@@ -77,11 +79,7 @@ impl Model {
     /// # Errors
     /// A name that is not known; a configuration that is not supported.
     pub fn scheduler(&self, name: Option<&str>) -> Result<Scheduler> {
-        let mut scheduler = Scheduler::new(&self.scheduler, name)?;
-        // What diffusers' Stable Diffusion pipelines do, whatever the file says.
-        scheduler.steps_offset = 1;
-        scheduler.clip_sample = None;
-        Ok(scheduler)
+        Scheduler::for_stable_diffusion(&self.scheduler, name)
     }
 
     /// Height and width of images: as asked for, or what the model was trained on.
@@ -112,8 +110,8 @@ pub struct Options {
     /// Classifier-free guidance (Ho and Salimans 2022): low values give more varied images, 1 is without and twice as fast.
     #[arg(long, value_name = "SCALE", default_value_t = 2.0)]
     pub guidance: f32,
-    /// Scheduler: ddim, pndm, euler, euler-karras, euler-a, dpmpp-2m, dpmpp-2m-karras, lcm or ddpm [default: the model's own].
-    #[arg(long, value_name = "NAME")]
+    /// Name of the scheduler.
+    #[arg(long, value_name = "NAME", help = scheduler_help())]
     pub scheduler: Option<String>,
     /// Size of the images: 512, or WIDTHxHEIGHT (in run.toml: [height, width]) [default: what the model was trained on].
     #[arg(long, value_name = "PIXELS", value_parser = parse_size)]
@@ -131,6 +129,10 @@ impl Default for Options {
     fn default() -> Options {
         Options { model: PathBuf::new(), ..flags::parse(&["--model", "DIR"]) }
     }
+}
+
+fn scheduler_help() -> String {
+    format!("Scheduler: {} [default: the model's own]", diffusion::names().join(", "))
 }
 
 /// "512" or "768x512" as height and width.
@@ -153,11 +155,10 @@ pub struct Request<'a> {
 
 /// A model on the device, ready to paint images of one size.
 pub struct Painter {
+    model: Model,
     text: TextEncoder,
     unet: Plan,
     vae: Plan,
-    unet_config: UnetConfig,
-    vae_config: VaeConfig,
     scheduler: Scheduler,
     options: Options,
     size: [usize; 2],
@@ -179,7 +180,7 @@ impl Painter {
         }
         let size @ [height, width] = model.size(options.size)?;
         let scheduler = model.scheduler(options.scheduler.as_deref())?;
-        scheduler.start(options.steps)?;
+        scheduler.points(options.steps)?;
         let fitting = PIXELS / (height * width);
         let batch = options.batch.map_or(fitting.clamp(1, 16), usize::from).min(images).max(1);
         let vae_batch = fitting.clamp(1, batch);
@@ -195,46 +196,40 @@ impl Painter {
         }
         let negative = text.encode(&[&options.negative])?;
 
-        let what = || format!("{width}x{height} in batches of {batch}");
         let latent = [height, width].map(|s| s / model.vae.scale());
         let latents = |n: usize| [n, latent[0], latent[1], model.vae.latent_channels];
-        let unet = {
-            let g = Graph::new(gpu.caps());
-            let w = Weights::new(&g, dtype);
-            let x = g.input("latents", &latents(batch), DType::F32);
-            let x = if guided { g.concat(&[x, x], 0) } else { x };
-            let time = g.input("time", &[1, model.unet.timestep_width()], DType::F32);
-            let guidance = model.unet.time_cond_proj_dim;
-            let guidance = guidance.map(|width| g.input("guidance", &[1, width], DType::F32));
-            let context = g.input("context", &[x.dim(0), tokens, context_width], DType::F32);
-            let inputs = unet::Inputs { latents: x, time, guidance, context };
-            g.output("out", unet::unet(&w, &model.unet, inputs));
-            plan::check(gpu, &g).with_context(what)?;
-            let mut store = Store::new(gpu);
-            store.load(&model.folder.sub("unet").weights()?, &w)?;
-            let mut plan = Plan::new(gpu, g, &store).with_context(what)?;
-            if distilled {
-                plan.write("guidance", &model.unet.guidance_embedding(options.guidance))?;
-            }
-            plan
+        // A smaller size or batch may fit.
+        let sized = |e: Error| match e.is::<OutOfMemory>() {
+            true => e.context(format!("{width}x{height} in batches of {batch}")),
+            false => e,
         };
-        let vae = {
-            let g = Graph::new(gpu.caps());
-            let w = Weights::new(&g, dtype);
-            let z = g.input("latents", &latents(vae_batch), DType::F32);
-            g.output("image", vae::decode(&w, &model.vae, z));
-            plan::check(gpu, &g).with_context(what)?;
-            let mut store = Store::new(gpu);
-            let weights = vae::modern_names(model.folder.sub("vae").weights()?);
-            store.load(&weights, &w)?;
-            Plan::new(gpu, g, &store).with_context(what)?
+        let record = |w: &Weights| {
+            let input = |name: &str, shape: &[usize]| w.graph().input(name, shape, DType::F32);
+            let x = input("latents", &latents(batch));
+            let x = if guided { w.graph().concat(&[x, x], 0) } else { x };
+            let inputs = unet::Inputs {
+                latents: x,
+                time: input("time", &[1, model.unet.timestep_width()]),
+                guidance: model.unet.time_cond_proj_dim.map(|width| input("guidance", &[1, width])),
+                context: input("context", &[x.dim(0), tokens, context_width]),
+            };
+            w.graph().output("out", unet::unet(w, &model.unet, inputs));
         };
+        let mut unet = load(gpu, dtype, &model.folder.sub("unet").weights()?, record).map_err(sized)?;
+        if distilled {
+            unet.write("guidance", &model.unet.guidance_embedding(options.guidance))?;
+        }
+        let record = |w: &Weights| {
+            let z = w.graph().input("latents", &latents(vae_batch), DType::F32);
+            w.graph().output("image", vae::decode(w, &model.vae, z));
+        };
+        let weights = vae::modern_names(model.folder.sub("vae").weights()?);
+        let vae = load(gpu, dtype, &weights, record).map_err(sized)?;
         Ok(Painter {
+            model: model.clone(),
             text,
             unet,
             vae,
-            unet_config: model.unet.clone(),
-            vae_config: model.vae.clone(),
             scheduler,
             options: options.clone(),
             size,
@@ -262,30 +257,33 @@ impl Painter {
     ) -> Result<Vec<Vec<u8>>> {
         let n = requests.len();
         assert!((1..=self.batch).contains(&n), "{n} images in a batch of {}", self.batch);
-        let mut run = self.scheduler.start(self.options.steps)?;
 
-        // Places of the batch that are not used hold zeros.
+        // Unused places of the batch hold zeros.
         let prompts: Vec<&str> = requests.iter().map(|r| r.prompt).collect();
         let mut context = if self.guided { self.negative.repeat(self.batch) } else { vec![] };
         context.extend(self.text.encode(&prompts)?);
         context.resize(self.negative.len() * self.batch * if self.guided { 2 } else { 1 }, 0.0);
         self.unet.write("context", &context)?;
 
-        let [h, w] = self.size.map(|s| s / self.vae_config.scale());
-        let c = self.vae_config.latent_channels;
+        let [h, w] = self.size.map(|s| s / self.model.vae.scale());
+        let c = self.model.vae.latent_channels;
         let each = h * w * c;
         let mut generators: Vec<Mt19937> = requests.iter().map(|r| Mt19937::new(r.seed)).collect();
         let mut draw = || -> Vec<f32> {
             let one = |generator: &mut Mt19937| nchw_to_nhwc(&generator.torch_randn(each), [1, c, h, w]);
             generators.iter_mut().flat_map(one).collect()
         };
-        let mut x: Vec<f32> = draw().iter().map(|v| v * run.init_noise_sigma).collect();
-        for i in 0..run.timesteps.len() {
-            let scale = run.input_scale(i);
+        let mut x = draw();
+        let evaluations = self.scheduler.points(self.options.steps)?.timesteps.len();
+        let mut done = 0;
+        let place = |i: usize, what: &str| format!("step {i} of {evaluations}: {what}");
+        let model = |x: &[f32], scale: f32, t: f32| {
+            finite(x, each, requests, || place(done, "the latent"))?;
+            done += 1;
             let mut input: Vec<f32> = x.iter().map(|v| v * scale).collect();
             input.resize(each * self.batch, 0.0);
             self.unet.write("latents", &input)?;
-            self.unet.write("time", &self.unet_config.timestep_embedding(&run.timesteps[i..=i]))?;
+            self.unet.write("time", &self.model.unet.timestep_embedding(&[t]))?;
             self.unet.run()?;
             let mut out = self.unet.read("out")?;
             if self.guided {
@@ -294,19 +292,18 @@ impl Painter {
                 out.iter_mut().zip(with).for_each(|(out, with)| *out += scale * (with - *out));
             }
             out.truncate(each * n);
-            let place = format!("step {} of {}", i + 1, run.timesteps.len());
-            finite(&out, each, requests, || format!("{place}: the UNet's output"))?;
-            let noise = if run.draws_noise(i) { draw() } else { vec![] };
-            run.step(i, &out, &mut x, &noise);
-            finite(&x, each, requests, || format!("{place}: the latent"))?;
+            finite(&out, each, requests, || place(done, "the UNet's output"))?;
             after_step()?;
-        }
+            Ok(out)
+        };
+        self.scheduler.sample(self.options.steps, &mut x, model, || Ok(draw()))?;
+        finite(&x, each, requests, || place(evaluations, "the latent"))?;
         self.decode(&x, each, requests)
     }
 
     /// Pixels of latents.
     fn decode(&mut self, latents: &[f32], each: usize, requests: &[Request]) -> Result<Vec<Vec<u8>>> {
-        let VaeConfig { scaling_factor, shift_factor, .. } = self.vae_config;
+        let VaeConfig { scaling_factor, shift_factor, .. } = self.model.vae;
         let byte = |v: &f32| ((v * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
         let mut images = Vec::with_capacity(latents.len() / each);
         for part in latents.chunks(each * self.vae_batch) {

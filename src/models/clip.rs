@@ -160,7 +160,7 @@ pub fn vision_model(w: &Weights, config: &VisionConfig, pixels: Tensor) -> Tenso
     let (hidden, eps, batch) = (config.tower.hidden, config.tower.eps, pixels.dim(0));
     let (patch, side) = (config.patch_size, config.image_size / config.patch_size);
     let embeddings = w.sub("embeddings");
-    // Pixels at the right and the bottom that fill no patch are not looked at.
+    // Pixels at the right and the bottom that fill no patch are ignored.
     let whole = side * patch;
     let pixels = (1..3).fold(pixels, |x, d| if x.dim(d) > whole { g.slice(x, d, 0, whole) } else { x });
     let conv = Conv::strided(patch, patch).padded([0; 4]);

@@ -4,14 +4,9 @@
 use crate::core::{Graph, Tensor, Weights};
 use crate::data::config::Config;
 use crate::data::rng::Key;
-use crate::nn;
+use crate::nn::{self, KEEP, NormMode};
 use crate::ops::Conv;
 use anyhow::{Result, bail};
-
-/// Batch normalisation's epsilon, torch's default.
-const EPS: f32 = 1e-5;
-/// 1 - momentum, the share that running statistics keep at an update; torch's default momentum is 0.1.
-pub const KEEP: f32 = 0.9;
 
 /// Sizes of a ResNet.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,19 +23,6 @@ pub struct ResNetConfig {
     pub stem_stride: usize,
     /// Whether a 3x3 maximum of stride 2 follows, as in the paper.
     pub stem_pool: bool,
-}
-
-/// What batch normalisation does in a pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NormMode {
-    /// Normalises by the running statistics, which stay as they are: torch's evaluation mode, and DomainBed's training.
-    Frozen,
-    /// Torch's training mode, group by group.
-    Live {
-        /// The batch is split into so many equal groups, each normalised by its own statistics; the running statistics move as if the
-        /// groups had been passed in turn.
-        groups: usize,
-    },
 }
 
 impl ResNetConfig {
@@ -128,7 +110,7 @@ impl ResNet {
         let _scope = w.graph().scope("conv1");
         let conv = Conv::strided(stem_kernel, stem_stride);
         let kernel = image_kernel(&w.sub("conv1"), images, width, conv);
-        norm(&w.sub("bn1"), w.graph().conv2d(images, kernel, conv), self.norm, KEEP)
+        nn::batch_norm(&w.sub("bn1"), w.graph().conv2d(images, kernel, conv), self.norm, KEEP)
     }
 
     fn block(self, w: &Weights, x: Tensor, width: usize, stride: usize) -> Tensor {
@@ -151,7 +133,7 @@ impl ResNet {
     fn conv_norm(self, w: &Weights, names: [&str; 2], x: Tensor, out: usize, conv: Conv) -> Tensor {
         let _scope = w.graph().scope(names[0]);
         let y = nn::conv2d_no_bias(&w.sub(names[0]), x, out, conv);
-        norm(&w.sub(names[1]), y, self.norm, KEEP)
+        nn::batch_norm(&w.sub(names[1]), y, self.norm, KEEP)
     }
 }
 
@@ -170,36 +152,6 @@ pub fn image_kernel(w: &Weights, images: Tensor, out: usize, conv: Conv) -> Tens
         0 => kernel,
         more => w.graph().pad(kernel, &[(0, 0), (0, 0), (0, 0), (0, more)]),
     }
-}
-
-/// Torch's `nn.BatchNorm1d` and `2d` in training, of x (.., C): normalises by the batch and updates the running statistics.
-pub fn batch_norm(w: &Weights, x: Tensor) -> Tensor {
-    norm(w, x, NormMode::Live { groups: 1 }, KEEP)
-}
-
-/// Torch's batch normalisation of x (.., C), with a momentum of 1 - `keep`.
-pub fn norm(w: &Weights, x: Tensor, mode: NormMode, keep: f32) -> Tensor {
-    let g = w.graph();
-    let [weight, bias, mean, var] =
-        ["weight", "bias", "running_mean", "running_var"].map(|n| w.get(n, &[x.last()]));
-    let NormMode::Live { groups } = mode else {
-        return g.batch_norm_frozen(x, mean, var, weight, bias, EPS);
-    };
-    let batch = g.batch_norm(x, weight, bias, EPS, groups);
-    let n = (x.len() / x.last() / groups) as f32;
-    // One update that does what one per group, in turn, does.
-    let after = |i: usize| keep.powi(i as i32);
-    let shares: Vec<f32> =
-        (1..=groups).map(|i| after(groups - i) * (1.0 - keep) / (1.0 - after(groups))).collect();
-    let kept = g.constant(&[1], &[after(groups)]);
-    let joined = |stats: Tensor| match groups {
-        1 => g.reshape(stats, &[0]),
-        _ => g.reshape(g.matmul(g.constant(&[1, groups], &shares), stats), &[0]),
-    };
-    g.ema(mean, joined(batch.mean), kept);
-    // Torch normalises with the biased variance and averages the unbiased one.
-    g.ema(var, g.scale(joined(batch.var), n / (n - 1.0).max(1.0)), kept);
-    batch.y
 }
 
 /// Whether the optimizer moves this tensor of a model; running statistics follow the data.

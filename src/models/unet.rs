@@ -148,33 +148,31 @@ impl UnetConfig {
 
     /// The sinusoids of timesteps (Vaswani et al. 2017), (len, C0), which [`unet`] takes as `time`.
     pub fn timestep_embedding(&self, timesteps: &[f32]) -> Vec<f32> {
-        sinusoids(timesteps, self.timestep_width(), self.freq_shift, self.flip_sin_to_cos)
+        let one = |&t: &f32| {
+            let [sin, cos] = sinusoids(t, self.timestep_width(), self.freq_shift);
+            if self.flip_sin_to_cos { [cos, sin].concat() } else { [sin, cos].concat() }
+        };
+        timesteps.iter().flat_map(one).collect()
     }
 
     /// How distilled models are told the guidance scale (Meng et al. 2023), (1, `time_cond_proj_dim`).
     pub fn guidance_embedding(&self, guidance: f32) -> Vec<f32> {
-        sinusoids(&[(guidance - 1.0) * 1000.0], self.time_cond_proj_dim.unwrap_or(0), 1.0, false)
+        let width = self.time_cond_proj_dim.unwrap_or(0);
+        let mut out = sinusoids((guidance - 1.0) * 1000.0, width, 1.0).concat();
+        out.resize(width, 0.0);
+        out
     }
 }
 
-/// [sin, cos] of t times frequencies from 1 down to 1/10000, or [cos, sin]; in f64, since t is up to a thousand.
-fn sinusoids(ts: &[f32], width: usize, shift: f32, cos_first: bool) -> Vec<f32> {
+/// Sines and cosines of t times width / 2 frequencies from 1 down to 1/10000; in f64, since t is up to a thousand.
+fn sinusoids(t: f32, width: usize, shift: f32) -> [Vec<f32>; 2] {
     let half = width / 2;
-    let mut out = Vec::with_capacity(ts.len() * width);
-    for &t in ts {
-        let angle = |i: usize| {
-            let exponent = i as f32 / (half as f32 - shift);
-            t * (-(10_000f32.ln()) * exponent).exp()
-        };
-        let sin = (0..half).map(|i| f64::from(angle(i)).sin() as f32);
-        let cos = (0..half).map(|i| f64::from(angle(i)).cos() as f32);
-        match cos_first {
-            true => out.extend(cos.chain(sin)),
-            false => out.extend(sin.chain(cos)),
-        }
-        out.resize(out.len().next_multiple_of(width), 0.0);
-    }
-    out
+    let angle = |i: usize| {
+        let exponent = i as f32 / (half as f32 - shift);
+        f64::from(t * (-(10_000f32.ln()) * exponent).exp())
+    };
+    let of = |f: fn(f64) -> f64| (0..half).map(|i| f(angle(i)) as f32).collect();
+    [of(f64::sin), of(f64::cos)]
 }
 
 /// What a UNet predicts from.

@@ -1,4 +1,6 @@
-//! Painting: what is to be painted (`prompts`), and the images (`generate`).
+//! What will be painted, and painting it: `prompts` names new domains and writes a prompt for every image to come, `picture` is what
+//! stands between them, and `generate` paints PNG files.
 
 pub mod generate;
+pub mod picture;
 pub mod prompts;

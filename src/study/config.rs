@@ -3,11 +3,10 @@
 use super::score::Measure;
 use crate::domainbed;
 use crate::engines::painter;
-use crate::sweep;
+use crate::paint::prompts::Writing;
 use crate::train::{Settings, Variant};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
@@ -25,7 +24,7 @@ pub struct Study {
     pub seed: u64,
     /// New domains, and a prompt for every image.
     #[serde(default)]
-    pub prompts: Prompts,
+    pub prompts: Writing,
     /// How images are painted.
     #[serde(default)]
     pub images: painter::Options,
@@ -38,37 +37,6 @@ pub struct Study {
     /// How each of them is trained.
     #[serde(default)]
     pub train: Settings,
-}
-
-/// `[prompts]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Prompts {
-    /// As `kaleid prompts --llm` takes it.
-    pub llm: String,
-    /// Name of the model, where `llm` is a URL.
-    pub model: Option<String>,
-    /// Number of new domains.
-    pub new: usize,
-    /// Their names, when they are given by hand.
-    pub domains: Vec<String>,
-    /// Generated images of a domain, as a share of its originals.
-    pub share: f64,
-    /// Whether images in the test domain's style are painted too.
-    pub include_test_style: bool,
-}
-
-impl Default for Prompts {
-    fn default() -> Self {
-        Prompts {
-            llm: "template".into(),
-            model: None,
-            new: 2,
-            domains: vec![],
-            share: 0.5,
-            include_test_style: false,
-        }
-    }
 }
 
 /// `[compare]`: each algorithm is trained on each variant with each seed.
@@ -102,6 +70,14 @@ impl Study {
         })?;
         study.check().with_context(|| name.to_string())?;
         Ok(study)
+    }
+
+    /// The demo's configuration.
+    ///
+    /// # Errors
+    /// None, as a test shows.
+    pub fn demo() -> Result<Study> {
+        Study::parse(include_str!("demo.toml"), "demo.toml")
     }
 
     /// The same with single values replaced: each of `changes` is `key=value` or `table.key=value`, with a value as TOML has it, or a
@@ -186,7 +162,7 @@ impl Study {
     /// A name that is no algorithm.
     pub fn algorithms(mut self, names: Vec<String>) -> Result<Study> {
         if names == ["all"] {
-            self.compare.algorithms = sweep::ALGORITHMS.map(String::from).to_vec();
+            self.compare.algorithms = domainbed::PAPER.map(String::from).to_vec();
             self.compare.variants = Variant::ALL.to_vec();
             return Ok(self);
         }
@@ -212,7 +188,7 @@ fn from_table(mut table: Spanned<DeTable>) -> Result<Study, toml::de::Error> {
     Study::deserialize(Deserializer::from(table))
 }
 
-/// Puts the keys that files of before version 0.2 have where they are now.
+/// Moves keys to where they are now, so that files that were written before `[compare]` was a table still hold.
 fn renew(study: &mut DeTable) {
     let mut moved = vec![];
     if let Some(value) = study.remove("hold_out_concepts") {
@@ -257,26 +233,21 @@ fn insert<'a>(table: &mut DeTable<'a>, path: &'a str, value: Spanned<DeValue<'a>
 /// A message of the TOML reader for people: of an unknown key, with the nearest one that there is.
 fn explain(message: &str) -> String {
     let mut quoted = message.split('`').skip(1).step_by(2);
-    let (true, Some(unknown)) = (message.starts_with("unknown field"), quoted.next()) else {
-        let plain = message
-            .replace("expected usize", "expected a whole number")
-            .replace("expected u64", "expected a whole number");
-        return plain
-            .replace("expected f32", "expected a number")
-            .replace("expected f64", "expected a number");
-    };
-    let near = |known: &&str| strsim::damerau_levenshtein(known, unknown);
-    let nearest = quoted.min_by_key(near).map_or(String::new(), |near| format!(": did you mean `{near}`?"));
-    format!("no key `{unknown}`{nearest}")
-}
-
-/// adapter, version and seconds of the stages: stages.json.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Stages {
-    /// Name of the adapter.
-    pub adapter: String,
-    /// Version of Kaleid.
-    pub version: String,
-    /// Seconds of each stage, summed over stops. What a killed process spent in its last stage is not in it.
-    pub seconds: BTreeMap<String, f64>,
+    if let (true, Some(unknown)) = (message.starts_with("unknown field"), quoted.next()) {
+        let likeness = |known: &&str| strsim::jaro_winkler(known, unknown);
+        let nearest = quoted.max_by(|a, b| likeness(a).total_cmp(&likeness(b))).unwrap_or_default();
+        return format!("no key `{unknown}`: did you mean `{nearest}`?");
+    }
+    let words = [
+        ("a nonzero usize", "a whole number from 1"),
+        ("usize", "a whole number"),
+        ("u64", "a whole number"),
+        ("f32", "a number"),
+        ("f64", "a number"),
+        ("a map", "a table"),
+    ];
+    let said = words.iter().fold(message.to_string(), |said, (rust, plain)| {
+        said.replace(&format!("expected {rust}"), &format!("expected {plain}"))
+    });
+    said.replace("type: map", "type: table")
 }

@@ -1,7 +1,6 @@
-//! The demo inside the program: a small data set, a Stable Diffusion and a CLIP in Hugging Face's layouts, and the
-//! configuration of `kaleid run` without one. `weights/README.md` says where they come from.
+//! The demo inside the program: a small data set, a Stable Diffusion and a CLIP in Hugging Face's layouts.
+//! `weights/README.md` says where they come from.
 
-use super::config::Study;
 use crate::data::folder::{Embedded, Folder};
 use crate::data::write_atomic;
 use anyhow::{Context, Result};
@@ -12,20 +11,22 @@ include!(concat!(env!("OUT_DIR"), "/demo.rs"));
 /// What configurations and flags call the demo's parts.
 pub const BUILTIN: &str = "builtin";
 
+/// Whether a configuration or flag names a part of the demo.
+pub fn is_builtin(named: &Path) -> bool {
+    named == Path::new(BUILTIN)
+}
+
+/// Where the run in `out` has its original images: in the folder that its configuration names, or, unpacked, in its own.
+pub fn data(named: &Path, out: &Path) -> PathBuf {
+    if is_builtin(named) { out.join("data") } else { named.to_path_buf() }
+}
+
 /// The folder that a configuration or flag names: a path, or the demo's `part` (`stable-diffusion`, `clip`) for `builtin`.
 pub fn folder(named: &Path, part: &str) -> Folder {
-    match named == Path::new(BUILTIN) {
+    match is_builtin(named) {
         true => Folder::from(DEMO as Embedded).sub(part),
         false => Folder::from(named),
     }
-}
-
-/// The demo's configuration.
-///
-/// # Errors
-/// None, as a test shows.
-pub fn config() -> Result<Study> {
-    Study::parse(include_str!("demo.toml"), "demo.toml")
 }
 
 /// Unpacks the demo's data set, DOMAIN/CLASS/image, as the folder `to`; does nothing where it is.

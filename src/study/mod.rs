@@ -1,7 +1,7 @@
 //! `kaleid run`: every stage of the paper, from a data set to a report, in one folder.
 //!
 //! ```text
-//! run.toml        the configuration, with everything that was left to defaults
+//! run.toml        the configuration, defaults filled in
 //! data/           the demo's data set (your own stays where it is)
 //! domains.json    prompts.jsonl
 //! images/         DOMAIN/CLASS/00000.png, metadata.jsonl
@@ -11,24 +11,28 @@
 //! report.html
 //! ```
 //!
-//! Each stage goes on where it was cut, to the bytes of an uncut run; times are all that differs.
+//! Each stage resumes where it was interrupted, to the bytes of an uninterrupted run; only recorded times differ.
 
+pub mod clock;
 pub mod config;
+pub mod curve;
 pub mod demo;
 pub mod report;
+pub mod results;
 pub mod score;
 
 use crate::core::{Gpu, GpuOptions};
-use crate::data::write_atomic;
+use crate::data::{lock, write_atomic};
 use crate::paint::generate;
-use crate::paint::prompts::{self, Grammar, Llm};
-use crate::progress::duration;
+use crate::paint::picture::{Picture, read_pictures};
+use crate::paint::prompts::{self, Grammar, Llm, Prompting};
+use crate::progress::time_left;
 use crate::train::{self, Training, Variant};
 use anyhow::{Context, Result, bail};
-use config::{Prompts, Stages, Study};
-use demo::BUILTIN;
+use clock::Clock;
+use config::Study;
 use score::Scoring;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -39,57 +43,111 @@ use std::time::Instant;
 pub fn run(adapter: &GpuOptions, study: &Study, out: &Path) -> Result<PathBuf> {
     let _lock = claim(study, out)?;
     remove_leftovers(out);
-    let gpu = &Gpu::open(adapter)?;
-    let demo = study.data == Path::new(BUILTIN);
-    let data = if demo { out.join("data") } else { study.data.clone() };
-    let images = out.join("images");
-    let mut clock = Clock::open(out, gpu)?;
-
-    if demo {
-        clock.stage("data", || demo::unpack_data(&data))?;
+    let gpu = Gpu::open(adapter)?;
+    let mut clock = Clock::open(out, &gpu.caps().adapter);
+    let run = Run::new(study, out);
+    if demo::is_builtin(&study.data) {
+        clock.stage("data", || demo::unpack_data(&run.data))?;
     }
-
-    let grammar = if demo { Grammar::demo() } else { Grammar::general() };
-    let settings = prompts_config(study, adapter, &data, out)?;
-    clock.stage("prompts", || prompts::run(&settings, &grammar))?;
-
-    let jobs = generate::read_jobs(&out.join("prompts.jsonl"))?;
-    let model = demo::folder(&study.images.model, "stable-diffusion");
-    clock.stage("images", || generate::run(gpu, &model, &jobs, &images, &study.images, study.seed))?;
-
-    // Written last of all that scoring writes, from images that do not change: with it, scoring is done.
-    if !out.join("diversity.json").exists() {
-        let folders = jobs.iter().filter_map(|job| job.domain.clone());
-        let names = folders.map(|f| (f.clone(), grammar.domain(&f).name)).collect();
-        let scoring = Scoring {
-            data: data.clone(),
-            generated: images.clone(),
-            hold_out: vec![study.test_domain.clone()],
-            names,
-            seed: study.seed,
-            measure: study.score.clone(),
-        };
-        clock.stage("score", || score::run(gpu, &scoring, out))?;
-    }
-
-    let jobs = trainings(study, &data, &images, out);
-    let is_done = |job: &&Training| job.out.join("done").exists();
-    let (mut trained, mut seconds) = (0, 0.0);
-    for (i, job) in jobs.iter().enumerate() {
-        let name = job.out.file_name().unwrap_or_default().to_string_lossy();
-        let left = jobs.len() - jobs.iter().filter(is_done).count();
-        let rest = match trained {
-            0 => String::new(),
-            n => format!(", about {} left", duration(seconds / f64::from(n) * left as f64)),
-        };
-        eprintln!("training {} of {}: {name}{rest}", i + 1, jobs.len());
-        let (new, started) = (!is_done(&job), Instant::now());
-        clock.stage("training", || train::run(gpu, job))?;
-        if new {
-            (trained, seconds) = (trained + 1, seconds + started.elapsed().as_secs_f64());
-        }
-    }
+    clock.stage("prompts", || run.write_prompts(adapter))?;
+    clock.stage("images", || run.paint(&gpu))?;
+    clock.stage("score", || run.score(&gpu))?;
+    run.train(&gpu, &mut clock)?;
     report::run(out)
+}
+
+/// What all stages share.
+struct Run<'a> {
+    study: &'a Study,
+    out: &'a Path,
+    /// ROOT/DOMAIN/CLASS/image: the originals.
+    data: PathBuf,
+    /// The generated images, a tree of the same shape.
+    images: PathBuf,
+    grammar: Grammar,
+}
+
+impl<'a> Run<'a> {
+    fn new(study: &'a Study, out: &'a Path) -> Run<'a> {
+        let grammar = if demo::is_builtin(&study.data) { Grammar::demo() } else { Grammar::general() };
+        Run { study, out, data: demo::data(&study.data, out), images: out.join("images"), grammar }
+    }
+
+    fn write_prompts(&self, adapter: &GpuOptions) -> Result<()> {
+        let writing = self.study.prompts.clone();
+        let llm = Llm::parse(&writing.llm, writing.model.as_deref(), adapter).context("[prompts] llm")?;
+        let (hold_out, seed) = (vec![self.study.test_domain.clone()], self.study.seed);
+        let prompting = Prompting { hold_out, seed, writing, ..Prompting::new(&self.data, self.out) };
+        prompts::run(&prompting, &llm, &self.grammar)?;
+        Ok(())
+    }
+
+    fn pictures(&self) -> Result<Vec<Picture>> {
+        read_pictures(&self.out.join("prompts.jsonl"))
+    }
+
+    fn paint(&self, gpu: &Gpu) -> Result<()> {
+        let options = &self.study.images;
+        let model = demo::folder(&options.model, "stable-diffusion");
+        generate::run(gpu, &model, &self.pictures()?, &self.images, options, self.study.seed)?;
+        Ok(())
+    }
+
+    fn score(&self, gpu: &Gpu) -> Result<()> {
+        // Scoring writes this file last, from images that do not change any more: once it is there, the stage is done.
+        if self.out.join("diversity.json").exists() {
+            return Ok(());
+        }
+        let name = |folder: String| (folder.clone(), self.grammar.domain(&folder).name);
+        let scoring = Scoring {
+            data: self.data.clone(),
+            generated: self.images.clone(),
+            hold_out: vec![self.study.test_domain.clone()],
+            names: self.pictures()?.into_iter().filter_map(|p| p.domain).map(name).collect(),
+            seed: self.study.seed,
+            measure: self.study.score.clone(),
+        };
+        score::run(gpu, &scoring, self.out)?;
+        Ok(())
+    }
+
+    fn train(&self, gpu: &Gpu, clock: &mut Clock) -> Result<()> {
+        let trainings = self.trainings();
+        let is_done = |training: &&Training| training.out.join("done").exists();
+        let mut took = vec![];
+        for (i, training) in trainings.iter().enumerate() {
+            let name = training.out.file_name().unwrap_or_default().to_string_lossy();
+            let left = trainings.len() - trainings.iter().filter(is_done).count();
+            let rest = time_left(&took, left, 1).map_or(String::new(), |time| format!(", about {time} left"));
+            eprintln!("training {} of {}: {name}{rest}", i + 1, trainings.len());
+            let (new, start) = (!is_done(&training), Instant::now());
+            clock.stage("training", || train::run(gpu, training))?;
+            took.extend(new.then(|| start.elapsed().as_secs_f64()));
+        }
+        Ok(())
+    }
+
+    /// Every training, grouped by seed, so that an interrupted run already has variants to compare.
+    fn trainings(&self) -> Vec<Training> {
+        let (study, mut trainings) = (self.study, vec![]);
+        for seed in 0..study.compare.seeds {
+            for algorithm in &study.compare.algorithms {
+                for &variant in &study.compare.variants {
+                    trainings.push(Training {
+                        extra: (variant != Variant::O).then(|| self.images.clone()),
+                        variant,
+                        test_domains: vec![study.test_domain.clone()],
+                        algorithm: algorithm.clone(),
+                        trial_seed: seed,
+                        seed: study.seed + seed,
+                        settings: study.train.clone(),
+                        ..Training::new(&self.data, results::folder(self.out, algorithm, variant, seed))
+                    });
+                }
+            }
+        }
+        trainings
+    }
 }
 
 /// Makes `out` the folder of this configuration, or sees that it is. The file is held until the run ends: it is the lock that
@@ -106,13 +164,7 @@ fn claim(study: &Study, out: &Path) -> Result<File> {
         bail!("{}: holds a run with other settings (here: {other}): choose another --out", out.display());
     }
     let lock = File::open(&file).with_context(|| format!("{}: cannot read", file.display()))?;
-    // Where a file system has no locks, there is none to respect.
-    if let Err(TryLockError::WouldBlock) = lock.try_lock() {
-        bail!(
-            "{}: another process is running in this folder: wait for it, or choose another --out",
-            out.display()
-        );
-    }
+    lock::hold(out, &lock)?;
     if !held.extends(study) {
         write_atomic(&file, study.text()?.as_bytes())?;
         return claim(study, out);
@@ -128,75 +180,5 @@ fn remove_leftovers(folder: &Path) {
         } else if path.extension().is_some_and(|e| e == "tmp") {
             let _ = std::fs::remove_file(path);
         }
-    }
-}
-
-fn prompts_config(study: &Study, adapter: &GpuOptions, data: &Path, out: &Path) -> Result<prompts::Config> {
-    let Prompts { llm, model, new, domains, share, include_test_style } = study.prompts.clone();
-    Ok(prompts::Config {
-        data: data.to_path_buf(),
-        out: out.to_path_buf(),
-        hold_out: vec![study.test_domain.clone()],
-        new,
-        domains,
-        share,
-        include_test_style,
-        seed: study.seed,
-        llm: Llm::parse(&llm, model, adapter).context("[prompts] llm")?,
-    })
-}
-
-/// Every training, those of one seed together, so that a cut run has something to compare.
-fn trainings(study: &Study, data: &Path, images: &Path, out: &Path) -> Vec<Training> {
-    let mut trainings = vec![];
-    for seed in 0..study.compare.seeds {
-        for algorithm in &study.compare.algorithms {
-            for &variant in &study.compare.variants {
-                let name = format!("{algorithm}-{}-{seed}", variant.name());
-                trainings.push(Training {
-                    extra: (variant != Variant::O).then(|| images.to_path_buf()),
-                    variant,
-                    test_domains: vec![study.test_domain.clone()],
-                    algorithm: algorithm.clone(),
-                    trial_seed: seed,
-                    seed: study.seed + seed,
-                    settings: study.train.clone(),
-                    ..Training::new(data, out.join("train").join(name))
-                });
-            }
-        }
-    }
-    trainings
-}
-
-/// Seconds of the stages, kept in stages.json.
-struct Clock {
-    file: PathBuf,
-    stages: Stages,
-}
-
-impl Clock {
-    fn open(out: &Path, gpu: &Gpu) -> Result<Clock> {
-        let file = out.join("stages.json");
-        // Times are for show: a file that is no such file is begun again.
-        let held = std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let stages = Stages {
-            adapter: gpu.caps().adapter.clone(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            ..held.unwrap_or_default()
-        };
-        Ok(Clock { file, stages })
-    }
-
-    /// Does a stage. Its time counts when it fails or is stopped, too.
-    fn stage<T>(&mut self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let since = Instant::now();
-        let done = work();
-        *self.stages.seconds.entry(name.into()).or_default() += since.elapsed().as_secs_f64();
-        let written =
-            write_atomic(&self.file, (serde_json::to_string_pretty(&self.stages)? + "\n").as_bytes());
-        let done = done?; // the stage's own error is the one to tell
-        written?;
-        Ok(done)
     }
 }

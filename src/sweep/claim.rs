@@ -1,14 +1,15 @@
-//! A job is run by one process at a time, on one machine or many that share a file system. `claim.json` in the job's folder says who has
-//! it. On one machine a file lock tells whether that process still lives; locks may not reach other machines, so the holder also
-//! touches the file every half minute, and a claim that was not touched for five minutes is void.
+//! A job is run by one process at a time, on one machine or several that share a file system. `claim.json` in the job's folder names
+//! the holder. On one machine a file lock tells whether that process is alive; locks may not work across machines, so the holder also
+//! touches the file every 30 seconds, and a claim that was not touched for five minutes is void.
 //!
-//! The file is emptied, not deleted, when a job is left unfinished: a process that opens the file while another gives it up would
-//! otherwise hold a lock on a file that is no longer there.
+//! The file of an unfinished job is emptied, not deleted: otherwise a process that opens it while another releases it would hold a lock
+//! on a deleted file.
 
+use crate::data::lock::try_lock;
 use crate::data::make_folder;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -27,7 +28,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Claims the job with this folder, which is made; none, if another process has it.
+    /// Claims the job with this folder, which is made; none if another process has it.
     ///
     /// # Errors
     /// A folder that cannot be written.
@@ -47,7 +48,7 @@ impl Claim {
         };
         write(&mut file).with_context(cannot)?;
         if !locked {
-            // Another may have done the same at the same time: the last one has it.
+            // Another process may have done the same at the same time: the last one has it.
             std::thread::sleep(Duration::from_secs(2));
             if std::fs::read_to_string(&path).ok() != Some(own) {
                 return Ok(None);
@@ -71,7 +72,7 @@ impl Drop for Claim {
             let _ = beat.join();
         }
         let _ = self.file.set_len(0);
-        // Nobody claims a job that is done, or stays with it.
+        // A job that is done needs no claim.
         if self.folder.join("done").exists() {
             let _ = std::fs::remove_file(path(&self.folder));
         }
@@ -88,7 +89,7 @@ pub fn is_held(folder: &Path) -> bool {
     }
 }
 
-/// Who has the job with this folder, for people: `process 12 on host a`.
+/// Who has the job with this folder: `process 12 on host a`.
 pub fn holder(folder: &Path) -> String {
     let held: Value = std::fs::read(path(folder))
         .ok()
@@ -101,13 +102,9 @@ fn path(folder: &Path) -> PathBuf {
     folder.join("claim.json")
 }
 
-/// Locks a claim that nobody holds: whether there are locks here, or nothing if somebody holds it.
+/// Locks a claim that nobody holds: whether this file system has locks, or nothing if somebody holds it.
 fn free(file: &mut File) -> Option<bool> {
-    let locked = match file.try_lock() {
-        Ok(()) => true,
-        Err(TryLockError::WouldBlock) => return None,
-        Err(TryLockError::Error(_)) => false,
-    };
+    let locked = try_lock(file)?;
     let mut text = String::new();
     let _ = file.read_to_string(&mut text);
     if text.is_empty() {
@@ -118,7 +115,7 @@ fn free(file: &mut File) -> Option<bool> {
     if locked && held["host"].as_str() == Some(&host()) {
         return Some(locked);
     }
-    // Clocks differ: a time to come is now.
+    // Clocks differ: a time in the future counts as now.
     let touched = file.metadata().and_then(|m| m.modified()).ok();
     let age = touched.and_then(|t| t.elapsed().ok()).unwrap_or_default();
     (age > STALE).then_some(locked)
@@ -126,12 +123,7 @@ fn free(file: &mut File) -> Option<bool> {
 
 /// Name of this machine.
 pub fn host() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let asked = || {
-        let out = std::process::Command::new("hostname").output().ok()?;
-        String::from_utf8(out.stdout).ok()
-    };
-    name.or_else(asked).map_or("unknown".into(), |n| n.trim().to_string())
+    gethostname::gethostname().to_string_lossy().into_owned()
 }
 
 fn seconds_now() -> u64 {

@@ -1,10 +1,10 @@
-//! Tables of a sweep: DomainBed's, for each way to choose a model, and the paper's, with its numbers beside ours.
+//! Tables of a sweep: DomainBed's, for each way to select a model, and the paper's, with its numbers beside ours.
 
-use super::ALGORITHMS;
 use super::records::Records;
 use super::select::{Choice, Group, Method, groups, mean, ranked};
 use super::table::{Cell, Page, Table};
 use crate::data::known::KNOWN;
+use crate::domainbed::PAPER;
 use crate::train::Variant;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,7 +48,7 @@ const ORDER: [&str; 34] = [
 
 const VARIANTS: [Variant; 4] = [Variant::O, Variant::Q, Variant::D, Variant::Qd];
 
-/// The paper's table 1: PACS, mean over test domains, of [`ALGORITHMS`] by o, q, d, qd.
+/// The paper's table 1: PACS, mean over test domains, of [`PAPER`] by o, q, d, qd.
 const TABLE_1: [[f64; 4]; 8] = [
     [84.4, 84.6, 88.5, 87.5],
     [83.5, 86.2, 88.1, 86.5],
@@ -210,7 +210,7 @@ impl<'a> Chosen<'a> {
         let tested = tested.collect::<BTreeSet<_>>().len();
         let whole = trials.values().filter(|t| t.len() == tested);
         let means: Vec<f64> = whole.filter_map(|t| mean(&t.values().copied().collect::<Vec<_>>())).collect();
-        // DomainBed gives one trial an error of 0, which says too much.
+        // DomainBed gives one trial an error of 0, which claims too much.
         let error = Cell::of(&means).error.filter(|_| means.len() > 1);
         Cell { error, ..Cell::of(&means) }
     }
@@ -248,16 +248,16 @@ impl<'a> Chosen<'a> {
             cells
         };
         let there = self.algorithms();
-        let listed = |i: &usize| !average.is_empty() || there.contains(&ALGORITHMS[*i]);
+        let listed = |i: &usize| !average.is_empty() || there.contains(&PAPER[*i]);
         let own: Vec<(usize, Vec<Cell>)> =
-            (0..ALGORITHMS.len()).filter(listed).map(|i| (i, cells(ALGORITHMS[i]))).collect();
+            (0..PAPER.len()).filter(listed).map(|i| (i, cells(PAPER[i]))).collect();
         let columns = own.first().map_or(0, |row| row.1.len());
         let column = |c| Cell::average(&own.iter().map(|row| row.1[c]).collect::<Vec<_>>());
         let last = beside((0..columns).map(column).collect(), average);
         let paper = own.into_iter();
         let mut rows: Vec<_> =
-            paper.map(|(i, row)| (ALGORITHMS[i].to_string(), beside(row, &published(i)))).collect();
-        for other in there.into_iter().filter(|a| !ALGORITHMS.contains(a)) {
+            paper.map(|(i, row)| (PAPER[i].to_string(), beside(row, &published(i)))).collect();
+        for other in there.into_iter().filter(|a| !PAPER.contains(a)) {
             rows.push((other.to_string(), cells(other)));
         }
         rows.push(("average".into(), last));

@@ -1,9 +1,10 @@
-//! `kaleid sweep`: DomainBed's protocol over many runs. A sweep is a folder with its plan, `sweep.json`, and a folder a job, whose name
-//! is a hash of the job's arguments: the same hash as DomainBed's wherever the arguments are DomainBed's.
+//! `kaleid sweep`: DomainBed's protocol over many runs. A sweep is a folder with its plan, `sweep.json`, and one folder per job, named by
+//! a hash of the job's arguments: the same hash as DomainBed's wherever the arguments are DomainBed's.
 //!
 //! ```text
-//! mod.rs       the plan, its jobs in order, their folders and states
-//! work.rs      works through jobs on this machine
+//! mod.rs       the plan, its jobs in order, their folders
+//! state.rs     where a job stands, and how it went
+//! work.rs      runs jobs on this machine
 //! claim.rs     a job is run by one process at a time
 //! slurm.rs     the same on a cluster
 //! records.rs   results of any sweep, ours or DomainBed's, read with care
@@ -17,6 +18,7 @@ pub mod collect;
 pub mod records;
 pub mod select;
 pub mod slurm;
+pub mod state;
 pub mod table;
 pub mod work;
 
@@ -28,12 +30,10 @@ use crate::train::{self, Settings, Training, Variant};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use state::{Log, State};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-
-/// The paper's algorithms, in its order.
-pub const ALGORITHMS: [&str; 8] = ["ERM", "IRM", "Mixup", "MLDG", "CORAL", "MTL", "SagNet", "SelfReg"];
 
 const PLAN: &str = "sweep.json";
 
@@ -51,55 +51,14 @@ pub struct Sweep {
     pub variants: Vec<Variant>,
     /// Generated images of a data set, DOMAIN/CLASS/image, by its name.
     pub extra: BTreeMap<String, PathBuf>,
-    /// Leave out runs with two test domains, which only leave-one-domain-out validation reads.
+    /// Leave out the runs with two test domains, which only leave-one-domain-out validation needs.
     pub single_test_envs: bool,
-    /// Splits.
+    /// Number of splits.
     pub trials: u64,
     /// Draws of the hyper-parameters.
     pub hparams_seeds: Range<u64>,
     /// The [`Settings`] that are not defaults, which all jobs share.
     pub train: Map<String, Value>,
-}
-
-/// Where a job stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
-    /// It has its results.
-    Done,
-    /// A process works on it.
-    Running,
-    /// It was begun.
-    Incomplete,
-    /// It failed twice; job.json says why.
-    Failed,
-    /// It has no folder yet.
-    NotLaunched,
-}
-
-impl State {
-    /// All, in the order of tables.
-    pub const ALL: [State; 5] =
-        [State::Done, State::Running, State::Incomplete, State::Failed, State::NotLaunched];
-
-    /// `done`, `running`, `incomplete`, `failed`, `not launched`.
-    pub fn name(self) -> &'static str {
-        ["done", "running", "incomplete", "failed", "not launched"][self as usize]
-    }
-
-    /// Of the job whose folder this is.
-    pub fn of(folder: &Path) -> State {
-        if folder.join("done").exists() {
-            return State::Done;
-        }
-        if claim::is_held(folder) {
-            return State::Running;
-        }
-        match work::Log::read(folder).error {
-            Some(_) => State::Failed,
-            None if folder.exists() => State::Incomplete,
-            None => State::NotLaunched,
-        }
-    }
 }
 
 /// One run: what is trained, and the arguments that name its folder.
@@ -126,11 +85,11 @@ impl Sweep {
             .map_err(|e| anyhow::anyhow!("{}: no plan of a sweep ({e}); plan it again", file.display()))
     }
 
-    /// Writes the plan into `folder`. One that is there may grow, but not lose jobs that were begun: results that belong to no plan
-    /// would be counted with those of this one.
+    /// Writes the plan into `folder`. It may extend one that is there, but not leave out jobs that have started: their results would
+    /// be counted with those of this plan.
     ///
     /// # Errors
-    /// Jobs that would be lost; a folder that cannot be written.
+    /// Jobs that would be left out; a folder that cannot be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let own: HashSet<PathBuf> = self.jobs(folder)?.into_iter().map(|j| j.training.out).collect();
         let begun = |path: &PathBuf| ["train.json", "results.jsonl"].iter().any(|f| path.join(f).exists());
@@ -236,7 +195,7 @@ pub fn folder_name(args: &Map<String, Value>) -> String {
     format!("{:x}", md5::compute(python::json(args)))
 }
 
-/// `PACS sketch ERM qd, hparams 3, trial 0`: a job for people.
+/// What people call a job: `PACS sketch ERM qd, hparams 3, trial 0`.
 pub fn label(training: &Training) -> String {
     format!(
         "{} {} {} {}, hparams {}, trial {}",
@@ -253,17 +212,17 @@ fn data_folder(data_dir: &Path, dataset: &str) -> PathBuf {
     data_dir.join(known::named(dataset).map_or(dataset, |k| k.folder))
 }
 
-/// Jobs that would fail by their arguments alone, each with the reason: hyper-parameters that do not exist, an algorithm that would train
-/// nothing with so few domains.
+/// The jobs whose arguments alone make them fail, each with the reason: a hyper-parameter that does not exist, an algorithm that needs
+/// more domains.
 pub fn refused(jobs: &[Job]) -> Vec<(usize, anyhow::Error)> {
     let check = |job: &Job| -> Result<()> {
         let training = &job.training;
         let hparams = training.drawn_hparams()?;
         // New domains join the training ones.
         let new = if [Variant::D, Variant::Qd].contains(&training.variant) { 1 } else { 0 };
-        let fixed = training.settings.fixed.contains(&training.algorithm);
+        let corrected = training.settings.fixed.contains(&training.algorithm);
         let envs = job.domains - training.test_domains.len() + new;
-        let setup = Setup { hparams: &hparams, preset: training.settings.preset, fixed, envs };
+        let setup = Setup { hparams: &hparams, preset: training.settings.preset, corrected, envs };
         train::average_from(training, &*algorithm(&training.algorithm, &setup)?)?;
         Ok(())
     };
@@ -273,20 +232,20 @@ pub fn refused(jobs: &[Job]) -> Vec<(usize, anyhow::Error)> {
 /// What a sweep costs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
-    /// Seconds of one adapter for all jobs that are not done; none, if no job is done that could tell.
+    /// Seconds that one adapter needs for all unfinished jobs; none, if no job has finished to estimate from.
     pub seconds: Option<f64>,
     /// Bytes of the models of all jobs.
     pub bytes: Option<u64>,
 }
 
-/// The cost of `jobs`: `seconds_per_job` each, or as long as finished ones of the same algorithm took (of any, if none is).
+/// The cost of `jobs`: each takes `seconds_per_job`, or else the mean of finished jobs of its algorithm, or else of all finished jobs.
 pub fn cost(jobs: &[Job], seconds_per_job: Option<f64>) -> Cost {
     let mut measured: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     let mut left = vec![];
     for job in jobs {
         match State::of(&job.training.out) {
             State::Done => {
-                let seconds = work::Log::read(&job.training.out).seconds;
+                let seconds = Log::read(&job.training.out).seconds;
                 measured
                     .entry(&job.training.algorithm)
                     .or_default()

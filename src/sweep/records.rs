@@ -1,4 +1,4 @@
-//! The records of a sweep: `results.jsonl` of every folder below it, as DomainBed and `kaleid train` write them.
+//! The results of a sweep: `results.jsonl` of every job's folder, as DomainBed and `kaleid train` write them.
 
 use super::Sweep;
 use crate::data::known;
@@ -22,17 +22,21 @@ pub struct Record {
     pub hparams_seed: u64,
     /// Numbers of the domains that were only tested on.
     pub test_envs: Vec<usize>,
-    /// Updates before the evaluation, less one.
+    /// The last update before the evaluation, counted from 0.
     pub step: u64,
     /// Accuracy on the large part of each environment, and on the small one.
     pub accuracy: [Vec<Option<f64>>; 2],
+    /// Accuracy on all images of the test domains, as `kaleid train` records it; absent in DomainBed's own records.
+    pub test: Option<f64>,
+    /// The same over the concepts that were kept from training.
+    pub unseen: Option<f64>,
     /// The hyper-parameters.
     pub hparams: Map<String, Value>,
     /// Name of the run's folder.
     pub folder: String,
 }
 
-/// The records of a sweep, and what is known of its data sets.
+/// The records of a sweep, and the domains of its data sets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Records {
     /// In order of folder and line.
@@ -44,7 +48,7 @@ pub struct Records {
 }
 
 impl Records {
-    /// Reads all `results.jsonl` in folders of `folder`. What is no record is left out, with a warning.
+    /// Reads `results.jsonl` of every folder in `folder`. Lines that are no records are left out, with a warning.
     ///
     /// # Errors
     /// No such folder; a file that cannot be read; no records at all.
@@ -113,8 +117,8 @@ impl Records {
     }
 }
 
-/// A line of results.jsonl; none, if it is not a whole one.
-fn record(file: &Path, line: &str) -> Option<Record> {
+/// A line of the results.jsonl at `file`; none, if it is not a whole one.
+pub fn record(file: &Path, line: &str) -> Option<Record> {
     let row: Map<String, Value> = serde_json::from_str(&without_nan(line)).ok()?;
     let args = row.get("args")?;
     let text = |name: &str| args[name].as_str().map(str::to_string);
@@ -133,6 +137,8 @@ fn record(file: &Path, line: &str) -> Option<Record> {
         test_envs: envs.collect::<Option<_>>()?,
         step: row.get("step")?.as_f64()? as u64,
         accuracy: [part("in"), part("out")],
+        test: row.get("test_acc").and_then(Value::as_f64),
+        unseen: row.get("test_unseen_acc").and_then(Value::as_f64),
         hparams: row.get("hparams")?.as_object()?.clone(),
         folder: file.parent()?.file_name()?.to_string_lossy().into_owned(),
     })

@@ -1,4 +1,4 @@
-//! The three ways to choose a model among runs with different hyper-parameters and among their checkpoints (Gulrajani and Lopez-Paz, 2020,
+//! The three ways to select a model among runs with different hyper-parameters and among their evaluations (Gulrajani and Lopez-Paz, 2020,
 //! section 3). All report the accuracy on the large part of the test domain.
 
 use super::records::{Record, Records};
@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 pub enum Method {
     /// The mean over the small parts of all training domains, at the best step.
     Iid,
-    /// The mean over training domains of the accuracy on each of a model that was not trained on it either, at the best step.
+    /// For each training domain, the accuracy on it of a model that left it out too; their mean, at the best step.
     Loo,
-    /// The small part of the test domain itself, at the last step: what no method may look at.
+    /// The small part of the test domain itself, at the last step: what no method should look at.
     Oracle,
 }
 
@@ -40,7 +40,7 @@ pub struct Choice<'a> {
     pub record: &'a Record,
 }
 
-/// What runs have in common that are compared by their validation.
+/// What runs that are compared by validation have in common.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Group {
     /// DomainBed's name.
@@ -98,11 +98,17 @@ pub fn ranked<'a>(
 
 fn iid<'a>(run: &[&'a Record], test_env: usize) -> Option<Choice<'a>> {
     best(run.iter().filter(|r| r.test_envs.len() == 1).filter_map(|record| {
-        let [large, small] = &record.accuracy;
-        let others = small.iter().enumerate().filter(|&(e, _)| e != test_env);
-        let others: Vec<f64> = others.map(|(_, a)| *a).collect::<Option<_>>()?;
-        Some(Choice { validation: mean(&others)?, test: (*large.get(test_env)?)?, record })
+        let test = (*record.accuracy[0].get(test_env)?)?;
+        Some(Choice { validation: validation(record)?, test, record })
     }))
+}
+
+/// What training-domain validation compares: the mean accuracy over the small parts of all training domains, except those too small to
+/// have one.
+pub fn validation(record: &Record) -> Option<f64> {
+    let small = record.accuracy[1].iter().enumerate();
+    let training = small.filter(|(env, _)| !record.test_envs.contains(env));
+    mean(&training.filter_map(|(_, accuracy)| *accuracy).collect::<Vec<_>>())
 }
 
 fn oracle<'a>(run: &[&'a Record], test_env: usize) -> Option<Choice<'a>> {
@@ -138,7 +144,7 @@ fn best<'a>(choices: impl Iterator<Item = Choice<'a>>) -> Option<Choice<'a>> {
     choices.reduce(|held, new| if new.validation > held.validation { new } else { held })
 }
 
-/// None of nothing.
+/// The mean; none of no values.
 pub fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
@@ -158,6 +164,8 @@ mod tests {
             test_envs: test_envs.to_vec(),
             step,
             accuracy: [large, small].map(|part| part.iter().copied().map(Some).collect()),
+            test: None,
+            unseen: None,
             hparams: Map::new(),
             folder: String::new(),
         }

@@ -1,4 +1,4 @@
-//! A sweep on a cluster: scripts for `sbatch`, a task of an array for each job.
+//! A sweep on a cluster: scripts for `sbatch`, with one array task per job.
 
 use crate::data::write_atomic;
 use anyhow::{Context, Result, bail};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Most tasks of one array: Slurm's default (`MaxArraySize` 1001).
 const ARRAY: usize = 1000;
 
-/// Writes the scripts for `jobs` jobs into `folder`, the absolute path of the sweep; at most `throttle` tasks of one run at a time.
+/// Writes the scripts for `jobs` jobs into `folder`, the absolute path of the sweep; at most `throttle` tasks of one array run at a time.
 /// `options` are the cluster's own, such as `--partition=gpu`.
 ///
 /// # Errors
@@ -18,7 +18,7 @@ pub fn write(folder: &Path, jobs: usize, throttle: usize, options: &[String]) ->
         bail!("--slurm-option '{option}': it must be one of sbatch's, such as --partition=gpu");
     }
     for path in [folder, &program] {
-        // sbatch reads % in the names of logs, and its lines know no escapes.
+        // sbatch expands % in the names of logs, and its lines have no escapes.
         if path.to_str().is_none_or(|p| p.contains(['%', '"', '\'', '\\', '\n', '$', '`'])) {
             bail!("{}: a script for sbatch cannot name this path: choose a plainer one", path.display());
         }
@@ -53,8 +53,7 @@ fn script(
     };
     format!(
         r#"#!/bin/sh
-# A task a job of the sweep. Submitted again, it goes on with what is left: jobs that are done end at once, others go on from their
-# last checkpoint.
+# One task per job of the sweep. Submit it again to resume: jobs that are done end at once, others resume from their last checkpoint.
 #SBATCH --job-name=kaleid-{name}
 #SBATCH --array=0-{last}%{throttle}
 #SBATCH --ntasks=1
@@ -62,10 +61,10 @@ fn script(
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output="{folder}/slurm/%A_%a.log"
-# A minute before its time is over, the task is asked to write a checkpoint and end.
+# A minute before its time is over, the task is told to write a checkpoint and end.
 #SBATCH --signal=B:TERM@60
 {options}
-# Where the cluster shows a task the GPUs of others too, set KALEID_ADAPTER here.
+# If the cluster shows a task other tasks' GPUs too, set KALEID_ADAPTER here.
 exec "{program}" sweep run "{folder}" --job "{index}"
 "#
     )

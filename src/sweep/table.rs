@@ -23,7 +23,7 @@ impl Format {
     }
 }
 
-/// All in percent; what is not there was not measured.
+/// A mean over trials, in percent; what was not measured is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cell {
     /// Mean over trials.
@@ -35,7 +35,7 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// Mean and standard error of accuracies of 0 to 1, with n as DomainBed has it, not n - 1. Empty for none.
+    /// Mean and standard error of accuracies from 0 to 1; variance over n, as in DomainBed, not n - 1. Empty for no values.
     pub fn of(values: &[f64]) -> Cell {
         let n = values.len() as f64;
         let Some(mean) = super::select::mean(values) else { return Cell::default() };
@@ -45,7 +45,7 @@ impl Cell {
         Cell { mean: Some(100.0 * mean), error: Some(100.0 * variance.sqrt()), published: None }
     }
 
-    /// The mean of means, without an error; empty, if one of them is.
+    /// The mean of means, without an error; empty if one of them is.
     pub fn average(cells: &[Cell]) -> Cell {
         let means: Option<Vec<f64>> = cells.iter().map(|c| c.mean).collect();
         Cell { mean: means.and_then(|m| super::select::mean(&m)), ..Cell::default() }
@@ -80,9 +80,9 @@ pub struct Table {
     pub title: String,
     /// The same within its section.
     pub short: String,
-    /// Heads of all columns but the first.
+    /// Heads of all columns except the first.
     pub columns: Vec<String>,
-    /// Names, and a cell a column.
+    /// Names, and one cell per column.
     pub rows: Vec<(String, Vec<Cell>)>,
     /// Characters of a column of text.
     pub width: usize,

@@ -1,64 +1,34 @@
-//! Works through jobs on this machine, one worker an adapter. A job that was cut goes on from its checkpoint; one that fails is tried once
-//! more, on a device opened anew, and then marked with its error, and the others go on.
+//! Runs jobs on this machine, one worker per adapter. An interrupted job resumes from its checkpoint. One that fails is tried once more, on
+//! a device opened anew, and then marked with its error; the others continue.
 
 use super::claim::{Claim, holder, host};
-use super::{State, label};
+use super::label;
+use super::state::{Log, State};
 use crate::core::{Gpu, GpuOptions};
-use crate::data::write_atomic;
-use crate::progress::{bail_if_stopped, be_quiet, catch_ctrl_c, duration, stopped};
+use crate::progress::{bail_if_stopped, be_quiet, catch_ctrl_c, duration, stopped, time_left};
 use crate::train::{self, Training};
 use anyhow::{Error, Result, anyhow, bail};
-use serde::{Deserialize, Serialize};
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How a job went: job.json in its folder.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Log {
-    /// Name of the adapter.
-    pub adapter: String,
-    /// Name of the machine.
-    pub host: String,
-    /// Seconds of work, but for times that ended with a kill.
-    pub seconds: f64,
-    /// Why it failed, if it did.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-}
-
-impl Log {
-    /// Of the job with this folder; an empty one, where there is none.
-    pub fn read(folder: &Path) -> Log {
-        let bytes = std::fs::read(folder.join("job.json")).ok();
-        bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
-    }
-
-    fn write(&self, folder: &Path) -> Result<()> {
-        write_atomic(folder.join("job.json"), (serde_json::to_string_pretty(self)? + "\n").as_bytes())
-    }
-}
-
-/// How many jobs stand where.
+/// How many jobs are in which state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// With results.
     pub done: usize,
     /// Marked with an error.
     pub failed: usize,
-    /// In the hands of other processes.
+    /// Run by other processes.
     pub elsewhere: usize,
 }
 
-/// Runs all `jobs` that are not done, on a worker for each of `gpus`. Those that failed before are left alone, unless they are to be
-/// tried anew.
+/// Runs all `jobs` that are not done, with one worker for each of `gpus`. Those that failed before are skipped unless `retry_failed`.
 ///
 /// # Errors
-/// No such adapter; a disk that is full; Ctrl-C. A job that fails is no error, but counted.
+/// No such adapter; a full disk; Ctrl-C. A job that fails is counted, not an error.
 pub fn run_jobs(gpus: &[GpuOptions], jobs: &[Training], retry_failed: bool) -> Result<Tally> {
     catch_ctrl_c();
     let work = Work {
@@ -77,7 +47,7 @@ pub fn run_jobs(gpus: &[GpuOptions], jobs: &[Training], retry_failed: bool) -> R
     Ok(tally(jobs))
 }
 
-/// Sees that one job is done: another process that works on it is waited for.
+/// Runs one job if it is not done; if another process works on it, waits for that.
 ///
 /// # Errors
 /// As [`run_jobs`]; the job's own.
@@ -126,7 +96,7 @@ struct Work<'a> {
     retry_failed: bool,
     /// The first job that no worker has looked at.
     next: AtomicUsize,
-    /// Whether a worker ended with an error that would meet the others too.
+    /// Whether a worker ended with an error that would stop the others too.
     broken: AtomicBool,
     workers: usize,
     /// Seconds of the jobs that ended.
@@ -136,7 +106,7 @@ struct Work<'a> {
 impl Work<'_> {
     fn worker(&self, options: &GpuOptions) -> Result<()> {
         if self.workers > 1 {
-            // Bars of several trainings would paint over each other.
+            // The progress bars of several trainings would overwrite each other.
             be_quiet();
         }
         let done = self.work(options);
@@ -155,7 +125,7 @@ impl Work<'_> {
                 _ => {}
             }
             let Some(claim) = Claim::take(&job.out)? else { continue };
-            // Another process may have ended it meanwhile.
+            // Another process may have finished it since.
             if State::of(&job.out) == State::Done {
                 continue;
             }
@@ -168,22 +138,20 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Says how many jobs are left, and how long they will take.
+    /// Reports how many jobs are left, and how long they will take.
     fn report(&self, i: usize, seconds: f64) {
         let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
         took.push(seconds);
-        let mean = took.iter().sum::<f64>() / took.len() as f64;
         let ended = |job: &&Training| matches!(State::of(&job.out), State::Done | State::Failed);
         let left = self.jobs.len() - self.jobs.iter().filter(ended).count();
-        if left > 0 {
-            let all = self.jobs.len();
-            let [took, rest] = [seconds, mean * left as f64 / self.workers as f64].map(duration);
+        if let Some(rest) = time_left(&took, left, self.workers).filter(|_| left > 0) {
+            let (all, took) = (self.jobs.len(), duration(seconds));
             eprintln!("job {i} took {took}; {left} of {all} are left, about {rest}");
         }
     }
 }
 
-/// Trains a job that this process holds, and writes down how it went.
+/// Trains a job that this process has claimed, and logs how it went.
 fn run_claimed(gpu: &mut Option<Gpu>, options: &GpuOptions, job: &Training) -> Result<()> {
     let mut log = Log { host: host(), error: None, ..Log::read(&job.out) };
     for again in [true, false] {
@@ -201,7 +169,7 @@ fn run_claimed(gpu: &mut Option<Gpu>, options: &GpuOptions, job: &Training) -> R
                 log.write(&job.out)?;
                 return bail_if_stopped();
             }
-            // No job is to blame, and the others would fail too.
+            // Not the job's fault, and the others would fail too.
             Err(e) if disk_is_full(&e) => return Err(e),
             Err(e) if again => {
                 eprintln!("{}: {e:#}; it is tried once more", label(job));
@@ -219,7 +187,7 @@ fn run_claimed(gpu: &mut Option<Gpu>, options: &GpuOptions, job: &Training) -> R
     Ok(())
 }
 
-/// The training. Where this program is to blame that is an error too: a sweep of days must not end by one job.
+/// The training. A panic is an error too: one job must not end a sweep of days.
 fn train(gpu: &Gpu, job: &Training) -> Result<()> {
     match catch_unwind(AssertUnwindSafe(|| train::run(gpu, job))) {
         Ok(result) => result.map(|_| ()),

@@ -34,7 +34,7 @@ impl Events {
         Ok(Events { path, file })
     }
 
-    /// Adds a row: an event for each number but its `step` and `time`, which say when it was, `time` in seconds since 1970.
+    /// Adds a row: an event for each number except its `step` and `time`, which say when it was, `time` in seconds since 1970.
     ///
     /// # Errors
     /// A disk that is full.

@@ -1,50 +1,50 @@
 //! The folder of a run: `results.jsonl`, `out.txt`, `err.txt` and `done` as DomainBed writes them, `train.json` (what the run depends
 //! on), `checkpoint.safetensors` while it is under way, and `model.safetensors` at its end.
 
+use super::schedule::Schedule;
 use super::swad::{self, Swad};
+use super::task::Task;
 use crate::core::Store;
 use crate::data::checkpoint::{Checkpoint, TensorData, save};
-use crate::data::dataset::Dataset;
-use crate::data::python;
-use crate::data::{make_folder, write_atomic};
-use crate::domainbed::algorithms::fish::INNER;
-use crate::domainbed::network::{Featurizer, Network};
-use crate::domainbed::trainer::AVERAGE;
+use crate::data::{lock, make_folder, python, write_atomic};
+use crate::domainbed::network::Featurizer;
+use crate::domainbed::predictor::Predictor;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
 
 /// The folder of a run.
 pub struct Folder<'a> {
     path: &'a Path,
+    /// What train.json says.
+    described: Value,
     /// Held until the run ends: two processes would write over each other's checkpoints.
     _lock: File,
 }
 
 const CHECKPOINT: &str = "checkpoint.safetensors";
+/// The checkpoint's metadata that says where to resume.
+const NEXT_STEP: &str = "next_step";
 
 impl<'a> Folder<'a> {
     /// Claims the folder for the run that `described` tells of.
-    pub fn open(path: &'a Path, described: &Value) -> Result<Self> {
+    ///
+    /// # Errors
+    /// A folder that another process trains in or that holds another run; one that cannot be written.
+    pub fn open(path: &'a Path, described: Value) -> Result<Self> {
         make_folder(path)?;
         // DomainBed's file for errors, which stays empty, and is never replaced as the others are: it carries the lock.
         let log = path.join("err.txt");
         let lock = File::options().create(true).append(true).open(&log);
         let lock = lock
             .with_context(|| format!("{}: cannot write (is the disk full or read-only?)", log.display()))?;
-        // Where a file system has no locks, there is none to respect.
-        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
-            bail!(
-                "{}: another process is training in this folder: wait for it, or choose another --out",
-                path.display()
-            );
-        }
+        lock::hold(path, &lock)?;
 
         let file = path.join("train.json");
-        let text = serde_json::to_string_pretty(described)? + "\n";
+        let text = serde_json::to_string_pretty(&described)? + "\n";
         let held = match std::fs::read(&file) {
             Ok(held) => Some(held),
             Err(e) if e.kind() == ErrorKind::NotFound => None,
@@ -60,49 +60,49 @@ impl<'a> Folder<'a> {
                 bail!(
                     "{}: holds another run ({}): choose another --out, or delete it",
                     path.display(),
-                    difference(&held, described)
+                    difference(&held, &described)
                 );
             }
             None => bail!("{}: holds results of something else: choose another --out", path.display()),
         }
-        Ok(Folder { path, _lock: lock })
+        Ok(Folder { path, described, _lock: lock })
     }
 
-    /// The rows of results.jsonl.
-    pub fn records(&self) -> Result<Vec<Map<String, Value>>> {
+    /// Whether the run is over.
+    pub fn is_done(&self) -> bool {
+        self.path.join("done").exists()
+    }
+
+    /// The rows of results.jsonl for the steps before `end`.
+    ///
+    /// # Errors
+    /// Rows that are missing or not whole: files may be lost or cut, by hand or by a crash.
+    pub fn records(&self, end: usize, schedule: &Schedule) -> Result<Vec<Map<String, Value>>> {
         let file = self.path.join("results.jsonl");
         let bytes = match std::fs::read(&file) {
             Ok(bytes) => bytes,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(vec![]),
+            Err(e) if e.kind() == ErrorKind::NotFound => vec![],
             Err(e) => return Err(e).with_context(|| format!("{}: cannot read", file.display())),
         };
-        let lines = bytes.split(|&b| b == b'\n').enumerate().filter(|(_, line)| !line.is_empty());
-        let row = |(i, line): (usize, &[u8])| {
-            serde_json::from_slice(line).map_err(|_| {
+        let step = |r: &Map<String, Value>| r.get("step").and_then(Value::as_u64).map(|s| s as usize);
+        let mut records: Vec<Map<String, Value>> = vec![];
+        for (i, line) in bytes.split(|&b| b == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
+            let row = serde_json::from_slice(line).map_err(|_| {
                 anyhow!("{}, line {}: not a whole result; {}", file.display(), i + 1, self.anew())
-            })
-        };
-        lines.map(row).collect()
-    }
-
-    /// Fails unless `records` are those of the steps `due`, in order: files may be lost or cut by hand or by a crash.
-    pub fn check_records(
-        &self,
-        records: &[Map<String, Value>],
-        mut due: impl Iterator<Item = usize>,
-    ) -> Result<()> {
-        let mut steps = records.iter().map(|r| r.get("step").and_then(Value::as_u64));
-        let file = || self.path.join("results.jsonl").display().to_string();
-        loop {
-            match (due.next(), steps.next()) {
-                (None, None) => return Ok(()),
-                (Some(step), found) if found != Some(Some(step as u64)) => {
-                    bail!("{}: the result of step {step} is missing; {}", file(), self.anew())
-                }
-                (None, Some(_)) => bail!("{}: more results than steps; {}", file(), self.anew()),
-                _ => {}
-            }
+            })?;
+            records.push(row);
         }
+        records.retain(|r| step(r).is_some_and(|s| s < end));
+        let due: Vec<usize> = (0..end).filter(|&s| schedule.result_due(s)).collect();
+        if let Some((_, missing)) =
+            due.iter().enumerate().find(|(i, s)| records.get(*i).and_then(step) != Some(**s))
+        {
+            bail!("{}: the result of step {missing} is missing; {}", file.display(), self.anew());
+        }
+        if records.len() > due.len() {
+            bail!("{}: more results than steps; {}", file.display(), self.anew());
+        }
+        Ok(records)
     }
 
     /// Notes the images that are left out, or fails when a run that is under way had left out others.
@@ -119,79 +119,85 @@ impl<'a> Folder<'a> {
     }
 
     /// What to do about files that do not belong together.
-    pub fn anew(&self) -> String {
+    fn anew(&self) -> String {
         format!("delete {} to train anew", self.path.display())
     }
 
     /// What is said of a checkpoint that is no use.
-    pub fn cannot_go_on(&self) -> String {
+    pub fn cannot_resume(&self) -> String {
         let file = self.path.join(CHECKPOINT);
-        format!("{}: cannot go on from this checkpoint; delete it to train anew", file.display())
+        format!("{}: cannot resume from this checkpoint; delete it to train anew", file.display())
     }
 
-    /// Brings back every tensor of the last checkpoint: the step to go on with, of `steps`, and what is kept of SWAD.
+    /// Brings back every tensor of the last checkpoint: the next step, of `steps`, and SWAD's state.
+    ///
+    /// # Errors
+    /// A checkpoint that cannot be read or lacks something.
     pub fn restore(&self, store: &mut Store, steps: usize) -> Result<(usize, Swad)> {
         let file = self.path.join(CHECKPOINT);
         if !file.exists() {
             return Ok((0, Swad::default()));
         }
-        let (mut start, mut kept) = (0, BTreeMap::new());
-        let mut read = || -> Result<()> {
+        let mut restored = || -> Result<(usize, Swad)> {
             let checkpoint = Checkpoint::open(&file)?;
+            let mut kept = BTreeMap::new();
             for name in checkpoint.names() {
                 let (shape, data) = checkpoint.tensor(name)?;
-                match name {
-                    "next_step" if data.len() == 2 => start = whole([data[0], data[1]]),
-                    _ if name.starts_with(swad::PREFIX) => drop(kept.insert(name.to_string(), data)),
-                    _ => store.write(name, &shape, &data)?,
+                match name.starts_with(swad::PREFIX) {
+                    true => drop(kept.insert(name.to_string(), data)),
+                    false => store.write(name, &shape, &data)?,
                 }
             }
-            Ok(())
+            let metadata = |key: &str| checkpoint.metadata().get(key);
+            let step = metadata(NEXT_STEP).and_then(|text| text.parse().ok());
+            let step =
+                step.filter(|step| (1..=steps).contains(step)).context("it does not say at which step")?;
+            Ok((step, Swad::restore(&kept, metadata(swad::STATE).map_or("", |text| text))?))
         };
-        read().with_context(|| self.cannot_go_on())?;
-        if !(1..=steps).contains(&start) {
-            bail!("{}: it does not say at which step", self.cannot_go_on());
-        }
-        Ok((start, Swad::restore(kept).with_context(|| self.cannot_go_on())?))
+        restored().with_context(|| self.cannot_resume())
     }
 
-    pub fn checkpoint(&self, store: &Store, step: usize, swad: &Swad) -> Result<()> {
-        let mut tensors = swad.tensors();
+    /// Writes everything that the run needs to resume before `next_step`.
+    ///
+    /// # Errors
+    /// A number that is not finite, so that the last good checkpoint stays; a disk that is full.
+    pub fn save(&self, store: &Store, next_step: usize, swad: &Swad) -> Result<()> {
+        let (averages, state) = swad.state();
+        let flat = |(name, data): (String, Vec<f32>)| (name, TensorData::f32(&[data.len()], &data));
+        let mut tensors: BTreeMap<_, _> = averages.into_iter().map(flat).collect();
         for name in store.names() {
             let (shape, data) = store.read(&name)?;
-            // The last good checkpoint stays.
             if data.iter().any(|v| !v.is_finite()) {
-                let step = step - 1;
+                let step = next_step - 1;
                 bail!("after step {step}: {name} is not finite: training diverged; lower the learning rate");
             }
             tensors.insert(name, TensorData::f32(&shape, &data));
         }
-        tensors.insert("next_step".into(), TensorData::f32(&[2], &halves(step)));
-        save(self.path.join(CHECKPOINT), &tensors, &BTreeMap::new())
+        let metadata =
+            BTreeMap::from([(NEXT_STEP.into(), next_step.to_string()), (swad::STATE.into(), state)]);
+        save(self.path.join(CHECKPOINT), &tensors, &metadata)
     }
 
     /// results.jsonl and out.txt, whole.
-    pub fn write_records(&self, records: &[Map<String, Value>], described: &Value) -> Result<()> {
+    pub fn write_records(&self, records: &[Map<String, Value>]) -> Result<()> {
         let lines: String = records.iter().map(|r| python::json(r) + "\n").collect();
         write_atomic(self.path.join("results.jsonl"), lines.as_bytes())?;
-        write_atomic(self.path.join("out.txt"), log(records, described).as_bytes())
+        write_atomic(self.path.join("out.txt"), log(records, &self.described).as_bytes())
     }
 
-    /// The trained network and `done`, after which nothing is left to go on with.
-    pub fn write_model(&self, store: &Store, network: &Network, dataset: &Dataset) -> Result<()> {
-        let (moments, others) = ([".exp_avg", ".exp_avg_sq"], ["log.", INNER, AVERAGE]);
-        let own =
-            |n: &String| !others.iter().any(|o| n.starts_with(o)) && !moments.iter().any(|m| n.ends_with(m));
-        let held = store.names();
+    /// What predicts, and `done`, after which there is nothing to resume.
+    ///
+    /// # Errors
+    /// A device that failed; a disk that is full.
+    pub fn write_model(&self, store: &Store, predictor: &Predictor, task: &Task) -> Result<()> {
+        let (network, classes) = (&task.network, &task.dataset.classes);
         let mut tensors = BTreeMap::new();
-        for name in held.iter().filter(|n| own(n)) {
-            // What predicts is what is kept.
-            let average = format!("{AVERAGE}{name}");
-            let (shape, data) = store.read(if held.contains(&average) { &average } else { name })?;
-            tensors.insert(name.clone(), TensorData::f32(&shape, &data));
+        for (name, held) in predictor.tensors() {
+            let (shape, data) = store.read(held)?;
+            tensors.insert(name.to_string(), TensorData::f32(&shape, &data));
         }
         let mut metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
-        metadata.insert("classes".into(), dataset.classes.join(","));
+        metadata.insert("classes".into(), classes.join(","));
         if let Featurizer::ResNet(c, _) = &network.featurizer {
             let config = json!({"layers": c.layers, "bottleneck": c.bottleneck, "width": c.width,
                 "stem_kernel": c.stem_kernel, "stem_stride": c.stem_stride, "stem_pool": c.stem_pool,
@@ -203,16 +209,6 @@ impl<'a> Folder<'a> {
         let _ = std::fs::remove_file(self.path.join(CHECKPOINT));
         Ok(())
     }
-}
-
-/// A step in two halves, each exact as f32.
-pub fn halves(step: usize) -> [f32; 2] {
-    [(step / 65536) as f32, (step % 65536) as f32]
-}
-
-/// The reverse.
-pub fn whole([high, low]: [f32; 2]) -> usize {
-    high as usize * 65536 + low as usize
 }
 
 /// The first argument in which two descriptions differ.

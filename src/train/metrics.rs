@@ -1,9 +1,10 @@
-//! `metrics.jsonl`: what a run logged, a row every so many steps; the same for TensorBoard; and `curves.svg`, drawn from it and from
+//! `metrics.jsonl`: what a run logged, a row every N steps; the same for TensorBoard; and `curves.svg`, drawn from it and from
 //! the results.
 //!
 //! The device adds the numbers up; a row is read while it works on the steps after it.
 
 use super::events::Events;
+use super::schedule::Schedule;
 use crate::data::write_atomic;
 use crate::domainbed::trainer::{Logged, Trainer};
 use anyhow::{Context, Result, bail};
@@ -25,15 +26,14 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The rows before step `start` that are in `folder`; `ends` says whether a row ends with a step, and `records` are the results
-    /// so far.
+    /// The rows before step `start` that are in `folder`; `records` are the results so far.
     ///
     /// # Errors
     /// A file that cannot be read or written, or that lacks rows.
     pub fn open(
         folder: &Path,
         start: usize,
-        ends: impl Fn(usize) -> bool,
+        schedule: &Schedule,
         records: &[Map<String, Value>],
     ) -> Result<Metrics> {
         let file = folder.join("metrics.jsonl");
@@ -46,7 +46,7 @@ impl Metrics {
             text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let mut rows =
             rows.into_iter().filter(|row| step(row).is_some_and(|s| s < start)).collect::<Vec<_>>();
-        let wanted: Vec<usize> = (0..start).filter(|&s| ends(s)).collect();
+        let wanted: Vec<usize> = (0..start).filter(|&s| schedule.row_ends(s)).collect();
         rows.sort_by_key(step);
         if rows.iter().filter_map(step).ne(wanted.iter().copied()) {
             let folder = folder.display();
@@ -65,7 +65,7 @@ impl Metrics {
         self.from as u32
     }
 
-    /// Ends a row with `step`, `more` beside what was logged, without waiting for the device.
+    /// Ends a row with `step`: what was logged, and `more`, without waiting for the device.
     ///
     /// # Errors
     /// Those of the row before.
@@ -215,7 +215,7 @@ fn step(row: &Map<String, Value>) -> Option<usize> {
     row.get("step").and_then(Value::as_u64).map(|s| s as usize)
 }
 
-/// A float as few digits as tell it apart.
+/// A float in as few digits as tell it apart.
 fn short(value: f32) -> Value {
     value.to_string().parse::<f64>().map_or(Value::Null, |v| json!(v))
 }

@@ -116,15 +116,6 @@ pub struct Settings {
     /// Height and width of images, in pixels.
     #[arg(long, value_name = "PIXELS", default_value_t = 224)]
     pub size: usize,
-    /// Images of each training domain in a step [default: 32].
-    #[arg(long, value_name = "N")]
-    pub batch: Option<usize>,
-    /// Images of all training domains together in a step, instead of --batch.
-    #[arg(long, value_name = "N", conflicts_with = "batch")]
-    pub total_batch: Option<usize>,
-    /// Learning rate [default: 5e-5].
-    #[arg(long)]
-    pub lr: Option<f64>,
     /// Number of updates [default: 5001].
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
@@ -140,6 +131,15 @@ pub struct Settings {
     /// Record the accuracy on training images too.
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, default_value_t = true, hide_possible_values = true)]
     pub train_accuracy: bool,
+    /// Images of each training domain in a step [default: 32].
+    #[arg(long, value_name = "N")]
+    pub batch: Option<usize>,
+    /// Images of all training domains together in a step, instead of --batch.
+    #[arg(long, value_name = "N", conflicts_with = "batch")]
+    pub total_batch: Option<usize>,
+    /// Learning rate [default: 5e-5].
+    #[arg(long)]
+    pub lr: Option<f64>,
     /// Hyper-parameters that replace the drawn ones, as a JSON object: {"weight_decay": 0.01}.
     #[arg(long, value_name = "JSON", value_parser = json_object, default_value = "{}", hide_default_value = true)]
     pub hparams: Map<String, Value>,
@@ -171,10 +171,10 @@ fn gib(text: &str) -> Result<u64, std::num::ParseFloatError> {
     Ok((text.parse::<f64>()? * f64::from(1 << 30)) as u64)
 }
 
-/// Settings that change no result, and shorthands of others.
+/// Settings that no result records: those that change none, and shorthands of others.
 const NOT_RECORDED: [&str; 6] = ["batch", "image_memory", "log_every", "lr", "memory", "recompute"];
-/// Arguments that every result records, in this order; those that came later are recorded only where they are not the default, so that
-/// runs of before can be resumed.
+/// Arguments that every result records, in this order. A setting that is not among them is recorded only where it is not the default:
+/// older runs can then be resumed, and a new setting needs no line here.
 const RECORDED: [&str; 31] = [
     "algorithm",
     "arch",
@@ -258,7 +258,7 @@ impl Settings {
     /// An unknown name, a value of another type.
     pub fn from_changed(changed: &Map<String, Value>) -> Result<Settings> {
         let mut settings: Settings = serde_json::from_value(Value::Object(changed.clone()))?;
-        // Whatever the size is.
+        // A plan without a network means the default one at any size.
         settings.arch.get_or_insert_with(|| Settings::default().arch().into());
         Ok(settings)
     }
@@ -304,7 +304,7 @@ fn fields(settings: &Settings) -> Result<Map<String, Value>> {
     Ok(fields.as_object().cloned().unwrap_or_default())
 }
 
-/// The settings may be read as if they were the run's own.
+/// The settings of a run are read as its own.
 impl std::ops::Deref for Training {
     type Target = Settings;
 
@@ -360,5 +360,45 @@ impl Training {
             }
         }
         Ok(args)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_is_named_by_the_settings_that_are_not_defaults() {
+        let changed = |flags: &[&str]| {
+            let settings: Settings = flags::parse(flags);
+            let changed = settings.changed().unwrap();
+            assert_eq!(Settings::from_changed(&changed).unwrap(), settings.resolved());
+            Value::Object(changed)
+        };
+        assert_eq!(changed(&["--preset", "db2024", "--arch", "resnet50", "--width", "64"]), json!({}));
+        // As DomainBed has it: a number of steps that is given is an argument, even if it is the default.
+        assert_eq!(changed(&["--steps", "5001"]), json!({"steps": 5001}));
+        assert_eq!(changed(&["--size", "28"]), json!({"size": 28, "arch": "mnist_cnn"}));
+        assert_eq!(changed(&["--size", "28", "--arch", "resnet50"]), json!({"size": 28}));
+        let hparams =
+            ["--batch", "4", "--lr", "0.003", "--hparams", r#"{"lr": 1, "rsc_f_drop_factor": 0.5}"#];
+        let one = json!({"hparams": {"lr": 0.003, "rsc_f_drop_factor": 0.5, "batch_size": 4}});
+        assert_eq!(changed(&hparams), one);
+        assert_eq!(changed(&["--image-memory", "0.5"]), json!({"image_memory": 1 << 29}));
+        assert_eq!(changed(&["--val-augment", "false"]), json!({"val_augment": false}));
+    }
+
+    #[test]
+    fn results_record_newer_settings_only_where_they_are_set() {
+        let dataset = Dataset { classes: vec![], domains: vec![] };
+        let mut training = Training::new("d", "o");
+        let names = |training: &Training| -> Vec<String> {
+            training.arguments(&dataset).unwrap().keys().cloned().collect()
+        };
+        assert_eq!(names(&training), RECORDED);
+        training.settings =
+            flags::parse(&["--swad", "--memory", "9", "--log-every", "1", "--lr", "1", "--recompute"]);
+        assert_eq!(names(&training)[RECORDED.len()..], ["swad"]);
+        assert_eq!(training.arguments(&dataset).unwrap()["hparams"], "{\"lr\": 1.0}");
     }
 }

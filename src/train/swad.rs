@@ -1,15 +1,15 @@
 //! SWAD (Cha et al., "SWAD: domain generalization by seeking flat minima", NeurIPS 2021): the weights are averaged densely, after
-//! every step, over a window that the validation loss chooses. It begins where the loss stops to fall, the lowest of `PATIENCE`
+//! every step, over a window that the validation loss chooses. It begins where the loss stops falling, the lowest of `PATIENCE`
 //! measurements, and ends before the loss has stayed above `TOLERANCE` times their mean for `OVERFIT` of them.
 //!
 //! The device averages the weights from one measurement to the next; here these averages wait until it is known whether they
 //! belong to the window. Where the loss falls to the end, the last of them is taken, as the authors' program does.
 
-use super::folder::{halves, whole};
 use crate::core::Store;
-use crate::data::checkpoint::TensorData;
-use crate::domainbed::trainer::AVERAGE;
-use anyhow::{Context, Result, bail};
+use crate::domainbed::AVERAGE;
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Measurements of which the first must be lowest for the window to begin there.
@@ -18,27 +18,31 @@ const PATIENCE: usize = 3;
 const OVERFIT: usize = 6;
 /// The threshold over the mean loss where it began.
 const TOLERANCE: f32 = 1.3;
-/// What its tensors in a checkpoint are called.
+/// What the names of its tensors in a checkpoint begin with.
 pub const PREFIX: &str = "swad.";
+/// The checkpoint's metadata that holds the rest.
+pub const STATE: &str = "swad";
 
 type Weights = BTreeMap<String, Vec<f32>>;
 
 /// The weights between two measurements.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Segment {
     /// Step of the measurement at its end.
     end: usize,
     /// Validation loss there.
     loss: f32,
     /// Mean weights of its steps.
+    #[serde(skip)]
     mean: Weights,
 }
 
 /// The window so far.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Window {
     threshold: f32,
-    /// Mean weights of its segments, but for those that wait.
+    /// Mean weights of its segments, except those that wait.
+    #[serde(skip)]
     mean: Weights,
     segments: usize,
     /// Step of the measurement at the end of the first and the last of them.
@@ -48,7 +52,7 @@ struct Window {
 }
 
 /// The weights that may come into the average.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Swad {
     waiting: VecDeque<Segment>,
     window: Option<Window>,
@@ -118,48 +122,33 @@ impl Swad {
         Ok(())
     }
 
-    /// What a checkpoint keeps of it.
-    pub fn tensors(&self) -> BTreeMap<String, TensorData> {
-        let mut out = BTreeMap::new();
-        let mut put = |name: String, data: &[f32]| out.insert(name, TensorData::f32(&[data.len()], data));
-        for (i, segment) in self.waiting.iter().enumerate() {
-            let [high, low] = halves(segment.end);
-            put(format!("{PREFIX}{i}"), &[segment.loss, high, low]);
-            segment.mean.iter().for_each(|(name, data)| drop(put(format!("{PREFIX}{i}.{name}"), data)));
-        }
-        if let Some(window) = &self.window {
-            let [[a, b], [c, d]] = window.steps.map(halves);
-            let left = if window.left { 1.0 } else { 0.0 };
-            put(format!("{PREFIX}window"), &[window.threshold, window.segments as f32, a, b, c, d, left]);
-            window.mean.iter().for_each(|(name, data)| drop(put(format!("{PREFIX}window.{name}"), data)));
-        }
-        out
+    /// What a checkpoint keeps of it: weights by name, and the rest as JSON.
+    pub fn state(&self) -> (BTreeMap<String, Vec<f32>>, String) {
+        let mut tensors = BTreeMap::new();
+        let mut put = |of: &str, mean: &Weights| {
+            tensors.extend(mean.iter().map(|(name, data)| (format!("{PREFIX}{of}.{name}"), data.clone())));
+        };
+        self.waiting.iter().enumerate().for_each(|(i, segment)| put(&i.to_string(), &segment.mean));
+        self.window.iter().for_each(|window| put("window", &window.mean));
+        (tensors, json!(self).to_string())
     }
 
     /// The reverse.
     ///
     /// # Errors
-    /// Tensors that are not of [`Swad::tensors`].
-    pub fn restore(tensors: BTreeMap<String, Vec<f32>>) -> Result<Swad> {
+    /// A text that is not of [`Swad::state`].
+    pub fn restore(tensors: &BTreeMap<String, Vec<f32>>, state: &str) -> Result<Swad> {
+        let mut swad: Swad = serde_json::from_str(state).context("the state of SWAD")?;
         let weights = |of: &str| -> Weights {
             let start = format!("{PREFIX}{of}.");
-            let own =
-                tensors.iter().filter_map(|(n, data)| Some((n.strip_prefix(&start)?.into(), data.clone())));
-            own.collect()
+            let own = tensors.iter().filter_map(|(n, data)| Some((n.strip_prefix(&start)?, data)));
+            own.map(|(name, data)| (name.to_string(), data.clone())).collect()
         };
-        let mut swad = Swad::default();
-        for i in 0.. {
-            let Some(numbers) = tensors.get(&format!("{PREFIX}{i}")) else { break };
-            let &[loss, high, low] = &numbers[..] else { bail!("{PREFIX}{i}: three numbers") };
-            swad.waiting.push_back(Segment { end: whole([high, low]), loss, mean: weights(&i.to_string()) });
+        for (i, segment) in swad.waiting.iter_mut().enumerate() {
+            segment.mean = weights(&i.to_string());
         }
-        if let Some(numbers) = tensors.get(&format!("{PREFIX}window")) {
-            let &[threshold, segments, a, b, c, d, left] = &numbers[..] else {
-                bail!("{PREFIX}window: seven numbers")
-            };
-            let (segments, steps) = (segments as usize, [[a, b], [c, d]].map(whole));
-            swad.window =
-                Some(Window { threshold, mean: weights("window"), segments, steps, left: left == 1.0 });
+        if let Some(window) = &mut swad.window {
+            window.mean = weights("window");
         }
         Ok(swad)
     }
@@ -216,5 +205,17 @@ mod tests {
         assert_eq!(window(&[5.0, 4.0, 3.0, 2.0]), (3.0, [3, 3]));
         assert_eq!(window(&[5.0]), (0.0, [0, 0]));
         assert!(Swad::default().close().is_err());
+    }
+
+    #[test]
+    fn its_state_comes_back_as_it_was() {
+        let mut swad = Swad::default();
+        for (i, loss) in [0.3, 0.1, 0.2, 0.30000001, 0.7].into_iter().enumerate() {
+            let mean = || Ok(Weights::from([("average.w".into(), vec![i as f32, 0.1])]));
+            swad.push(100_000_000 + i, loss, mean).unwrap();
+            let (tensors, state) = swad.state();
+            assert_eq!(Swad::restore(&tensors, &state).unwrap(), swad);
+        }
+        assert!(Swad::restore(&BTreeMap::new(), "").is_err());
     }
 }

@@ -8,11 +8,13 @@ use crate::core::{Gpu, Store};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::rng::Key;
 use crate::domainbed::algorithms::fish::INNER;
+use crate::domainbed::draws::{Draw, Draws};
 use crate::domainbed::hparams::{Hparams, Preset};
 use crate::domainbed::network::{Featurizer, Mlp, Network};
+use crate::domainbed::predictor::Predictor;
 use crate::domainbed::samples::{Rows, Samples};
-use crate::domainbed::trainer::{AVERAGE, Draw, Draws, Predictor, Spec, Trainer};
-use crate::domainbed::{Setup, algorithm};
+use crate::domainbed::trainer::Trainer;
+use crate::domainbed::{AVERAGE, Setup, Spec, algorithm};
 use crate::verify::golden::Comparison;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value};
@@ -133,7 +135,7 @@ impl Recording<'_> {
             f16_activations: false,
         };
         let (_, _, sample, envs) = self.minibatch(0)?;
-        let setup = Setup { hparams: &hparams, preset: Preset::Dbhead, fixed: false, envs };
+        let setup = Setup { hparams: &hparams, preset: Preset::Dbhead, corrected: false, envs };
         let make = || algorithm(self.name, &setup);
         let samples = Samples::Numbers(sample[1..].to_vec());
         let spec = Spec {

@@ -5,7 +5,7 @@ use crate::core::DType;
 use crate::engines::llama::{Llama, argmax};
 use anyhow::Result;
 
-/// input_ids -> the scores behind each token, and what greedy decoding writes.
+/// input_ids -> the logits after each token, and what greedy decoding writes.
 ///
 /// # Errors
 /// A golden that lacks what it should hold.
@@ -17,7 +17,7 @@ pub fn compare(golden: &Golden) -> Result<Vec<Comparison>> {
     let (mut logits, mut written) = (Vec::new(), Vec::new());
     for prompt in ids.chunks_exact(length) {
         llama.reset();
-        logits.extend(llama.read(prompt, true)?);
+        logits.extend(llama.read_each(prompt)?);
         llama.reset();
         written.extend(prompt);
         if most > 0 {

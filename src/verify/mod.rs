@@ -9,6 +9,7 @@ pub mod domainbed;
 pub mod golden;
 mod llama;
 mod resnet;
+pub mod schedulers;
 mod unet;
 mod vae;
 
@@ -17,7 +18,6 @@ use crate::data::config::Config;
 use crate::data::folder::Folder;
 use crate::data::rng::torch_randn;
 use crate::data::tokenizer::Tokenizer;
-use crate::diffusion::scheduler;
 use anyhow::{Context, Result, anyhow, bail};
 use golden::{Comparison, FORWARD, Golden, Runner};
 use serde_json::{Map, Value, json};
@@ -237,7 +237,7 @@ impl Source {
         match kind(keys) {
             Some(Kind::Trajectories) => {
                 let replay = |(run, record): (&String, &Value)| {
-                    let error = scheduler::replay(run, record)?;
+                    let error = schedulers::replay(run, record)?;
                     Ok(Comparison { what: run.clone(), error, tolerance: FORWARD })
                 };
                 keys.iter().map(replay).collect()
@@ -275,7 +275,7 @@ enum Kind {
     Tokens,
 }
 
-/// What a JSON golden is, its keys tell.
+/// The kind of a JSON golden, told by its keys.
 fn kind(keys: &Map<String, Value>) -> Option<Kind> {
     let all = |f: fn(&str, &Value) -> bool| !keys.is_empty() && keys.iter().all(|(k, v)| f(k, v));
     if keys.contains_key("tokens") {

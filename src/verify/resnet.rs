@@ -3,7 +3,8 @@
 use super::golden::{Comparison, Golden, TRAINING};
 use crate::core::{DType, Graph, Plan, Store, Tensor, Weights};
 use crate::data::nhwc_to_nchw;
-use crate::models::resnet::{NormMode, ResNet, ResNetConfig, classifier, is_parameter};
+use crate::models::resnet::{ResNet, ResNetConfig, classifier, is_parameter};
+use crate::nn::NormMode;
 use crate::ops::{Adam, Sgd};
 use anyhow::{Context, Result, bail};
 

@@ -1,7 +1,8 @@
 //! UNets against diffusers'.
 
 use super::golden::{Comparison, Golden};
-use crate::core::{DType, Graph, Plan, Store, Weights};
+use crate::core::DType;
+use crate::engines::load;
 use crate::models::unet::{Inputs, UnetConfig, unet};
 use anyhow::Result;
 
@@ -15,19 +16,16 @@ pub fn compare(golden: &Golden) -> Result<Vec<Comparison>> {
     let (context_shape, context) = golden.tensor::<3>("context")?;
     let (_, timestep) = golden.tensor::<1>("timestep")?;
 
-    let g = Graph::new(golden.gpu.caps());
-    let w = Weights::new(&g, DType::F32);
-    let input = |name: &str, shape: &[usize]| g.input(name, shape, DType::F32);
-    let inputs = Inputs {
-        time: input("time", &[timestep.len(), cfg.timestep_width()]),
-        latents: input("sample", &shape),
-        guidance: None,
-        context: input("context", &context_shape),
-    };
-    g.output("out", unet(&w, &cfg, inputs));
-    let mut store = Store::new(&golden.gpu);
-    store.load(&golden.weights()?, &w)?;
-    let mut plan = Plan::new(&golden.gpu, g, &store)?;
+    let mut plan = load(&golden.gpu, DType::F32, &golden.weights()?, |w| {
+        let input = |name: &str, shape: &[usize]| w.graph().input(name, shape, DType::F32);
+        let inputs = Inputs {
+            time: input("time", &[timestep.len(), cfg.timestep_width()]),
+            latents: input("sample", &shape),
+            guidance: None,
+            context: input("context", &context_shape),
+        };
+        w.graph().output("out", unet(w, &cfg, inputs));
+    })?;
     plan.write("sample", &x)?;
     plan.write("context", &context)?;
     plan.write("time", &cfg.timestep_embedding(&timestep))?;

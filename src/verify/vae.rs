@@ -1,7 +1,8 @@
 //! Autoencoders against diffusers'.
 
 use super::golden::{Comparison, Golden};
-use crate::core::{DType, Graph, Plan, Store, Weights};
+use crate::core::DType;
+use crate::engines::load;
 use crate::models::vae::{VaeConfig, decode, encode, modern_names};
 use anyhow::Result;
 
@@ -14,16 +15,14 @@ pub fn compare(golden: &Golden) -> Result<Vec<Comparison>> {
     let (z_shape, z) = golden.image("latent")?;
     let (x_shape, x) = golden.image("pixels")?;
 
-    let g = Graph::new(golden.gpu.caps());
-    let w = Weights::new(&g, DType::F32);
-    let image = decode(&w, &cfg, g.input("latent", &z_shape, DType::F32));
-    let (mean, logvar) = encode(&w, &cfg, g.input("pixels", &x_shape, DType::F32));
-    for (name, t) in [("image", image), ("mean", mean), ("logvar", logvar)] {
-        g.output(name, t);
-    }
-    let mut store = Store::new(&golden.gpu);
-    store.load(&modern_names(golden.weights()?), &w)?;
-    let mut plan = Plan::new(&golden.gpu, g, &store)?;
+    let mut plan = load(&golden.gpu, DType::F32, &modern_names(golden.weights()?), |w| {
+        let g = w.graph();
+        let image = decode(w, &cfg, g.input("latent", &z_shape, DType::F32));
+        let (mean, logvar) = encode(w, &cfg, g.input("pixels", &x_shape, DType::F32));
+        for (name, t) in [("image", image), ("mean", mean), ("logvar", logvar)] {
+            g.output(name, t);
+        }
+    })?;
     plan.write("latent", &z)?;
     plan.write("pixels", &x)?;
     plan.run()?;

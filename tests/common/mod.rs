@@ -5,6 +5,7 @@ use kaleid::core::{DType, Gpu, Graph, Store, Weights};
 use kaleid::data::checkpoint::{self, Checkpoint, TensorData};
 use kaleid::data::config::Config;
 use kaleid::data::rng::Key;
+use kaleid::data::synthetic;
 use kaleid::models::clip::{TextConfig, text_model};
 use kaleid::models::unet::{Inputs, UnetConfig, unet};
 use kaleid::models::vae::{VaeConfig, decode};
@@ -49,7 +50,7 @@ pub fn write_model(gpu: &Gpu, folder: &Path) {
         }
         if part == "text_encoder" {
             let name = "embeddings.token_embedding.weight";
-            let table = TensorData::f32(&[600, 16], &checkpoint::synthetic(name, &[600, 16]));
+            let table = TensorData::f32(&[600, 16], &synthetic::tensor(name, &[600, 16]));
             tensors.insert(name.into(), table);
         }
         checkpoint::save(folder.join(part).join("model.safetensors"), &tensors, &BTreeMap::new()).unwrap();

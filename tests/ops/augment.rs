@@ -1,8 +1,9 @@
 use crate::harness::gpu;
 use base64::Engine;
 use kaleid::core::{DType, Graph, Plan, Store};
-use kaleid::data::augment::{Colour, View, pack, packed_words};
+use kaleid::data::augment::{Colour, View};
 use kaleid::data::image::{Pixels, Rgb};
+use kaleid::data::packed::{pack, packed_words};
 use kaleid::data::rng::Key;
 
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];

@@ -6,7 +6,8 @@
 //! ```
 
 use crate::core::Tensor;
-use crate::domainbed::{Algorithm, Setup, Step};
+use crate::domainbed::algorithm::{Algorithm, Setup};
+use crate::domainbed::step::Step;
 
 /// ANDMask.
 pub struct AndMask {

@@ -9,16 +9,15 @@
 //!   ones lose no digits.
 //! - MMD (Li et al., "Domain generalization with adversarial feature learning", 2018): d = mean K_ii + mean K_jj - 2 mean K_ij, with
 //!   K(a, b) = sum over gamma in 10^{-3..3} of exp(-gamma |a - b|^2)
-//! - CausIRL (Chevalley et al., "Invariant causal mechanisms through distribution matching", 2022): the two groups are parts of all
+//! - CausIRL (Chevalley et al., "Invariant causal mechanisms through distribution matching", 2022): the two groups come from all
 //!   environments, each cut at a random place, so that what is left to align is noise.
 //!
 //! The loss that is logged is the cross entropy alone.
 
 use crate::core::{DType, Graph, Tensor};
-use crate::domainbed::trainer::Batch;
-use crate::domainbed::{Algorithm, Setup, Step};
+use crate::domainbed::algorithm::{Algorithm, Setup};
+use crate::domainbed::step::Step;
 use crate::ops::Matmul;
-use anyhow::Result;
 
 /// How far two sets of features are apart.
 #[derive(Clone, Copy)]
@@ -29,29 +28,29 @@ pub enum Distance {
     Mmd,
 }
 
-/// A sample of features: rows x (n, D), their shares (n, 1) which add up to 1, and n / (n - 1).
+/// A sample of features: rows x (n, D), row weights (n, 1) that sum to 1, and Bessel's correction n / (n - 1).
 #[derive(Clone, Copy)]
 pub struct Sample {
     x: Tensor,
-    share: Tensor,
-    unbias: Tensor,
+    weights: Tensor,
+    bessel: Tensor,
 }
 
 impl Sample {
     /// All rows alike.
     pub fn whole(g: &Graph, x: Tensor) -> Self {
         let n = x.dim(0);
-        let share = g.constant(&[n, 1], &vec![1.0 / n as f32; n]);
-        Sample { x, share, unbias: g.constant(&[1], &[n as f32 / (n - 1) as f32]) }
+        let weights = g.constant(&[n, 1], &vec![1.0 / n as f32; n]);
+        Sample { x, weights, bessel: g.constant(&[1], &[n as f32 / (n - 1) as f32]) }
     }
 
     /// Mean (1, D) and covariance (D, D).
     fn moments(&self, g: &Graph) -> (Tensor, Tensor) {
-        let mean = g.sum(g.mul(self.x, self.share), &[0]);
+        let mean = g.sum(g.mul(self.x, self.weights), &[0]);
         let away = g.sub(self.x, mean);
         let transposed = Matmul { transpose_a: true, ..Matmul::default() };
-        let covariance = g.matmul_with(g.mul(away, self.share), away, transposed);
-        (mean, g.mul(covariance, self.unbias))
+        let covariance = g.matmul_with(g.mul(away, self.weights), away, transposed);
+        (mean, g.mul(covariance, self.bessel))
     }
 }
 
@@ -70,8 +69,8 @@ impl Distance {
             }
             Distance::Mmd => {
                 let mean = |a: Sample, b: Sample| {
-                    let columns = g.sum(g.mul(kernel(g, a.x, b.x), a.share), &[0]);
-                    g.sum(g.mul(g.reshape(columns, &[b.share.len()]), g.reshape(b.share, &[0])), &[0])
+                    let columns = g.sum(g.mul(kernel(g, a.x, b.x), a.weights), &[0]);
+                    g.sum(g.mul(g.reshape(columns, &[b.weights.len()]), g.reshape(b.weights, &[0])), &[0])
                 };
                 let own: Vec<Tensor> = samples.iter().map(|&s| mean(s, s)).collect();
                 let both = |i: usize, j: usize| g.scale(mean(samples[i], samples[j]), 2.0);
@@ -148,31 +147,31 @@ impl Algorithm for CausIrl {
         let (g, rows) = (step.g, step.x.dim(0));
         let features = step.features_by_env();
         let x = g.concat(&features, 0);
-        let part = |i: usize| Sample {
-            x,
-            share: g.input(&format!("share {i}"), &[rows, 1], DType::F32),
-            unbias: g.input(&format!("unbias {i}"), &[1], DType::F32),
-        };
-        let far = self.distance.of_pairs(g, &[part(0), part(1)])[0];
-        let penalty = g.mul(far, g.input("both parts", &[1], DType::F32));
+        let (weights, one) = ((DType::F32, &[rows, 1][..]), (DType::F32, &[1][..]));
+        let [w0, bessel0, w1, bessel1, both] = step.inputs([weights, one, weights, one, one], |batch| {
+            let mut first = vec![];
+            for _ in 0..batch.envs {
+                let cut = batch.below(batch.size)?;
+                first.extend((0..batch.size).map(|i| if i < cut { 1.0 } else { 0.0 }));
+            }
+            let second: Vec<f32> = first.iter().map(|v| 1.0 - v).collect();
+            let [n0, n1] = [&first, &second].map(|members| members.iter().sum::<f32>());
+            let weights =
+                |members: Vec<f32>, n: f32| members.iter().map(|v| v / n.max(1.0)).collect::<Vec<_>>();
+            let bessel = |n: f32| if n > 1.0 { n / (n - 1.0) } else { 0.0 };
+            // A group of one sample or none has no distribution.
+            let both = if n0 > 1.0 && n1 > 1.0 { 1.0 } else { 0.0 };
+            Ok([
+                weights(first, n0).into(),
+                bessel(n0).into(),
+                weights(second, n1).into(),
+                bessel(n1).into(),
+                both.into(),
+            ])
+        });
+        let groups = [Sample { x, weights: w0, bessel: bessel0 }, Sample { x, weights: w1, bessel: bessel1 }];
+        let penalty = g.mul(self.distance.of_pairs(g, &groups)[0], both);
         descend(step, &features, Some(penalty), self.gamma)
-    }
-
-    fn inputs(&self, batch: &mut Batch) -> Result<()> {
-        let mut first = vec![];
-        for _ in 0..batch.envs {
-            let cut = batch.below(batch.size)?;
-            first.extend((0..batch.size).map(|i| if i < cut { 1.0 } else { 0.0 }));
-        }
-        let counts = [first.iter().sum::<f32>(), first.iter().map(|v| 1.0 - v).sum::<f32>()];
-        for (i, n) in counts.into_iter().enumerate() {
-            let member = |&v: &f32| if i == 0 { v } else { 1.0 - v };
-            let share: Vec<f32> = first.iter().map(|v| member(v) / n.max(1.0)).collect();
-            batch.write(&format!("share {i}"), &share)?;
-            batch.write(&format!("unbias {i}"), &[if n > 1.0 { n / (n - 1.0) } else { 0.0 }])?;
-        }
-        // A part of one sample or none has no distribution.
-        batch.write("both parts", &[if counts.iter().all(|&n| n > 1.0) { 1.0 } else { 0.0 }])
     }
 }
 

@@ -7,16 +7,15 @@
 //!
 //! DANN (Ganin et al., 2015); CDANN (Li et al., "Deep domain generalization via conditional invariant adversarial networks", 2018)
 //! adds an embedding of the label to z and weighs classes alike: w_k = 1 / (count of y_k in the batch, times the largest label + 1).
-//! The two losses take turns, `d_steps_per_g_step` updates of D to one of the rest, the first update but d being D's; each has an
-//! Adam of its own. The penalty of db2020 was the gradient of the sum of all environments' probabilities, which is zero.
+//! The two losses take turns, each with an Adam of its own: with d = `d_steps_per_g_step`, update n (from 1 on) trains the rest where
+//! n mod (1 + d) = d, and D otherwise. The penalty of db2020 was the gradient of the sum of all environments' probabilities, which is zero.
 
 use crate::core::{DType, Tensor};
+use crate::domainbed::algorithm::{Algorithm, Setup};
 use crate::domainbed::hparams::Preset;
 use crate::domainbed::network::{Mlp, mlp};
-use crate::domainbed::trainer::Batch;
-use crate::domainbed::{Algorithm, Optimizer, Setup, Step};
+use crate::domainbed::step::{Optimizer, Step};
 use crate::ops::Adam;
-use anyhow::Result;
 
 /// DANN, and with labels CDANN.
 pub struct Dann {
@@ -68,9 +67,15 @@ impl Algorithm for Dann {
             false => z,
         };
         let guess = mlp(&step.w.sub("discriminator"), seen, &self.mlp, |x| step.dropout(x, self.mlp.dropout));
-        let losses = g.cross_entropy_rows(guess, g.input("environments", &[rows], DType::U32));
+        let envs: Vec<u32> = (0..rows).map(|row| (row / step.batch()) as u32).collect();
+        let [envs] = step.inputs([(DType::U32, &[rows])], move |_| Ok([envs.clone().into()]));
+        let losses = g.cross_entropy_rows(guess, envs);
         let mut disc_loss = match self.conditional {
-            true => g.sum(g.mul(losses, g.input("class weights", &[rows], DType::F32)), &[0]),
+            true => {
+                let [weights] =
+                    step.inputs([(DType::F32, &[rows])], |batch| Ok([class_weights(batch.labels).into()]));
+                g.sum(g.mul(losses, weights), &[0])
+            }
             false => g.mean(losses, &[0]),
         };
         if self.grad_penalty > 0.0 {
@@ -95,20 +100,6 @@ impl Algorithm for Dann {
         vec![("gen_loss", gen_loss)]
     }
 
-    fn inputs(&self, batch: &mut Batch) -> Result<()> {
-        let envs: Vec<u32> = (0..batch.labels.len()).map(|row| (row / batch.size) as u32).collect();
-        batch.write_u32("environments", &envs)?;
-        if self.conditional {
-            let classes = batch.labels.iter().max().map_or(0, |&l| l as usize + 1);
-            let mut counts = vec![0u32; classes];
-            batch.labels.iter().for_each(|&l| counts[l as usize] += 1);
-            let weight = |&l: &u32| 1.0 / (counts[l as usize] as f32 * classes as f32);
-            let weights: Vec<f32> = batch.labels.iter().map(weight).collect();
-            batch.write("class weights", &weights)?;
-        }
-        Ok(())
-    }
-
     fn turns(&self) -> usize {
         2
     }
@@ -121,4 +112,12 @@ impl Algorithm for Dann {
         let generators = (step + 2) / (1 + self.d_steps);
         if self.turn(step) == GENERATOR { generators } else { step + 1 - generators }
     }
+}
+
+/// Weights of samples that make classes count alike.
+fn class_weights(labels: &[u32]) -> Vec<f32> {
+    let classes = labels.iter().max().map_or(0, |&l| l as usize + 1);
+    let mut counts = vec![0u32; classes];
+    labels.iter().for_each(|&l| counts[l as usize] += 1);
+    labels.iter().map(|&l| 1.0 / (counts[l as usize] as f32 * classes as f32)).collect()
 }

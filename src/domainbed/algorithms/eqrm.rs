@@ -6,10 +6,11 @@
 //! ```
 //!
 //! Adam starts anew, with `eqrm_lr`, at the update whose number is the burn-in's. A random burn-in is not a whole number, which no
-//! update ever equals: then upstream goes on with the first Adam, and so does this.
+//! update ever equals: then upstream keeps the first Adam, and so does this.
 
 use crate::core::Tensor;
-use crate::domainbed::{Algorithm, Setup, Step};
+use crate::domainbed::algorithm::{Algorithm, Setup};
+use crate::domainbed::step::Step;
 use anyhow::{Result, bail};
 
 /// EQRM.

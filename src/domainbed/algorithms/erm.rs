@@ -1,7 +1,8 @@
 //! Empirical risk minimisation, and what careful training adds to it.
 
 use crate::core::Tensor;
-use crate::domainbed::{Algorithm, Setup, Step};
+use crate::domainbed::algorithm::{Algorithm, Setup};
+use crate::domainbed::step::Step;
 
 /// ERM (Vapnik, "Statistical learning theory", 1998): the mean cross entropy over the samples of all environments, as if there
 /// were no domains. Its strength when tuned is DomainBed's finding.

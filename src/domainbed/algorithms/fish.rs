@@ -9,7 +9,8 @@
 //! pretrained weights from disk again for each copy; here it is a copy of buffers. The loss that is logged is the last environment's.
 
 use crate::core::{DType, Init, Tensor, Weights};
-use crate::domainbed::{Algorithm, Setup, Step};
+use crate::domainbed::algorithm::{Algorithm, Setup};
+use crate::domainbed::step::Step;
 use crate::models::resnet;
 
 /// Fish.

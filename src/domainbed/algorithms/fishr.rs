@@ -13,7 +13,9 @@
 //! are part of a checkpoint here, which upstream forgets.
 
 use crate::core::{DType, Graph, Init, Tensor};
-use crate::domainbed::{Algorithm, Anneal, Setup, Step};
+use crate::domainbed::algorithm::{Algorithm, Setup};
+use crate::domainbed::anneal::Anneal;
+use crate::domainbed::step::Step;
 use crate::ops::Matmul;
 use anyhow::{Result, bail};
 
@@ -65,13 +67,13 @@ impl Algorithm for Fishr {
         let mean = step.mean(&used);
         let far: Vec<Tensor> = used.iter().map(|&u| g.mse_loss(u, mean)).collect();
         let penalty = step.mean(&far);
-        let loss = g.add(nll, self.weight.times(g, penalty));
+        let loss = g.add(nll, self.weight.times(step, penalty));
         step.adam(loss);
         vec![("loss", loss), ("nll", nll), ("penalty", penalty)]
     }
 
-    fn anneals(&self) -> Vec<&Anneal> {
-        vec![&self.weight]
+    fn adam_resets(&self) -> Vec<u32> {
+        vec![self.weight.at]
     }
 }
 

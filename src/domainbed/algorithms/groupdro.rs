@@ -1,14 +1,15 @@
 //! Group distributionally robust optimisation (Sagawa et al., 2019): environments of high risk l_e get more weight.
 //!
 //! ```text
-//! q_e = q_e exp(eta l_e) / sum of these      loss = sum_e q_e l_e, with q as constants
+//! q_e = q_e exp(eta l_e) / sum over all e      loss = sum_e q_e l_e, with q as constants
 //! ```
 //!
 //! q starts at ones and lives across steps. In 2020 DomainBed also divided the loss by E.
 
 use crate::core::{DType, Init, Tensor};
+use crate::domainbed::algorithm::{Algorithm, Setup};
 use crate::domainbed::hparams::Preset;
-use crate::domainbed::{Algorithm, Setup, Step};
+use crate::domainbed::step::Step;
 
 /// GroupDRO.
 pub struct GroupDro {

@@ -9,7 +9,9 @@
 
 use super::irm;
 use crate::core::Tensor;
-use crate::domainbed::{Algorithm, Anneal, Setup, Step};
+use crate::domainbed::algorithm::{Algorithm, Setup};
+use crate::domainbed::anneal::Anneal;
+use crate::domainbed::step::Step;
 
 /// IB_ERM, and with IRM's penalty IB_IRM.
 pub struct Ib {
@@ -38,11 +40,11 @@ impl Algorithm for Ib {
         // The unbiased variance, as torch's var.
         let n = by_env.len() as f32 * (step.batch() - 1) as f32 / step.batch() as f32;
         let ib = g.reshape(g.scale(g.sum(g.mul(away, away), &[0, 1, 2]), 1.0 / n), &[1]);
-        let mut loss = g.add(nll, self.weight.times(g, ib));
+        let mut loss = g.add(nll, self.weight.times(step, ib));
         let mut logged = vec![("IB_penalty", ib)];
         if let Some(weight) = &self.irm {
             let penalty = irm::penalty(g, logits, step.one_hot(step.y), step.envs);
-            loss = g.add(loss, weight.times(g, penalty));
+            loss = g.add(loss, weight.times(step, penalty));
             logged.push(("IRM_penalty", penalty));
         }
         step.adam(loss);
@@ -51,7 +53,7 @@ impl Algorithm for Ib {
         logged
     }
 
-    fn anneals(&self) -> Vec<&Anneal> {
-        [&self.weight].into_iter().chain(&self.irm).collect()
+    fn adam_resets(&self) -> Vec<u32> {
+        [self.weight].into_iter().chain(self.irm).map(|weight| weight.at).collect()
     }
 }

@@ -10,7 +10,9 @@
 //! closed form, which the graph differentiates once more; a test compares it with differentiating twice.
 
 use crate::core::{Graph, Tensor};
-use crate::domainbed::{Algorithm, Anneal, Setup, Step};
+use crate::domainbed::algorithm::{Algorithm, Setup};
+use crate::domainbed::anneal::Anneal;
+use crate::domainbed::step::Step;
 
 /// IRM.
 pub struct Irm {
@@ -29,13 +31,13 @@ impl Algorithm for Irm {
         let logits = step.classify(step.features());
         let nll = g.mean(step.risks(logits), &[0]);
         let penalty = penalty(g, logits, step.one_hot(step.y), step.envs);
-        let loss = g.add(nll, self.weight.times(g, penalty));
+        let loss = g.add(nll, self.weight.times(step, penalty));
         step.adam(loss);
         vec![("loss", loss), ("nll", nll), ("penalty", penalty)]
     }
 
-    fn anneals(&self) -> Vec<&Anneal> {
-        vec![&self.weight]
+    fn adam_resets(&self) -> Vec<u32> {
+        vec![self.weight.at]
     }
 }
 

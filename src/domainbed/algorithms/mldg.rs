@@ -10,13 +10,13 @@
 //! ring. The division is by E though there are fewer pairs.
 //!
 //! With as many environments to test on as there are, upstream has no pair and trains nothing, without a word: this is refused,
-//! and fixed, one environment is kept to train on. Upstream's copies keep running statistics of batch normalisation to
+//! and with --fixed, one environment is kept to train on. Upstream's copies keep running statistics of batch normalisation to
 //! themselves, so that its network is evaluated with those it started from; here they are the network's.
 
 use crate::core::{DType, Tensor};
+use crate::domainbed::algorithm::{Algorithm, Setup};
 use crate::domainbed::hparams::Preset;
-use crate::domainbed::trainer::Batch;
-use crate::domainbed::{Algorithm, Setup, Step};
+use crate::domainbed::step::Step;
 use anyhow::{Result, bail};
 
 /// MLDG.
@@ -33,7 +33,7 @@ impl Mldg {
             return Ok(Mldg { beta, pairs: (0..e).map(|i| (i, (i + 1) % e)).collect() });
         }
         let mut k = setup.hparams.usize("n_meta_test");
-        if setup.fixed {
+        if setup.corrected {
             k = k.min(e.saturating_sub(1).max(1));
         }
         if k >= e {
@@ -49,7 +49,11 @@ impl Mldg {
 impl Algorithm for Mldg {
     fn update(&self, step: &Step) -> Vec<(&'static str, Tensor)> {
         let (g, rows) = (step.g, step.x.dim(0));
-        let order = g.input("order", &[rows], DType::U32);
+        let [order] = step.inputs([(DType::U32, &[rows])], |batch| {
+            let (size, order) = (batch.size, batch.permutation(batch.envs)?);
+            let rows = order.iter().flat_map(|&e| e * size..(e + 1) * size).map(|r| r as u32);
+            Ok([rows.collect::<Vec<_>>().into()])
+        });
         let x = g.gather_rows(g.reshape(step.x, &[rows, 0]), order);
         let x = g.reshape(x, step.x.shape());
         let one_hot = g.gather_rows(step.one_hot(step.y), order);
@@ -87,12 +91,5 @@ impl Algorithm for Mldg {
         }
         step.descend(optimizer, &params, &total.expect("at least one pair"));
         vec![("loss", g.scale(step.sum(&losses), share))]
-    }
-
-    fn inputs(&self, batch: &mut Batch) -> Result<()> {
-        let order = batch.permutation(batch.envs)?;
-        let size = batch.size;
-        let rows: Vec<u32> = order.iter().flat_map(|&e| e * size..(e + 1) * size).map(|r| r as u32).collect();
-        batch.write_u32("order", &rows)
     }
 }

@@ -9,7 +9,8 @@
 //! ```
 
 use crate::core::Tensor;
-use crate::domainbed::{Algorithm, Setup, Step};
+use crate::domainbed::algorithm::{Algorithm, Setup};
+use crate::domainbed::step::Step;
 
 /// RSC.
 pub struct Rsc {

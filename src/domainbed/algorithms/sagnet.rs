@@ -8,9 +8,8 @@
 //! The three Adams are alike; the featurizer's counts two updates a step. predict = c(F(x)).
 
 use crate::core::{DType, Tensor};
-use crate::domainbed::trainer::Batch;
-use crate::domainbed::{Algorithm, Setup, Step};
-use anyhow::Result;
+use crate::domainbed::algorithm::{Algorithm, Setup};
+use crate::domainbed::step::Step;
 
 /// SagNet.
 pub struct SagNet {
@@ -25,17 +24,22 @@ impl SagNet {
         SagNet { w_adv: setup.hparams.f32("sag_w_adv") }
     }
 
-    /// Features with the style of a mixture, or with the content of another sample, by the draws of `phase`.
-    fn randomised(&self, step: &Step, f: Tensor, phase: usize, style: bool) -> Tensor {
+    /// Features with the style of a mixture, or with the content of another sample, by a fresh draw.
+    fn randomised(&self, step: &Step, f: Tensor, style: bool) -> Tensor {
         let (g, [rows, d]) = (step.g, [f.dim(0), f.last()]);
         let mean = g.mean(f, &[1]);
         let away = g.sub(f, mean);
         let var = g.scale(g.sum(g.mul(away, away), &[1]), 1.0 / (d - 1) as f32);
         let std = |var| g.sqrt(g.add_scalar(var, 1e-5));
         let content = g.div(away, std(var));
-        let others = g.input(&format!("others {phase}"), &[rows], DType::U32);
+        // Upstream draws the mixture where it mixes nothing as well.
+        let kinds = [(DType::F32, &[rows, 1][..]), (DType::U32, &[rows][..])];
+        let [alpha, others] = step.inputs(kinds, move |batch| {
+            let alpha = batch.uniforms(rows)?;
+            let others: Vec<u32> = batch.permutation(rows)?.into_iter().map(|i| i as u32).collect();
+            Ok([alpha.into(), others.into()])
+        });
         if style {
-            let alpha = g.input(&format!("alpha {phase}"), &[rows, 1], DType::F32);
             let mixed = |own: Tensor| {
                 let other = g.gather_rows(own, others);
                 g.add(other, g.mul(alpha, g.sub(own, other)))
@@ -57,42 +61,28 @@ impl Algorithm for SagNet {
         let g = step.g;
         let is_style = |name: &str| name.starts_with(STYLE);
         let featurizer = |name: &str| !name.starts_with("fc.") && !is_style(name);
-        let first = g.add_scalar(g.scale(step.count, 2.0), -1.0);
+        let mut optimizer = step.optimizer();
+        let first = g.add_scalar(g.scale(optimizer.count, 2.0), -1.0);
 
-        let content = step.classify(self.randomised(step, step.features(), 0, true));
+        let content = step.classify(self.randomised(step, step.features(), true));
         let loss_c = g.cross_entropy(content, step.y);
         let [f, c] = [step.params(featurizer), step.params(|name| name.starts_with("fc."))];
         let grads = g.backward(loss_c, &[f.clone(), c.clone()].concat());
-        let mut optimizer = step.optimizer();
         step.descend(optimizer, &c, &grads[f.len()..]);
         optimizer.count = first;
         step.descend(optimizer, &f, &grads[..f.len()]);
 
-        let style = self.style(step, self.randomised(step, step.features(), 1, false));
+        let style = self.style(step, self.randomised(step, step.features(), false));
         let loss_s = g.cross_entropy(style, step.y);
         let s = step.params(is_style);
         step.descend(step.optimizer(), &s, &g.backward(loss_s, &s));
 
-        let style = self.style(step, self.randomised(step, step.features(), 2, false));
+        let style = self.style(step, self.randomised(step, step.features(), false));
         let all = g.reshape(g.log_softmax(style), &[style.len()]);
         let loss_adv = g.scale(g.mean(all, &[0]), -self.w_adv);
         let f = step.params(featurizer);
         optimizer.count = g.add_scalar(first, 1.0);
         step.descend(optimizer, &f, &g.backward(loss_adv, &f));
         vec![("loss_c", loss_c), ("loss_s", loss_s), ("loss_adv", loss_adv)]
-    }
-
-    fn inputs(&self, batch: &mut Batch) -> Result<()> {
-        let rows = batch.labels.len();
-        for phase in 0..3 {
-            // Upstream draws the mixture where it mixes nothing as well.
-            let alpha = batch.uniforms(rows)?;
-            let others: Vec<u32> = batch.permutation(rows)?.into_iter().map(|i| i as u32).collect();
-            if phase == 0 {
-                batch.write("alpha 0", &alpha)?;
-            }
-            batch.write_u32(&format!("others {phase}"), &others)?;
-        }
-        Ok(())
     }
 }

@@ -7,7 +7,8 @@
 //! The loss that is logged is the cross entropy alone.
 
 use crate::core::Tensor;
-use crate::domainbed::{Algorithm, Setup, Step};
+use crate::domainbed::algorithm::{Algorithm, Setup};
+use crate::domainbed::step::Step;
 
 /// SD.
 pub struct Sd {

@@ -6,19 +6,19 @@
 //! loss = CE + min(CE, 1) [ lambda (MSE(O, O2) + 0.3 MSE(F, Q2)) + (1 - lambda) (MSE(O, O3) + 0.3 MSE(F, Q3)) ]
 //! ```
 //!
-//! lambda ~ Beta(1/2, 1/2), one a step; min(CE, 1) is a constant. Upstream makes P after the optimizer, so that it stays as it was
-//! drawn, though gradients pass through it (issue 62: the published numbers were made so). Fixed, P is trained.
+//! lambda ~ Beta(1/2, 1/2), one per step; min(CE, 1) is a constant. Upstream makes P after the optimizer, so that it stays as it was
+//! drawn, though gradients pass through it (issue 62: the published numbers were made so). With --fixed, P is trained.
 
 use crate::core::{DType, Tensor};
-use crate::domainbed::trainer::Batch;
-use crate::domainbed::{Algorithm, Setup, Step};
-use crate::models::resnet::batch_norm;
-use crate::nn;
+use crate::domainbed::algorithm::{Algorithm, Setup};
+use crate::domainbed::draws::Batch;
+use crate::domainbed::step::Step;
+use crate::nn::{self, KEEP, NormMode};
 use anyhow::Result;
 
 /// SelfReg.
 pub struct SelfReg {
-    fixed: bool,
+    corrected: bool,
 }
 
 /// The projection head's name in a checkpoint.
@@ -26,14 +26,20 @@ const HEAD: &str = "cdpl";
 
 impl SelfReg {
     pub fn new(setup: &Setup) -> Self {
-        SelfReg { fixed: setup.fixed }
+        SelfReg { corrected: setup.corrected }
     }
 
     fn project(&self, step: &Step, f: Tensor) -> Tensor {
         let (g, w, d) = (step.g, step.w.sub(HEAD), f.last());
         let hidden = if d == 2048 { d } else { 2 * d };
-        let layer =
-            |x, linear: &str, norm: &str, out| batch_norm(&w.sub(norm), nn::linear(&w.sub(linear), x, out));
+        let layer = |x, linear: &str, norm: &str, out| {
+            nn::batch_norm(
+                &w.sub(norm),
+                nn::linear(&w.sub(linear), x, out),
+                NormMode::Live { groups: 1 },
+                KEEP,
+            )
+        };
         let x = g.relu(layer(f, "0", "1", hidden));
         let x = g.relu(layer(x, "3", "4", hidden));
         layer(x, "6", "7", d)
@@ -45,8 +51,12 @@ impl Algorithm for SelfReg {
         let (g, rows) = (step.g, step.x.dim(0));
         let f = step.features();
         let (q, o) = (self.project(step, f), step.classify(f));
-        let [first, second] = ["first", "second"].map(|name| g.input(name, &[rows], DType::U32));
-        let lam = g.input("lambda", &[1], DType::F32);
+        let ids = (DType::U32, &[rows][..]);
+        let [lam, first, second] = step.inputs([(DType::F32, &[1]), ids, ids], |batch| {
+            let lam = batch.beta(0.5)?;
+            let [first, second] = partners(batch)?;
+            Ok([lam.into(), first.into(), second.into()])
+        });
         let rest = g.add_scalar(g.scale(lam, -1.0), 1.0);
         let mix = |a, b| g.add(g.mul(a, lam), g.mul(b, rest));
         let others = |x| {
@@ -60,31 +70,29 @@ impl Algorithm for SelfReg {
         let short = g.relu(g.add_scalar(g.scale(ce, -1.0), 1.0));
         let scale = g.stop_gradient(g.add_scalar(g.scale(short, -1.0), 1.0));
         let loss = g.add(ce, g.mul(scale, mix(pull(o2, q2), pull(o3, q3))));
-        let params = step.params(|name| self.fixed || !name.starts_with(HEAD));
+        let params = step.params(|name| self.corrected || !name.starts_with(HEAD));
         step.descend(step.optimizer(), &params, &g.backward(loss, &params));
         vec![("loss", loss)]
     }
+}
 
-    fn inputs(&self, batch: &mut Batch) -> Result<()> {
-        let lam = batch.beta(0.5)?;
-        batch.write("lambda", &[lam])?;
-        let rows = argsort(batch.labels);
-        // Upstream starts with an empty class where none of the batch has label 0, and draws for it.
-        if batch.labels[rows[0]] > 0 {
-            batch.permutation(0)?;
-            batch.permutation(0)?;
-        }
-        let mut ids = [vec![0; rows.len()], vec![0; rows.len()]];
-        for class in rows.chunk_by(|&a, &b| batch.labels[a] == batch.labels[b]) {
-            for ids in &mut ids {
-                for (&row, other) in class.iter().zip(batch.permutation(class.len())?) {
-                    ids[row] = class[other] as u32;
-                }
+/// For each sample two others of its class, or itself.
+fn partners(batch: &mut Batch) -> Result<[Vec<u32>; 2]> {
+    let rows = argsort(batch.labels);
+    // Upstream starts with an empty class where none of the batch has label 0, and draws for it.
+    if batch.labels[rows[0]] > 0 {
+        batch.permutation(0)?;
+        batch.permutation(0)?;
+    }
+    let mut ids = [vec![0; rows.len()], vec![0; rows.len()]];
+    for class in rows.chunk_by(|&a, &b| batch.labels[a] == batch.labels[b]) {
+        for ids in &mut ids {
+            for (&row, other) in class.iter().zip(batch.permutation(class.len())?) {
+                ids[row] = class[other] as u32;
             }
         }
-        batch.write_u32("first", &ids[0])?;
-        batch.write_u32("second", &ids[1])
     }
+    Ok(ids)
 }
 
 /// The order in which torch.sort puts small whole numbers on a CPU: that of libstdc++'s std::sort, which is not stable. It decides

@@ -8,7 +8,9 @@
 //! the risk of the last environment.
 
 use crate::core::Tensor;
-use crate::domainbed::{Algorithm, Anneal, Setup, Step};
+use crate::domainbed::algorithm::{Algorithm, Setup};
+use crate::domainbed::anneal::Anneal;
+use crate::domainbed::step::Step;
 
 /// VREx.
 pub struct Vrex {
@@ -28,12 +30,12 @@ impl Algorithm for Vrex {
         let mean = g.mean(risks, &[0]);
         let away = g.sub(risks, mean);
         let penalty = g.mean(g.mul(away, away), &[0]);
-        let loss = g.add(mean, self.weight.times(g, penalty));
+        let loss = g.add(mean, self.weight.times(step, penalty));
         step.adam(loss);
         vec![("loss", loss), ("nll", g.slice(risks, 0, step.envs - 1, 1)), ("penalty", penalty)]
     }
 
-    fn anneals(&self) -> Vec<&Anneal> {
-        vec![&self.weight]
+    fn adam_resets(&self) -> Vec<u32> {
+        vec![self.weight.at]
     }
 }

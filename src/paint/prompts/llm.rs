@@ -1,295 +1,59 @@
-//! Language models: a server that speaks chat completions, or a model that runs here. Every reply is kept on disk, so that a
-//! run that was stopped goes on without asking, or paying, twice.
+//! Who writes prompts.
 
-use crate::core::{Gpu, GpuOptions};
-use crate::data::folder::Folder;
-use crate::data::rng::Key;
-use crate::data::write_atomic;
-use crate::engines::chat::{ChatModel, Sampling};
-use crate::progress::bail_if_stopped;
+use super::server::Server;
+use crate::core::GpuOptions;
 use anyhow::{Context, Result, bail};
-use reqwest::blocking::{Client, Response};
-use reqwest::header::{HeaderValue, RETRY_AFTER};
-use reqwest::{StatusCode, Url, redirect};
-use serde_json::{Value, json};
-use std::cell::RefCell;
-use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
-/// Most times that a request is sent to a server that is busy or fails.
-const TRIES: u32 = 5;
-/// Longest pause that a server may ask for.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// An answer longer than this is cut, and so is none.
-const MOST_BYTES: u64 = 1 << 20;
-/// Shorter keys ("none", "ollama") are no secrets, and may well be words of a reply.
-const SECRET: usize = 8;
-/// Of a model that runs here: tokens of a request with its reply.
-const CONTEXT: usize = 1024;
-const SAMPLING: Sampling = Sampling { most: 200, temperature: 0.8, top_p: 0.95 };
-
-/// Something that replies.
-pub trait Model {
-    /// Its name, as it stands in the files.
-    fn name(&self) -> &str;
-    /// Where it is.
-    fn place(&self) -> String;
-    /// A reply; nothing where the answer holds none. `seed` and `attempt` tell equal requests apart.
-    fn reply(&self, request: &str, seed: u64, attempt: u32) -> Result<Option<String>>;
+/// Who writes.
+pub enum Llm {
+    /// The grammar.
+    Template,
+    /// A model behind a URL.
+    Server(Server),
+    /// A model that runs here.
+    Local {
+        /// Its Hugging Face folder.
+        folder: PathBuf,
+        /// The adapter.
+        gpu: GpuOptions,
+    },
 }
 
-/// A server that speaks chat completions.
-pub struct Server {
-    /// Name of the model there.
-    pub model: String,
-    /// Longest wait for a whole answer.
-    pub timeout: Duration,
-    /// The pause before the second try; it doubles from try to try.
-    pub backoff: Duration,
-    url: Url,
-    /// Written nowhere: not in files, errors or logs. So this struct has no `Debug`.
-    key: Option<String>,
-    client: Client,
-    /// Whether it ever answered as such a server does.
-    understood: AtomicBool,
-}
-
-impl Server {
-    /// The server at `base` (`https://api.openai.com/v1`), to which `key` is sent.
+impl Llm {
+    /// From `template`, `openai:MODEL`, a URL, whose model is `model`, or `local:DIR`. Keys come from the environment. Errors
+    /// do not repeat `llm`: a URL may hold a secret.
     ///
     /// # Errors
-    /// A base that is no such URL, a key that cannot be sent.
-    pub fn new(base: &str, model: &str, key: Option<&str>) -> Result<Server> {
-        let Ok(mut url) = Url::parse(base) else { bail!("not a URL such as http://localhost:8080/v1") };
-        if !matches!(url.scheme(), "http" | "https") {
-            bail!("{}: the URL of a server begins with http:// or https://", shown(&url));
+    /// A text that is none of these; a key that is not set.
+    pub fn parse(llm: &str, model: Option<&str>, gpu: &GpuOptions) -> Result<Llm> {
+        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
+        let is_url = llm.starts_with("http://") || llm.starts_with("https://");
+        if model.is_some() && !is_url {
+            bail!("a model's name goes with a URL; for OpenAI it is openai:MODEL");
         }
-        if !url.username().is_empty() || url.password().is_some() {
-            bail!("{}: put the key in KALEID_LLM_KEY, not in the URL", shown(&url));
-        }
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().extend(["chat", "completions"]);
-        }
-        let key = key.map(str::trim).filter(|k| !k.is_empty()).map(str::to_string);
-        if key.as_ref().is_some_and(|k| HeaderValue::from_str(k).is_err()) {
-            bail!("{}: the key holds characters that cannot be sent", shown(&url));
-        }
-        let client = Client::builder()
-            .user_agent(concat!("kaleid/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(10))
-            .redirect(redirect::Policy::none())
-            .build()
-            .context("cannot set up HTTP")?;
-        let (timeout, backoff) = (Duration::from_secs(60), Duration::from_secs(1));
-        let understood = AtomicBool::new(false);
-        Ok(Server { model: model.into(), timeout, backoff, url, key, client, understood })
-    }
-
-    /// Sends the request once: status, the pause that the server asks for, and the body. A failure on the way is a text.
-    fn send(&self, body: &Value) -> Result<(StatusCode, Option<Duration>, String), String> {
-        let mut request = self.client.post(self.url.clone()).timeout(self.timeout).json(body);
-        if let Some(key) = &self.key {
-            request = request.bearer_auth(key);
-        }
-        let response: Response = request.send().map_err(|e| match e.is_timeout() && !e.is_connect() {
-            true => format!("no answer in {} s", self.timeout.as_secs_f64()),
-            // Its URL may have a secret in its query.
-            false => one_line(&format!("{:#}", anyhow::Error::from(e.without_url()))),
-        })?;
-        let (status, after) = (response.status(), response.headers().get(RETRY_AFTER));
-        let seconds = after.and_then(|v| v.to_str().ok()?.trim().parse().ok());
-        let pause = seconds.map(|s| Duration::from_secs(s).min(LONGEST_PAUSE));
-        let mut bytes = vec![];
-        let read = response.take(MOST_BYTES).read_to_end(&mut bytes);
-        read.map_err(|_| "the answer broke off".to_string())?;
-        Ok((status, pause, String::from_utf8_lossy(&bytes).into_owned()))
-    }
-
-    /// The reply in the body of an answer.
-    fn content(&self, body: &str, attempt: u32) -> Result<Option<String>> {
-        let answer: Value = serde_json::from_str(body).unwrap_or_default();
-        let reply = answer["choices"][0]["message"]["content"].as_str();
-        if reply.is_some() {
-            self.understood.store(true, Relaxed);
-        } else if attempt > 0 && !self.understood.load(Relaxed) {
-            bail!(
-                "{}: its answers are no chat completions; does the URL end as it should (often /v1)?",
-                self.place()
-            );
-        }
-        Ok(reply.map(|text| self.without_key(text)))
-    }
-
-    /// What the body of a refusal says, as ": text".
-    fn said(&self, body: &str) -> String {
-        let answer: Value = serde_json::from_str(body).unwrap_or_default();
-        let said = answer["error"]["message"].as_str().or(answer["error"].as_str()).unwrap_or_default();
-        let said: String = one_line(&self.without_key(said)).chars().take(200).collect();
-        if said.is_empty() { said } else { format!(": {said}") }
-    }
-
-    fn what_to_do(&self, status: StatusCode) -> String {
-        match status.as_u16() {
-            401 | 403 => {
-                "; set OPENAI_API_KEY (or KALEID_LLM_KEY for a URL) to a key that is good there".into()
-            }
-            404 => {
-                format!("; does the URL end as it should (often /v1), and is there a model {:?}?", self.model)
-            }
-            300..=399 => "; give the URL that this one redirects to".into(),
-            _ => "; the server refuses the request: check URL and model".into(),
-        }
-    }
-
-    /// Servers may send back what they were sent.
-    fn without_key(&self, text: &str) -> String {
-        match self.key.as_ref().filter(|k| k.len() >= SECRET) {
-            Some(key) => text.replace(key, "***"),
-            None => text.to_string(),
-        }
-    }
-}
-
-impl Model for Server {
-    fn name(&self) -> &str {
-        &self.model
-    }
-
-    fn place(&self) -> String {
-        shown(&self.url)
-    }
-
-    fn reply(&self, request: &str, _seed: u64, attempt: u32) -> Result<Option<String>> {
-        let place = self.place();
-        let body = json!({"model": self.model, "messages": [{"role": "user", "content": request}]});
-        let (mut pause, mut why) = (Duration::ZERO, String::new());
-        for n in 0..TRIES {
-            wait(pause)?;
-            pause = self.backoff * 2u32.pow(n);
-            match self.send(&body) {
-                Err(failure) => why = failure,
-                Ok((status, _, body)) if status.is_success() => return self.content(&body, attempt),
-                Ok((status, asked, body)) => {
-                    why = format!("{status}{}", self.said(&body));
-                    if !status.is_server_error() && !matches!(status.as_u16(), 408 | 429) {
-                        bail!("{place}: {why}{}", self.what_to_do(status));
-                    }
-                    pause = asked.unwrap_or(pause);
+        Ok(match llm.split_once(':') {
+            None if llm == "template" => Llm::Template,
+            Some(("openai", model)) if !model.is_empty() => {
+                let (base, key) = (set("OPENAI_BASE_URL"), set("OPENAI_API_KEY"));
+                if base.is_none() && key.is_none() {
+                    bail!("set OPENAI_API_KEY to your key");
                 }
+                let base = base.as_deref().unwrap_or("https://api.openai.com/v1");
+                Llm::Server(
+                    Server::new(base, model, key.as_deref()).context("OPENAI_BASE_URL, OPENAI_API_KEY")?,
+                )
             }
-        }
-        bail!("{place}: {why} (tried {TRIES} times); once it works, the same command goes on from here")
-    }
-}
-
-/// A URL without what may be secret in it.
-fn shown(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    let _ = (url.set_username(""), url.set_password(None));
-    url.into()
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// Sleeps, unless the user wants to stop.
-fn wait(pause: Duration) -> Result<()> {
-    let start = Instant::now();
-    loop {
-        bail_if_stopped()?;
-        let left = pause.saturating_sub(start.elapsed());
-        if left.is_zero() {
-            return Ok(());
-        }
-        std::thread::sleep(left.min(Duration::from_millis(100)));
-    }
-}
-
-/// A model that runs here.
-pub struct Local {
-    name: String,
-    folder: PathBuf,
-    chat: RefCell<ChatModel>,
-}
-
-impl Local {
-    /// Opens a folder as [`ChatModel::open`] does.
-    ///
-    /// # Errors
-    /// No adapter, a model that does not open.
-    pub fn open(folder: &Path, gpu: &GpuOptions) -> Result<Local> {
-        let files = Folder::from(folder);
-        let gpu = Gpu::open(gpu)?;
-        let chat = RefCell::new(ChatModel::open(&gpu, &files, CONTEXT, gpu.caps().weights())?);
-        let folder = folder.canonicalize().unwrap_or(folder.into());
-        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Local { name, folder, chat })
-    }
-}
-
-impl Model for Local {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn place(&self) -> String {
-        self.folder.display().to_string()
-    }
-
-    fn reply(&self, request: &str, seed: u64, attempt: u32) -> Result<Option<String>> {
-        let key = Key::new(seed, attempt, "reply");
-        self.chat.borrow_mut().reply(&[("user", request)], SAMPLING, key).map(Some)
-    }
-}
-
-/// A model with the replies that it gave so far.
-pub struct Chat<'a, M> {
-    /// Who replies.
-    pub model: &'a M,
-    /// Folder of the replies.
-    pub cache: PathBuf,
-}
-
-impl<M: Model> Chat<'_, M> {
-    /// What `accept` makes of the reply. If that is nothing, asks a second time; then gives up.
-    ///
-    /// # Errors
-    /// A model that does not reply at all, a folder that cannot be written, Ctrl-C.
-    pub fn ask<T>(
-        &self,
-        request: &str,
-        seed: u64,
-        mut accept: impl FnMut(&str) -> Option<T>,
-    ) -> Result<Option<T>> {
-        for attempt in 0..2 {
-            let reply = self.reply(request, seed, attempt)?;
-            if let Some(good) = reply.and_then(|reply| accept(&reply)) {
-                return Ok(Some(good));
+            Some(("local", folder)) if !folder.is_empty() => {
+                Llm::Local { folder: folder.into(), gpu: gpu.clone() }
             }
-        }
-        Ok(None)
-    }
-
-    /// The reply on disk, else a new one.
-    fn reply(&self, request: &str, seed: u64, attempt: u32) -> Result<Option<String>> {
-        bail_if_stopped()?;
-        let mut entry = json!({"model": self.model.name(), "url": self.model.place(), "request": request,
-            "seed": seed, "attempt": attempt});
-        let file = self.cache.join(format!("{:x}.json", md5::compute(entry.to_string())));
-        // A file that cannot be read is as good as none.
-        let kept = std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-        if let Some(reply) = kept.as_ref().and_then(|kept| kept["reply"].as_str()) {
-            return Ok(Some(reply.into()));
-        }
-        let reply = self.model.reply(request, seed, attempt)?;
-        if let Some(reply) = &reply {
-            entry["reply"] = json!(reply);
-            write_atomic(&file, format!("{entry:#}\n").as_bytes())?;
-        }
-        Ok(reply)
+            Some(_) if is_url => {
+                let key = set("KALEID_LLM_KEY").or_else(|| set("OPENAI_API_KEY"));
+                Llm::Server(Server::new(llm, model.unwrap_or("default"), key.as_deref())?)
+            }
+            _ => {
+                bail!("must be template, openai:MODEL, a URL such as http://localhost:8080/v1, or local:DIR")
+            }
+        })
     }
 }

@@ -1,5 +1,5 @@
-//! What is made of a language model's replies: names of domains in any of the shapes that models like, and descriptions that
-//! must name what they were asked to name.
+//! Reading a language model's replies: names of domains in any of the shapes that models use, and descriptions, which must name what
+//! they were asked to name.
 
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ pub fn normal(name: &str) -> String {
     name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
-/// A name as that of a folder: letters, digits and `_`.
+/// A name as a folder's: letters, digits and `_`.
 pub fn folder_name(name: &str) -> String {
     let words = name.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty());
     words.collect::<Vec<_>>().join("_")
@@ -45,7 +45,7 @@ pub fn mentions(text: &str, name: &str) -> bool {
 
 /// The description in a reply, if it is one line of 20 to 80 words that names class and domain.
 pub fn description(reply: &str, class: &str, domain: &str) -> Option<String> {
-    // Models that reason aloud answer after that.
+    // Models that reason aloud answer after their reasoning.
     let answer = reply.rsplit("</think>").next().unwrap_or_default();
     let text = bare(answer);
     let good = !text.contains(char::is_control)
@@ -72,7 +72,7 @@ pub fn domain_names(reply: &str) -> Vec<String> {
     listed.iter().filter_map(|name| domain_name(name)).collect()
 }
 
-/// A name without what models write around it; nothing where it is a sentence, or no folder could be called so.
+/// A name without what models write around it; nothing if it is a sentence, or cannot name a folder.
 fn domain_name(text: &str) -> Option<String> {
     let text = bare(text);
     let text = text.strip_prefix("and ").unwrap_or(&text).trim_end_matches(['.', ',']).trim();

@@ -1,5 +1,5 @@
-//! The template writer: prompts from a grammar of phrases, without a network. What is drawn depends on a key only, so a prompt
-//! does not change when others are added.
+//! The template writer: prompts from a grammar of phrases, without a language model. Draws depend on a key only, so a prompt does not
+//! change when others are added.
 
 use super::reply::normal;
 use crate::data::rng::Key;
@@ -7,7 +7,10 @@ use crate::data::spaced;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-/// A domain or class: its folder, and how people call it.
+/// The writer's name where the grammar wrote.
+pub const TEMPLATE: &str = "template";
+
+/// A domain or class: its folder, and its name in prompts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Label {
     /// Name of the folder.
@@ -51,8 +54,8 @@ struct Subject {
     concepts: Vec<String>,
 }
 
-/// How often a prompt names a concept, where the class has some. Rarer than in the captions that the demo's model learnt from: a
-/// judge finds the class in nine of ten of its images where the class alone is asked for, in under eight where a concept is.
+/// How often a prompt names a concept, where the class has some. Rarer than in the captions that the demo's model learned from: a
+/// judge finds the class in nine of ten of its images if the prompt names only the class, in fewer than eight if it names a concept.
 const CONCEPT: f32 = 0.25;
 
 impl Grammar {
@@ -105,19 +108,19 @@ impl Grammar {
         Ok(grammar)
     }
 
-    /// How a domain is called: by its folder's name unless the grammar knows better.
+    /// The name of a domain: its folder's unless the grammar has a better one.
     pub fn domain(&self, folder: &str) -> Label {
         let name = self.style(folder).map_or_else(|| spaced(folder), |d| d.name.clone());
         Label { folder: folder.into(), name }
     }
 
-    /// How a class is called.
+    /// The name of a class, found in the same way.
     pub fn class(&self, folder: &str) -> Label {
         let name = self.subject(folder).map_or_else(|| spaced(folder), |c| c.noun.clone());
         Label { folder: folder.into(), name }
     }
 
-    /// The domains it can offer to a data set: those meant as new ones first.
+    /// The domains that a data set may be extended by, those meant for it first.
     pub fn candidates(&self) -> Vec<Label> {
         let (new, known): (Vec<_>, Vec<_>) = self.domains.iter().partition(|d| d.role == "new");
         let label = |d: &Style| Label { folder: d.folder.clone(), name: d.name.clone() };

@@ -1,0 +1,51 @@
+//! A language model that runs here.
+
+use super::chat::LanguageModel;
+use crate::core::{Gpu, GpuOptions};
+use crate::data::folder::Folder;
+use crate::data::rng::Key;
+use crate::engines::chat::{ChatModel, Sampling};
+use anyhow::Result;
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+/// Tokens of a request with its reply.
+const CONTEXT: usize = 1024;
+const SAMPLING: Sampling = Sampling { most: 200, temperature: 0.8, top_p: 0.95 };
+
+/// A model that runs here.
+pub struct Local {
+    name: String,
+    folder: PathBuf,
+    chat: RefCell<ChatModel>,
+}
+
+impl Local {
+    /// Opens a folder as [`ChatModel::open`] does.
+    ///
+    /// # Errors
+    /// No adapter, a model that does not open.
+    pub fn open(folder: &Path, gpu: &GpuOptions) -> Result<Local> {
+        let files = Folder::from(folder);
+        let gpu = Gpu::open(gpu)?;
+        let chat = RefCell::new(ChatModel::open(&gpu, &files, CONTEXT, gpu.caps().weights())?);
+        let folder = folder.canonicalize().unwrap_or(folder.into());
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Local { name, folder, chat })
+    }
+}
+
+impl LanguageModel for Local {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn place(&self) -> String {
+        self.folder.display().to_string()
+    }
+
+    fn reply(&self, request: &str, seed: u64, attempt: u32) -> Result<Option<String>> {
+        let key = Key::new(seed, attempt, "reply");
+        self.chat.borrow_mut().reply(&[("user", request)], SAMPLING, key).map(Some)
+    }
+}

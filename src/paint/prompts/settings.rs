@@ -1,0 +1,65 @@
+//! What to write prompts for, and how.
+
+use crate::flags;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// What to write prompts for, and how: flags of `kaleid prompts`.
+#[derive(Clone, Debug, PartialEq, clap::Args)]
+pub struct Prompting {
+    /// The originals: ROOT/DOMAIN/CLASS/image.
+    #[arg(long, value_name = "ROOT")]
+    pub data: PathBuf,
+    /// Folder for domains.json and prompts.jsonl; the same command resumes a run that was stopped.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Domain for the test, whose style stays unseen and of which no language model hears; may be given again.
+    #[arg(long, value_name = "DOMAIN")]
+    pub hold_out: Vec<String>,
+    /// Decides every draw.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// How they are written.
+    #[command(flatten)]
+    pub writing: Writing,
+}
+
+impl Prompting {
+    /// The paper's settings: two new domains, half as many images as there are; written by the template.
+    pub fn new(data: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Prompting {
+        let writing = Writing::default();
+        Prompting { data: data.into(), out: out.into(), hold_out: vec![], seed: 0, writing }
+    }
+}
+
+/// How prompts are written: flags of `kaleid prompts`, and the table `[prompts]` of run.toml.
+#[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Writing {
+    /// Who writes: template (no network), openai:MODEL (key in OPENAI_API_KEY), the URL of a server that speaks chat completions
+    /// (http://localhost:8080/v1; key, if any, in KALEID_LLM_KEY or OPENAI_API_KEY), or local:DIR, a Llama or Qwen2 tuned for
+    /// instructions, run here.
+    #[arg(long, value_name = "WHO", default_value = "template")]
+    pub llm: String,
+    /// Name of the model behind a URL [default: default].
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// Number of new domains.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub new: usize,
+    /// Names of the new domains, instead of asking for them.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', conflicts_with = "new")]
+    pub domains: Vec<String>,
+    /// Images to come for each image there is; a new domain has the mean size of the original ones.
+    #[arg(long, default_value_t = 0.5)]
+    pub share: f64,
+    /// Also write prompts in the styles of the domains for the test.
+    #[arg(long)]
+    pub include_test_style: bool,
+}
+
+impl Default for Writing {
+    fn default() -> Writing {
+        flags::parse(&[])
+    }
+}

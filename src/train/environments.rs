@@ -1,0 +1,137 @@
+//! Which images make up the environments, and which of them are trained on.
+
+use super::settings::{Training, Variant};
+use crate::data::dataset::{Dataset, Item, split};
+use crate::data::images::Images;
+use crate::data::rng::fnv1a;
+use anyhow::{Result, bail};
+
+/// The images of a domain.
+pub struct Env {
+    pub name: String,
+    pub items: Vec<Item>,
+    /// Indices in `items` of the images that are trained on: the large split. Of a test domain, DomainBed's `in` accuracy.
+    pub train: Vec<usize>,
+    /// Indices of the rest, which validate: DomainBed's `out` accuracy.
+    pub validation: Vec<usize>,
+    /// Whether it is only tested on.
+    pub test: bool,
+}
+
+impl Env {
+    /// The `number`-th environment, whose split is drawn for it.
+    fn new(config: &Training, number: usize, name: String, items: Vec<Item>, test: bool) -> Env {
+        let (validation, train) = split(items.len(), config.holdout_fraction, config.trial_seed, number);
+        Env { name, items, train, validation, test }
+    }
+}
+
+/// The environments: DomainBed's, then those of new generated domains.
+///
+/// # Errors
+/// A test domain that does not exist, nothing to train on, a variant without generated images for it.
+pub fn environments(config: &Training, dataset: &Dataset) -> Result<Vec<Env>> {
+    for name in &config.test_domains {
+        dataset.env(name)?;
+    }
+    let held = |item: &Item| config.hold_out_concepts && is_unseen(item);
+    let mut envs: Vec<Env> = vec![];
+    let originals = &dataset.domains;
+    for domain in originals {
+        let test = config.test_domains.contains(&domain.name);
+        let items: Vec<Item> = domain.items.iter().filter(|i| test || !held(i)).cloned().collect();
+        envs.push(Env::new(config, envs.len(), domain.name.clone(), items, test));
+    }
+    if envs.iter().all(|e| e.test) {
+        bail!("all {} domains are test domains: nothing is left to train on", envs.len());
+    }
+    if config.variant == Variant::O {
+        return Ok(envs);
+    }
+    let Some(extra) = &config.extra else {
+        bail!("variant {} needs --extra, the folder of generated images", config.variant.name());
+    };
+    let (mut joined, mut new) = (0, 0);
+    for domain in Dataset::added(extra, &dataset.classes)? {
+        let tested = config.test_domains.contains(&domain.name);
+        // Nothing in the style of a domain that is tested on is trained on, unless that is asked for.
+        if tested && !config.include_test_style {
+            continue;
+        }
+        let number = envs.len();
+        match originals.iter().position(|d| d.name == domain.name) {
+            // Then apart from the originals, which are only tested on.
+            Some(_) if tested && config.variant != Variant::D => {
+                let name = format!("{} (generated)", domain.name);
+                envs.push(Env::new(config, number, name, domain.items, false));
+                joined += 1;
+            }
+            // Validation stays on originals, the same ones for every variant.
+            Some(e) if config.variant != Variant::D => {
+                let env = &mut envs[e];
+                env.train.extend(env.items.len()..env.items.len() + domain.items.len());
+                env.items.extend(domain.items);
+                joined += 1;
+            }
+            None if config.variant != Variant::Q => {
+                envs.push(Env::new(config, number, domain.name, domain.items, false));
+                new += 1;
+            }
+            _ => {}
+        }
+    }
+    let lacks = |what: &str| {
+        format!("{}: no images {what}, which variant {} adds", extra.display(), config.variant.name())
+    };
+    if joined == 0 && config.variant != Variant::D {
+        bail!(lacks("in the style of a training domain"));
+    }
+    if new == 0 && config.variant != Variant::Q {
+        bail!(lacks("of a new domain"));
+    }
+    Ok(envs)
+}
+
+/// Says which classes a training environment has no image of: upstream would train on without a word.
+pub fn warn_of_missing_classes(envs: &[Env], classes: &[String]) {
+    for env in envs.iter().filter(|e| !e.test) {
+        let has = |class: usize| env.train.iter().any(|&i| env.items[i].class == class);
+        let missing: Vec<_> = (0..classes.len()).filter(|&c| !has(c)).map(|c| classes[c].as_str()).collect();
+        if !missing.is_empty() {
+            eprintln!("warning: domain {} has no training images of {}", env.name, missing.join(", "));
+        }
+    }
+}
+
+/// Whether the image's concept is one of the fifth that `hold_out_concepts` keeps from training.
+pub fn is_unseen(item: &Item) -> bool {
+    fnv1a(item.stem()).is_multiple_of(5)
+}
+
+/// Takes images that cannot be read out of both splits, if that is asked for: everything else stays where it was. Their paths, one per
+/// line.
+///
+/// # Errors
+/// An image that cannot be read, without `--skip-bad`.
+pub fn leave_out_unreadable(config: &Training, envs: &mut [Env], images: &Images) -> Result<String> {
+    let unreadable = &images.unreadable;
+    if let Some((_, _, first)) = unreadable.first().filter(|_| !config.skip_bad) {
+        let more = match unreadable.len() - 1 {
+            0 => String::new(),
+            n => format!(" (and {n} more, which kaleid data check names)"),
+        };
+        bail!("{first:#}{more}; --skip-bad leaves such images out");
+    }
+    let mut names = String::new();
+    for (e, i, error) in unreadable {
+        eprintln!("left out: {error:#}");
+        names += &format!("{}\n", envs[*e].items[*i].path.display());
+        let env = &mut envs[*e];
+        [&mut env.train, &mut env.validation].into_iter().for_each(|split| split.retain(|place| place != i));
+    }
+    if !unreadable.is_empty() {
+        let all: usize = envs.iter().map(|e| e.items.len()).sum();
+        eprintln!("{} of {all} images are left out", unreadable.len());
+    }
+    Ok(names)
+}

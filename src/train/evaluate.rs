@@ -1,0 +1,201 @@
+//! How images are shown to the network: minibatches, accuracies, and the validation loss.
+
+use super::environments::{Env, is_unseen};
+use super::settings::Training;
+use crate::data::augment::View;
+use crate::data::images::Images;
+use crate::data::packed::{pack, packed_words};
+use crate::data::rng::Key;
+use crate::domainbed::hparams::Hparams;
+use crate::domainbed::predictor::Predictor;
+use crate::domainbed::samples::{Rows, Samples};
+use anyhow::{Result, bail};
+use serde_json::{Map, Value, json};
+
+/// The two splits of an environment, in the order in which they are evaluated.
+#[derive(Clone, Copy, PartialEq)]
+enum Split {
+    Train,
+    Validation,
+}
+
+impl Split {
+    fn of(self, env: &Env) -> &[usize] {
+        match self {
+            Split::Train => &env.train,
+            Split::Validation => &env.validation,
+        }
+    }
+}
+
+/// Images as the network is shown them.
+pub struct Shown<'a> {
+    config: &'a Training,
+    envs: Vec<Env>,
+    images: Images,
+    augmented: bool,
+    /// The training images of each environment by class, where batches are drawn so that classes are equally frequent.
+    balanced: Option<Vec<Vec<Vec<usize>>>>,
+}
+
+impl<'a> Shown<'a> {
+    /// `images` holds those of `envs`.
+    pub fn new(config: &'a Training, hparams: &Hparams, envs: Vec<Env>, images: Images) -> Shown<'a> {
+        let by_class = |env: &Env| {
+            let mut classes: Vec<Vec<usize>> = vec![];
+            for &i in &env.train {
+                let class = env.items[i].class;
+                classes.resize(classes.len().max(class + 1), vec![]);
+                classes[class].push(i);
+            }
+            classes.retain(|places| !places.is_empty());
+            classes
+        };
+        let balanced = hparams.bool("class_balanced").then(|| envs.iter().map(by_class).collect());
+        Shown { config, envs, images, augmented: hparams.bool("data_augmentation"), balanced }
+    }
+
+    /// The smallest number of images that an environment trains on, test domains included, as DomainBed counts epochs.
+    pub fn smallest(&self) -> usize {
+        self.envs.iter().map(|env| env.train.len()).min().unwrap_or(1)
+    }
+
+    /// The kind of samples.
+    pub fn samples(&self) -> Samples {
+        let size = self.config.size;
+        let words = self.images.sizes().map(|image| packed_words(image, size)).max().unwrap_or(0);
+        Samples::Pictures { size, words }
+    }
+
+    /// `batch` images, drawn with replacement, of each training environment: packed images and labels.
+    pub fn minibatch(&self, step: usize, batch: usize) -> (Vec<u32>, Vec<u32>) {
+        let (mut shown, mut labels) = (vec![], vec![]);
+        for (e, env) in self.envs.iter().enumerate().filter(|(_, env)| !env.test) {
+            let key = |purpose: &str| Key::new(self.config.seed, step as u32, &format!("{purpose} {e}"));
+            let (draws, augment) = (key("batch"), key("augment"));
+            let of = |list: &[usize], draw: usize| list[draws.below(draw as u32, list.len() as u32) as usize];
+            for row in 0..batch {
+                let i = match &self.balanced {
+                    None => of(&env.train, row),
+                    Some(classes) => {
+                        let class = draws.below(2 * row as u32, classes[e].len() as u32);
+                        of(&classes[e][class as usize], 2 * row + 1)
+                    }
+                };
+                let image = self.images.get(e, i);
+                let view = match self.augmented {
+                    true => View::random(image, augment, row),
+                    false => View::plain(image),
+                };
+                shown.push((image, view));
+                labels.push(env.items[i].class as u32);
+            }
+        }
+        (pack(self.config.size, &shown), labels)
+    }
+
+    /// Adds the accuracies of both splits of every environment, and of the test domains as a whole.
+    pub fn evaluate(
+        &self,
+        predictor: &mut Predictor,
+        step: usize,
+        record: &mut Map<String, Value>,
+    ) -> Result<()> {
+        let (mut right, mut unseen) = ([0, 0], [0, 0]);
+        for (split, name) in [(Split::Train, "in"), (Split::Validation, "out")] {
+            for (e, env) in self.envs.iter().enumerate() {
+                let places = split.of(env);
+                let skipped = split == Split::Train && !env.test && !self.config.train_accuracy;
+                if places.is_empty() || skipped {
+                    continue;
+                }
+                let correct = self.correct(predictor, e, split, step)?;
+                let share = correct.iter().filter(|&&c| c).count() as f64 / places.len() as f64;
+                record.insert(format!("env{e}_{name}_acc"), json!(share));
+                if env.test {
+                    for (&i, &c) in places.iter().zip(&correct) {
+                        let add = |to: &mut [usize; 2]| *to = [to[0] + usize::from(c), to[1] + 1];
+                        add(&mut right);
+                        if is_unseen(&env.items[i]) {
+                            add(&mut unseen);
+                        }
+                    }
+                }
+            }
+        }
+        let share = |[right, all]: [usize; 2]| json!(right as f64 / all as f64);
+        if right[1] > 0 {
+            record.insert("test_acc".into(), share(right));
+        }
+        if self.config.hold_out_concepts && unseen[1] > 0 {
+            record.insert("test_unseen_acc".into(), share(unseen));
+        }
+        Ok(())
+    }
+
+    /// The cross entropy of the validation images, averaged over the training environments.
+    pub fn validation_loss(&self, predictor: &mut Predictor, step: usize) -> Result<f32> {
+        let (mut sum, mut envs) = (0.0, 0);
+        let validates = |env: &Env| !env.test && !env.validation.is_empty();
+        for (e, env) in self.envs.iter().enumerate().filter(|(_, env)| validates(env)) {
+            let logits = self.logits(predictor, e, Split::Validation, step)?;
+            let loss = |(&i, row): (&usize, &[f32])| {
+                let most = row.iter().fold(f32::MIN, |m, &v| m.max(v)) as f64;
+                let rest: f64 = row.iter().map(|&v| (v as f64 - most).exp()).sum();
+                most + rest.ln() - row[env.items[i].class] as f64
+            };
+            let rows = logits.chunks_exact(logits.len() / env.validation.len());
+            sum += env.validation.iter().zip(rows).map(loss).sum::<f64>() / env.validation.len() as f64;
+            envs += 1;
+        }
+        if envs == 0 {
+            bail!("--swad needs validation images: choose a larger --holdout-fraction");
+        }
+        Ok((sum / f64::from(envs)) as f32)
+    }
+
+    /// Which images of one split of environment `e` are classified rightly.
+    fn correct(&self, predictor: &mut Predictor, e: usize, split: Split, step: usize) -> Result<Vec<bool>> {
+        let (env, places) = (&self.envs[e], split.of(&self.envs[e]));
+        let logits = self.logits(predictor, e, split, step)?;
+        // The first of equals.
+        let best = |row: &[f32]| (0..row.len()).rev().max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0);
+        let rows = logits.chunks_exact(logits.len() / places.len());
+        Ok(places.iter().zip(rows).map(|(&i, row)| env.items[i].class == best(row)).collect())
+    }
+
+    /// Logits of the images of one split of environment `e`, which is not empty, one after the other.
+    fn logits(&self, predictor: &mut Predictor, e: usize, split: Split, step: usize) -> Result<Vec<f32>> {
+        let (env, number) = (&self.envs[e], split as usize);
+        let key = Key::new(self.config.seed, step as u32, &format!("evaluate {e} {number}"));
+        let augmented = self.augmented && !env.test && self.config.val_augment;
+        let rows = predictor.rows();
+        let batches: Vec<&[usize]> = split.of(env).chunks(rows).collect();
+        let make = |b: usize| {
+            let show = |row: usize| {
+                // The last batch is filled up with its last image.
+                let row = row.min(batches[b].len() - 1);
+                let image = self.images.get(e, batches[b][row]);
+                match augmented {
+                    true => (image, View::random(image, key, b * rows + row)),
+                    false => (image, View::plain(image)),
+                }
+            };
+            pack(self.config.size, &(0..rows).map(show).collect::<Vec<_>>())
+        };
+        let mut x = Some(make(0));
+        let mut all = vec![];
+        for b in 0..batches.len() {
+            let now = x.take().unwrap_or_default();
+            let key = Key::new(self.config.seed, step as u32, &format!("predict {e} {number} {b}"));
+            predictor.run(Rows::Pictures(&now), key)?;
+            x = (b + 1 < batches.len()).then(|| make(b + 1));
+            let logits = predictor.logits()?;
+            all.extend_from_slice(&logits[..logits.len() / rows * batches[b].len()]);
+        }
+        if all.iter().any(|v| !v.is_finite()) {
+            bail!("the network's outputs are not finite: training diverged; lower the learning rate");
+        }
+        Ok(all)
+    }
+}
