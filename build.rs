@@ -1,11 +1,15 @@
-//! Collects `shaders/**/*.wgsl`, `tests/golden/**` and `weights/demo/**` into tables (name, contents), so that the binary needs no files beside it.
+//! Collects `shaders/**/*.wgsl`, the data of `tests/golden/**` and `weights/demo/**` into tables (name, contents), so that the binary
+//! needs no files beside it.
 use std::path::{Path, PathBuf};
 
 fn main() {
     let mut shaders: Vec<_> = files("shaders").into_iter().filter(|f| f.ends_with(".wgsl")).collect();
     shaders.iter_mut().for_each(|f| f.truncate(f.len() - ".wgsl".len()));
     table("shaders", "str", "shaders", ".wgsl", &shaders);
-    table("goldens", "bytes", "tests/golden", "", &files("tests/golden"));
+    // The recorder of the goldens and its README lie beside them.
+    let is_data = |f: &String| ["json", "safetensors", "txt"].iter().any(|e| f.ends_with(&format!(".{e}")));
+    let goldens: Vec<_> = files("tests/golden").into_iter().filter(is_data).collect();
+    table("goldens", "bytes", "tests/golden", "", &goldens);
     table("demo", "bytes", "weights/demo", "", &files("weights/demo"));
 }
 

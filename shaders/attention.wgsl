@@ -1,4 +1,4 @@
-// y = softmax(scale q k^T) v for each head, and lse = log(sum of exp(scale q k^T)), one number a query. Sums are f32.
+// y = softmax(scale q k^T) v for each head, and lse = log(sum of exp(scale q k^T)), one number per query. Sums are f32.
 //
 // Layouts, and how heads are grouped: attention/rows.wgsl. Causal: query i sees the keys 0 to i.
 //
@@ -9,26 +9,8 @@
 // registers of one thread, PARTS threads share its columns (attention/split.wgsl). Inside, scores are in units of log 2: exp2 is
 // what the hardware has.
 
-@group(0) @binding(1) var<storage, read> q: array<vec4f>;
-@group(0) @binding(2) var<storage, read> k: array<vec4f>;
-@group(0) @binding(3) var<storage, read> v: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> y: array<vec4f>;
 @group(0) @binding(5) var<storage, read_write> lse: array<f32>;
-
-fn q_block(m: Rows, row: u32, c: u32) -> mat4x4f {
-    if !exists(c) { return mat4x4f(); }
-    return mat4x4f(q[place(m, row, c)], q[place(m, row + 1u, c)], q[place(m, row + 2u, c)], q[place(m, row + 3u, c)]);
-}
-
-fn k_block(m: Rows, row: u32, c: u32) -> mat4x4f {
-    if !exists(c) { return mat4x4f(); }
-    return mat4x4f(k[place(m, row, c)], k[place(m, row + 1u, c)], k[place(m, row + 2u, c)], k[place(m, row + 3u, c)]);
-}
-
-fn v_block(m: Rows, row: u32, c: u32) -> mat4x4f {
-    if !exists(c) { return mat4x4f(); }
-    return mat4x4f(v[place(m, row, c)], v[place(m, row + 1u, c)], v[place(m, row + 2u, c)], v[place(m, row + 3u, c)]);
-}
 
 fn write_block(m: Rows, row: u32, c: u32, block: mat4x4f) {
     if !exists(c) { return; }
@@ -47,10 +29,9 @@ fn write_lse(at: u32, row: u32, value: vec4f) {
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
-    let per_head = div_up(p.tq, 4u * BLOCKS);
-    let item = flat_group(group, groups) * ITEMS + thread / PARTS;
-    let head = min(item / per_head, p.batch * p.heads - 1u);
-    let row = (item - head * per_head) * 4u * BLOCKS; // items that are too many get rows behind the end: nothing is written
+    let item = item_of(flat_group(group, groups) * ITEMS + thread / PARTS, p.tq, p.batch * p.heads);
+    let head = item.head;
+    let row = item.row;
     let queries = query_rows(head / p.heads, head % p.heads);
     let keys = key_rows(head / p.heads, head % p.heads / (p.heads / p.kv_heads));
     let part = thread % PARTS; // has the columns part, part + PARTS, part + 2 PARTS, ..

@@ -6,34 +6,10 @@
 // Layouts: attention/rows.wgsl. A thread holds 4 R_i keys and walks over the queries of all heads that share them, always in the same
 // order: no atomics. In its blocks, columns are keys and rows queries.
 
-@group(0) @binding(1) var<storage, read> q: array<vec4f>;
-@group(0) @binding(2) var<storage, read> k: array<vec4f>;
-@group(0) @binding(3) var<storage, read> v: array<vec4f>;
-@group(0) @binding(4) var<storage, read> dy: array<vec4f>;
 @group(0) @binding(5) var<storage, read> lse: array<f32>;
 @group(0) @binding(6) var<storage, read> delta: array<f32>;
 @group(0) @binding(7) var<storage, read_write> dk: array<vec4f>;
 @group(0) @binding(8) var<storage, read_write> dv: array<vec4f>;
-
-fn q_block(m: Rows, row: u32, c: u32) -> mat4x4f {
-    if !exists(c) { return mat4x4f(); }
-    return mat4x4f(q[place(m, row, c)], q[place(m, row + 1u, c)], q[place(m, row + 2u, c)], q[place(m, row + 3u, c)]);
-}
-
-fn k_block(m: Rows, row: u32, c: u32) -> mat4x4f {
-    if !exists(c) { return mat4x4f(); }
-    return mat4x4f(k[place(m, row, c)], k[place(m, row + 1u, c)], k[place(m, row + 2u, c)], k[place(m, row + 3u, c)]);
-}
-
-fn v_block(m: Rows, row: u32, c: u32) -> mat4x4f {
-    if !exists(c) { return mat4x4f(); }
-    return mat4x4f(v[place(m, row, c)], v[place(m, row + 1u, c)], v[place(m, row + 2u, c)], v[place(m, row + 3u, c)]);
-}
-
-fn dy_block(m: Rows, row: u32, c: u32) -> mat4x4f {
-    if !exists(c) { return mat4x4f(); }
-    return mat4x4f(dy[place(m, row, c)], dy[place(m, row + 1u, c)], dy[place(m, row + 2u, c)], dy[place(m, row + 3u, c)]);
-}
 
 fn write_block(m: Rows, row: u32, c: u32, dk_block: mat4x4f, dv_block: mat4x4f) {
     write_row(m, row, c, dk_block[0], dv_block[0]);
@@ -68,10 +44,9 @@ fn ds_of(weights: mat4x4f, t: mat4x4f, d: vec4f) -> mat4x4f {
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
-    let per_head = div_up(p.tk, 4u * BLOCKS);
-    let item = flat_group(group, groups) * ITEMS + thread / PARTS;
-    let kv_head = min(item / per_head, p.batch * p.kv_heads - 1u);
-    let key = (item - kv_head * per_head) * 4u * BLOCKS; // items that are too many get rows behind the end: nothing is written
+    let item = item_of(flat_group(group, groups) * ITEMS + thread / PARTS, p.tk, p.batch * p.kv_heads);
+    let kv_head = item.head;
+    let key = item.row;
     let batch = kv_head / p.kv_heads;
     let keys = key_rows(batch, kv_head % p.kv_heads);
     let part = thread % PARTS;

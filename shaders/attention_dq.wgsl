@@ -1,37 +1,13 @@
-// Backward of attention.wgsl with respect to q, and delta = rowsum(dy * y), one number a query, which attention_dkv.wgsl reads too.
+// Backward of attention.wgsl with respect to q, and delta = rowsum(dy * y), one number per query, which attention_dkv.wgsl reads too.
 //
 //   s = scale q k^T, p = exp(s - lse), t = dy v^T, ds = p * (t - delta), dq = scale ds k.  Reads q, k, v, dy, y, lse.
 //
-// Layouts: attention/rows.wgsl. As in the forward pass a thread holds 4 R_i queries and walks over the keys; scores are made again.
+// Layouts: attention/rows.wgsl. As in the forward pass a thread holds 4 R_i queries and walks over the keys; scores are recomputed.
 
-@group(0) @binding(1) var<storage, read> q: array<vec4f>;
-@group(0) @binding(2) var<storage, read> k: array<vec4f>;
-@group(0) @binding(3) var<storage, read> v: array<vec4f>;
-@group(0) @binding(4) var<storage, read> dy: array<vec4f>;
 @group(0) @binding(5) var<storage, read> y: array<vec4f>;
 @group(0) @binding(6) var<storage, read> lse: array<f32>;
 @group(0) @binding(7) var<storage, read_write> dq: array<vec4f>;
 @group(0) @binding(8) var<storage, read_write> delta: array<f32>;
-
-fn q_block(m: Rows, row: u32, c: u32) -> mat4x4f {
-    if !exists(c) { return mat4x4f(); }
-    return mat4x4f(q[place(m, row, c)], q[place(m, row + 1u, c)], q[place(m, row + 2u, c)], q[place(m, row + 3u, c)]);
-}
-
-fn k_block(m: Rows, row: u32, c: u32) -> mat4x4f {
-    if !exists(c) { return mat4x4f(); }
-    return mat4x4f(k[place(m, row, c)], k[place(m, row + 1u, c)], k[place(m, row + 2u, c)], k[place(m, row + 3u, c)]);
-}
-
-fn v_block(m: Rows, row: u32, c: u32) -> mat4x4f {
-    if !exists(c) { return mat4x4f(); }
-    return mat4x4f(v[place(m, row, c)], v[place(m, row + 1u, c)], v[place(m, row + 2u, c)], v[place(m, row + 3u, c)]);
-}
-
-fn dy_block(m: Rows, row: u32, c: u32) -> mat4x4f {
-    if !exists(c) { return mat4x4f(); }
-    return mat4x4f(dy[place(m, row, c)], dy[place(m, row + 1u, c)], dy[place(m, row + 2u, c)], dy[place(m, row + 3u, c)]);
-}
 
 fn y_block(m: Rows, row: u32, c: u32) -> mat4x4f {
     if !exists(c) { return mat4x4f(); }
@@ -65,10 +41,9 @@ fn ds_of(weights: mat4x4f, t: mat4x4f, d: vec4f) -> mat4x4f {
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
-    let per_head = div_up(p.tq, 4u * BLOCKS);
-    let item = flat_group(group, groups) * ITEMS + thread / PARTS;
-    let head = min(item / per_head, p.batch * p.heads - 1u);
-    let row = (item - head * per_head) * 4u * BLOCKS; // items that are too many get rows behind the end: nothing is written
+    let item = item_of(flat_group(group, groups) * ITEMS + thread / PARTS, p.tq, p.batch * p.heads);
+    let head = item.head;
+    let row = item.row;
     let queries = query_rows(head / p.heads, head % p.heads);
     let keys = key_rows(head / p.heads, head % p.heads / (p.heads / p.kv_heads));
     let part = thread % PARTS;

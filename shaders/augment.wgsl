@@ -66,7 +66,7 @@ fn to_rgb(hsv: vec3u) -> vec3i {
 }
 
 /// The colour operations from `start` to before `end` of a picture with the mean grey `mean`. There is one hue at most; it stands
-/// outside of the loops, as software adapters compute what no thread needs.
+/// outside of the loops, as software adapters execute both sides of a branch.
 fn colours(pixel: vec3i, header: u32, start: u32, end: u32, mean: i32) -> vec3i {
     var v = pixel;
     var op = start;
@@ -91,6 +91,8 @@ fn contrast(header: u32) -> u32 {
     while i < 4u && pictures[header + COLOURS + i] >> 16u != CONTRAST { i++; }
     return i;
 }
+
+// ---- resize
 
 @compute @workgroup_size(64)
 fn resize(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
@@ -117,6 +119,8 @@ fn resize(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: 
     resized[i] = u32(v.r | v.g << 8u | v.b << 16u);
 }
 
+// ---- mean
+
 @group(0) @binding(1) var<storage, read> packed: array<u32>;
 @group(0) @binding(2) var<storage, read_write> means: array<u32>;
 
@@ -138,6 +142,8 @@ fn mean(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     let whole = sums[0] / count;
     if thread == 0u { means[at] = whole + u32(2u * (sums[0] - whole * count) >= count); }
 }
+
+// ---- finish; it reads `pictures` too
 
 @group(0) @binding(2) var<storage, read> made: array<u32>;
 @group(0) @binding(3) var<storage, read> mean_of: array<u32>;

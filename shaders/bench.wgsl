@@ -1,7 +1,7 @@
 // Kernels of `kaleid bench` alone: what the adapter can do at best, and a matrix product as one would write it first.
 //
-// copy: y = x, n vectors. multiply_add: 8 independent chains of `steps` fused multiply-adds on vectors a thread, 64 flops a step.
-// naive: C (M, N) = A (M, K) B (K, N), one thread an output.
+// copy: y = x, n vectors. multiply_add: 8 independent chains of `steps` fused multiply-adds on vectors per thread, 64 flops per step.
+// naive: C (M, N) = A (M, K) B (K, N), one thread per output.
 
 struct Params { n: u32, m: u32, k: u32, steps: u32 }
 
@@ -28,6 +28,8 @@ fn multiply_add(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) gr
     sum += v_i; //@ i
     y[i] = sum;
 }
+
+// ---- naive
 
 @group(0) @binding(1) var<storage, read> a: array<f32>;
 @group(0) @binding(2) var<storage, read> b: array<f32>;

@@ -16,6 +16,8 @@ fn same(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     if i < div_up(p.n, 4u) { y4[i] = store(op(load(a4[i]), load(b4[i]))); }
 }
 
+// ---- broadcast and broadcast4, which writes y4
+
 /// First elements of a and b for element i of y.
 fn places(i: u32) -> vec2u {
     let at = vec4u(i / (p.n3 * p.n2 * p.n1), i / (p.n3 * p.n2) % p.n1, i / p.n3 % p.n2, i % p.n3);

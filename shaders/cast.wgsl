@@ -12,6 +12,8 @@ fn to_f16(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: 
     if i < div_up(p.n, 4u) { y[i] = store(x[i]); }
 }
 
+// ---- to_f32
+
 @group(0) @binding(1) var<storage, read> x_f16: array<S>;
 @group(0) @binding(2) var<storage, read_write> y_f32: array<E>;
 

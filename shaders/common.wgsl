@@ -1,8 +1,9 @@
-// Shared by every kernel. The host puts this file in front of it.
+// Shared by every kernel. The host puts this file in front of it (README.md says how a kernel is put together).
 //
 // Bindings of every kernel: @group(0) @binding(0) the uniform `p` with this step's numbers (shapes above all), then inputs, then
-// outputs. A grid of more than 65,535 workgroups is folded into x and y; `flat` undoes it.
+// outputs. A grid of more than 65,535 workgroups is folded into x and y; `flat_group` undoes it.
 
+// `u_i` in a line that is repeated for every i becomes one of these: the number itself. R_i may be 16 at most.
 const u_0 = 0u; const u_1 = 1u; const u_2 = 2u; const u_3 = 3u; const u_4 = 4u; const u_5 = 5u; const u_6 = 6u; const u_7 = 7u;
 const u_8 = 8u; const u_9 = 9u; const u_10 = 10u; const u_11 = 11u; const u_12 = 12u; const u_13 = 13u; const u_14 = 14u; const u_15 = 15u;
 
@@ -28,7 +29,10 @@ fn below(v: vec4f, count: u32) -> vec4f {
 /// Four numbers of a tensor of f16, packed two to a word.
 fn from_half(words: vec2u) -> vec4f { return vec4f(unpack2x16float(words.x), unpack2x16float(words.y)); }
 
-/// The reverse. What is larger than f16 can be becomes its largest number: packing it would give anything.
+/// Number i of a tensor of f16, given the word i / 2.
+fn from_half_word(word: u32, i: u32) -> f32 { return unpack2x16float(word)[i % 2u]; }
+
+/// The reverse of from_half. What is larger than f16 can be becomes its largest number: packing it would give anything.
 fn to_half(v: vec4f) -> vec2u {
     let most = 65504.0;
     let inside = select(v, clamp(v, vec4f(-most), vec4f(most)), abs(v) > vec4f(most));

@@ -15,6 +15,8 @@ fn forward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups:
     y[i] = x[at] * element(act(vec4f(x[at + p.half])));
 }
 
+// ---- backward
+
 @group(0) @binding(2) var<storage, read> dy: array<E>;
 @group(0) @binding(3) var<storage, read_write> dx: array<E>;
 

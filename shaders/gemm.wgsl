@@ -10,7 +10,7 @@
 // holds R_i x R_j named 4x4 accumulators. On matrices of four columns `c += b * a` is a 4x4x4 block product: the columns of b are four
 // rows of the slice of B, the columns of a four rows of A, the columns of c four rows of C.
 //
-// K may be cut into `splits` pieces (for long, thin products such as weight gradients): piece s of entry z is written as entry
+// K may be cut into `splits` pieces (for long, narrow products such as weight gradients): piece s of entry z is written as entry
 // z * splits + s, and a sum over the pieces follows.
 
 struct Params {

@@ -15,7 +15,7 @@ struct Params { n: u32, decoupled: u32, beta1: f32, beta2: f32, log_beta1: f32, 
 @group(0) @binding(5) var<storage, read_write> m: array<vec4f>;
 @group(0) @binding(6) var<storage, read_write> v: array<vec4f>;
 
-// 1 - e^x without the loss of digits near zero, where beta^t is close to one.
+/// 1 - e^x without the loss of digits near zero, where beta^t is close to one.
 fn one_minus_exp(x: f32) -> f32 {
     return select(1.0 - exp(x), -x * (1.0 + x * (0.5 + x * (1.0 / 6.0 + x * (1.0 / 24.0 + x / 120.0)))), abs(x) < 0.1);
 }
@@ -35,17 +35,24 @@ fn adam(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     x[i] = x1 - lr[0] / one_minus_exp(t[0] * p.log_beta1) * m1 / (root + p.eps);
 }
 
+// ---- sgd
+
+struct Sgd { n: u32, momentum: f32, decay: f32 }
+
+@group(0) @binding(0) var<uniform> s: Sgd;
 @group(0) @binding(3) var<storage, read_write> x_sgd: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> m_sgd: array<vec4f>;
 
 @compute @workgroup_size(64)
 fn sgd(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
     let i = flat_group(group, groups) * 64u + thread;
-    if i >= div_up(p.n, 4u) { return; }
-    let m1 = p.beta1 * m_sgd[i] + g[i] + p.decay * x_sgd[i];
+    if i >= div_up(s.n, 4u) { return; }
+    let m1 = s.momentum * m_sgd[i] + g[i] + s.decay * x_sgd[i];
     m_sgd[i] = m1;
     x_sgd[i] -= lr[0] * m1;
 }
+
+// ---- ema
 
 @group(0) @binding(2) var<storage, read> r: array<f32>;
 @group(0) @binding(3) var<storage, read_write> x_ema: array<vec4f>;

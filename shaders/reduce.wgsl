@@ -1,6 +1,6 @@
 // y = the combination (sum or max, a part in reduce/) over the middle of x (outer, r, inner), f32 or f16, in pieces of at most
 // `piece`: y (outer, ceil(r / piece), inner). How x is read is a part: reduce/f32, reduce/f16.
-// rows: inner is 1; a workgroup a piece, neighbours read neighbours. cols: a thread an element of y, walking down its column.
+// rows: inner is 1; one workgroup per piece, neighbours read neighbours. cols: one thread per element of y, walking down its column.
 
 struct Params { outer: u32, r: u32, inner: u32, piece: u32 }
 

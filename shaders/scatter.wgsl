@@ -1,6 +1,6 @@
 // y[r] = sum of src[i] over all i with ids[i] = r, in order of i: the same bits every time, and no atomics.
 // src (n, c), ids (n) u32, y (rows, c). The backward is gather.wgsl; it reads ids only.
-// links (n + rows): the next place after i with the same id; behind them, the first place of each id r. n where there is none.
+// links (n + rows), a linked list per id: next[i], then head[r], the first i with ids[i] = r. n ends a list.
 // links makes them and rows follows them, which costs (n + rows) n / 2 comparisons at most, but no row of src is read twice.
 
 struct Params { n: u32, rows: u32, c: u32 }
@@ -22,6 +22,8 @@ fn links(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: v
     while at < p.n && ids[at] != id { at++; }
     links_out[i] = at;
 }
+
+// ---- rows
 
 @group(0) @binding(1) var<storage, read> src: array<E>;
 @group(0) @binding(2) var<storage, read> links_in: array<u32>;

@@ -2,7 +2,7 @@
 //   softmax:     y = e^(x - m) / s,  m = max x,  s = sum e^(x - m)
 //   log_softmax: y = x - m - ln s
 //   backward:    dx = y (dy - sum y dy), of softmax; reads y and dy
-//   nll:         loss = m + ln s - x[label], one a row
+//   nll:         loss = m + ln s - x[label], one per row
 //   nll_backward: dx = (softmax(x) - onehot(label)) d; reads x, the labels and d, the loss's gradient
 // x, y, dy, dx (rows, width); labels (rows) u32; loss, d (rows). m and s come from one pass, each number of an element keeping its own
 // maximum until the end.
@@ -45,6 +45,8 @@ fn log_softmax(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) gro
     for (var i = lane_of(thread); i < p.width; i += LANES) { y[at + i] = x[at + i] - ms.x - log(ms.y); }
 }
 
+// ---- backward. `_b`: the same tensor as above, at another binding.
+
 @group(0) @binding(1) var<storage, read> y_b: array<E>;
 @group(0) @binding(2) var<storage, read> dy: array<E>;
 @group(0) @binding(3) var<storage, read_write> dx: array<E>;
@@ -60,6 +62,8 @@ fn backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups
     for (var i = lane_of(thread); i < p.width; i += LANES) { dx[at + i] = y_b[at + i] * (dy[at + i] - sum); }
 }
 
+// ---- nll
+
 @group(0) @binding(2) var<storage, read> labels: array<u32>;
 @group(0) @binding(3) var<storage, read> numbers: array<f32>; // x again
 @group(0) @binding(4) var<storage, read_write> loss: array<f32>;
@@ -73,6 +77,8 @@ fn nll(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec
         loss[row] = log(ms.y) - (numbers[row * p.width * u32(EACH) + labels[row]] - ms.x);
     }
 }
+
+// ---- nll_backward; it reads the labels too
 
 @group(0) @binding(3) var<storage, read> d: array<f32>;
 @group(0) @binding(4) var<storage, read_write> dlogits: array<E>;

@@ -1,14 +1,18 @@
-// What the attention kernels share: where the rows of a head lie, which keys a query sees, and small things about 4x4 blocks.
+// What the attention kernels share: q, k and v, where the rows of a head lie, which keys a query sees, and small things about 4x4
+// blocks.
 //
-// q, y (B, Tq, H, D); k, v (B, Tk, Hk, D); head h of q goes with head h / (H / Hk) of k and v. One number a row: (B, H, Tq).
+// q, y (B, Tq, H, D); k, v (B, Tk, Hk, D); head h of q goes with head h / (H / Hk) of k and v. One number per row: (B, H, Tq).
 // Columns are counted in vectors of four: D is a multiple of four (the host pads), `width` is D / 4.
 
 struct Params { batch: u32, tq: u32, tk: u32, heads: u32, kv_heads: u32, width: u32, causal: u32, scale: f32 }
 
 @group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> q: array<vec4f>;
+@group(0) @binding(2) var<storage, read> k: array<vec4f>;
+@group(0) @binding(3) var<storage, read> v: array<vec4f>;
 
 const BLOCKS = R_i; // of four rows each, that a thread holds
-const ITEMS = THREADS / PARTS; // in a workgroup: PARTS threads share the rows of an item, with R_d of their columns a thread
+const ITEMS = THREADS / PARTS; // in a workgroup: PARTS threads share the rows of an item, with R_d of their columns per thread
 const LOG2_E = 1.4426950408889634;
 const LOWEST = -3e38;
 
@@ -24,6 +28,32 @@ fn place(m: Rows, row: u32, column: u32) -> u32 { return m.at + min(row, m.n - 1
 
 /// Does this column exist? Always, where the threads' columns add up to just the width.
 fn exists(column: u32) -> bool { return FULL == 1u || column < p.width; }
+
+/// Four rows (queries or keys) of vectors; columns that do not exist are zero.
+fn q_block(m: Rows, row: u32, c: u32) -> mat4x4f {
+    if !exists(c) { return mat4x4f(); }
+    return mat4x4f(q[place(m, row, c)], q[place(m, row + 1u, c)], q[place(m, row + 2u, c)], q[place(m, row + 3u, c)]);
+}
+
+fn k_block(m: Rows, row: u32, c: u32) -> mat4x4f {
+    if !exists(c) { return mat4x4f(); }
+    return mat4x4f(k[place(m, row, c)], k[place(m, row + 1u, c)], k[place(m, row + 2u, c)], k[place(m, row + 3u, c)]);
+}
+
+fn v_block(m: Rows, row: u32, c: u32) -> mat4x4f {
+    if !exists(c) { return mat4x4f(); }
+    return mat4x4f(v[place(m, row, c)], v[place(m, row + 1u, c)], v[place(m, row + 2u, c)], v[place(m, row + 3u, c)]);
+}
+
+/// The head of a work item, and the first of its 4 BLOCKS rows.
+struct Item { head: u32, row: u32 }
+
+/// Work item i of `heads` heads of n rows. Surplus items get a row past the end, which is never written.
+fn item_of(i: u32, n: u32, heads: u32) -> Item {
+    let per_head = div_up(n, 4u * BLOCKS);
+    let head = min(i / per_head, heads - 1u);
+    return Item(head, (i - head * per_head) * 4u * BLOCKS);
+}
 
 /// Numbers of keys that the four queries from `row` on may see.
 fn limits(row: u32) -> vec4u {

@@ -1,4 +1,4 @@
-// PARTS neighbouring threads have a part of the columns of the same rows each: sums over columns go through workgroup memory,
+// PARTS neighbouring threads have a share of the columns of the same rows each: sums over columns go through workgroup memory,
 // where every thread adds up a few numbers of its neighbours, always in the same order.
 
 var<workgroup> partial: array<vec4f, 4u * SLOTS * THREADS>;

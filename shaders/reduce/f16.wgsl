@@ -1,2 +1,2 @@
 // Number i of x, packed as f16 two to a word. `alias X = u32`.
-fn read_x(i: u32) -> f32 { return unpack2x16float(x[i / 2u])[i % 2u]; }
+fn read_x(i: u32) -> f32 { return from_half_word(x[i / 2u], i); }

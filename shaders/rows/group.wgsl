@@ -1,4 +1,4 @@
-// A workgroup a row: neighbouring threads read neighbouring elements, and a tree in workgroup memory combines what they found.
+// One workgroup per row: neighbouring threads read neighbouring elements, and a tree in workgroup memory combines what they found.
 const LANES = THREADS; // threads that share a row
 fn row_of(group: u32, thread: u32) -> u32 { return group; }
 fn lane_of(thread: u32) -> u32 { return thread; }

@@ -4,6 +4,7 @@
 mod cases;
 
 use crate::core::{Caps, Class, DType, Gpu, Graph, Kernel, Plan, Store, Tensor};
+use crate::data::rng::fnv1a;
 use anyhow::{Context, Result};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 pub use cases::all;
 
-/// A case is measured for about so long.
+/// How long a case is measured, about.
 const BUDGET: Duration = Duration::from_secs(1);
 
 /// One named case: what it records.
@@ -202,10 +203,7 @@ pub fn sources(class: Class) -> BTreeMap<String, String> {
     let named = kernels.map(|kernel| {
         let source = kernel.source();
         // Two variants may have the same parts and other constants.
-        let hash = source
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ b as u64).wrapping_mul(0x100_0000_01b3));
-        (format!("{}-{:08x}", kernel.name().replace('+', "-"), hash as u32), source)
+        (format!("{}-{:08x}", kernel.name().replace('+', "-"), fnv1a(&source)), source)
     });
     named.collect()
 }

@@ -88,7 +88,7 @@ pub fn run(args: Args, options: &GpuOptions) -> Result<()> {
 }
 
 /// Tries every tile on one case. Nothing is kept: another tile adds in another order, and results would depend on a file that
-/// nobody sees. What is better for a whole class of devices belongs into the table in `ops/matmul.rs`.
+/// nobody sees. What is better for a whole class of devices belongs into `ops/tuning.rs`.
 fn tune(cases: &[Case], gpu: &Gpu) -> Result<()> {
     let [case] = cases else {
         let names: Vec<&str> = cases.iter().map(|c| c.name.as_str()).take(5).collect();

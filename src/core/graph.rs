@@ -33,7 +33,7 @@ pub(crate) enum Kind {
     Constant(Rc<[u8]>),
     /// Made by a node.
     Made,
-    /// The same storage as this tensor: a state after an update in place, or a value cut off from its gradient.
+    /// The same storage as this tensor: a state after an update in place, or a detached value.
     Alias(usize),
 }
 

@@ -23,12 +23,13 @@ pub struct Kernel {
     parts: Vec<&'static str>,
     aliases: Vec<(&'static str, &'static str)>,
     consts: Vec<(&'static str, u32)>,
+    f16: bool,
 }
 
 impl Kernel {
     /// The kernel `fn entry` of `shaders/FILE.wgsl`.
     pub fn new(file: &'static str, entry: &'static str) -> Self {
-        Kernel { file, entry, text: None, parts: vec![], aliases: vec![], consts: vec![] }
+        Kernel { file, entry, text: None, parts: vec![], aliases: vec![], consts: vec![], f16: false }
     }
 
     /// The kernel `fn entry` of a WGSL text, for ops outside this crate; `name` stands for it in profiles.
@@ -54,9 +55,14 @@ impl Kernel {
         self
     }
 
-    /// Whether this variant is made for packed f16: then one of its tensors is an array of words.
-    pub(crate) fn takes_f16(&self) -> bool {
-        self.aliases.iter().any(|(_, ty)| ["vec2u", "u32"].contains(ty))
+    /// Says that this variant is made for f16, packed two to a word. Any other kernel refuses f16 tensors when it is recorded.
+    pub fn f16(mut self) -> Self {
+        self.f16 = true;
+        self
+    }
+
+    pub(super) fn takes_f16(&self) -> bool {
+        self.f16
     }
 
     /// A name that tells variants apart, for tables and file names: file, entry and parts.

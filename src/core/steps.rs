@@ -1,4 +1,4 @@
-//! The steps of a plan: live nodes with their pipelines and bindings, ready to be encoded again at every run.
+//! The steps of a plan: live nodes with their pipelines and bindings, ready to be encoded at every run.
 
 use super::gpu::Gpu;
 use super::graph::{Inner, Node};

@@ -35,7 +35,7 @@ fn device_shape(torch: &[usize]) -> Vec<usize> {
     }
 }
 
-/// The reverse of [`device_shape`].
+/// The reverse: the shape in files of a tensor on the device.
 pub(crate) fn torch_shape(device: &[usize]) -> Vec<usize> {
     match *device {
         [o, h, w, i] => vec![o, i, h, w],
@@ -221,7 +221,7 @@ impl<'g> Weights<'g> {
         Weights { overlay: Rc::new(tensors), ..self.clone() }
     }
 
-    /// The same parameters in a closure that outlives the borrow of the graph, for what is recorded again.
+    /// The same parameters in a closure that outlives the borrow of the graph, for what is recomputed.
     pub fn keep(&self) -> impl Fn(&Graph) -> Weights + use<> {
         let Weights { path, dtype, overlay, declared, .. } = self.clone();
         move |graph| Weights {

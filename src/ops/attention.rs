@@ -1,6 +1,7 @@
 //! Attention that never stores its scores, and rotary position embedding.
 
-use crate::core::{Class, DType, Graph, Kernel, Tensor};
+use super::tuning;
+use crate::core::{DType, Graph, Kernel, Tensor};
 
 /// Options of [`Graph::attention`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -11,36 +12,35 @@ pub struct Attention {
     pub causal: bool,
 }
 
-/// How the rows of a head are given to threads: 4 `rows` rows an item, whose columns `parts` threads share, `columns` vectors
-/// of four a thread; `items` items in a workgroup. Measured: ARCHITECTURE.md, "Tiles".
+/// How the rows of a head are given to threads: an item is 4 `rows` rows, whose columns `parts` threads share, `columns` vectors
+/// of four per thread; a workgroup has `items` items.
 struct Split {
     rows: usize,
     columns: usize,
     parts: usize,
     items: usize,
+    /// The columns of the threads of an item add up to just the width, and the kernel need not check.
+    full: bool,
 }
 
 impl Split {
-    /// For heads of `width` vectors, `rows` and at most `columns` of which fit into the registers of a thread.
-    fn new(threads: usize, width: usize, rows: usize, columns: usize) -> Self {
-        let parts = width.div_ceil(columns).next_power_of_two();
-        Split { rows, columns: width.div_ceil(parts), parts, items: (threads / parts).max(1) }
-    }
-
-    /// Do the columns of the threads of an item add up to just the width?
-    fn is_full(&self, width: usize) -> bool {
-        self.columns * self.parts == width
+    /// For heads of `width` vectors.
+    fn new(width: usize, tuned: tuning::Attention) -> Self {
+        let parts = width.div_ceil(tuned.columns).next_power_of_two();
+        let columns = width.div_ceil(parts);
+        let full = columns * parts == width && tuned.unchecked;
+        Split { rows: tuned.rows, columns, parts, items: (tuned.threads / parts).max(1), full }
     }
 
     /// The kernel of `shaders/FILE.wgsl`, which adds up `sums` blocks of scores for each block of rows.
-    fn kernel(&self, file: &'static str, full: bool, sums: usize) -> Kernel {
+    fn kernel(&self, file: &'static str, sums: usize) -> Kernel {
         let kernel = Kernel::new(file, "main")
             .int("R_i", self.rows)
             .int("R_d", self.columns)
             .int("PARTS", self.parts)
             .int("THREADS", self.items * self.parts)
             .int("SLOTS", sums * self.rows)
-            .int("FULL", full as usize)
+            .int("FULL", self.full as usize)
             .part("attention/rows");
         kernel.part(if self.parts == 1 { "attention/whole" } else { "attention/split" })
     }
@@ -76,29 +76,34 @@ impl Graph {
         let (tk, hk, width) = (k.dim(1), k.dim(2), d / 4);
         // Products of two matrices of the size of q k^T, for the count of operations.
         let product = 2.0 * (b * h * tq) as f64 * (tk * d) as f64 * if options.causal { 0.5 } else { 1.0 };
-        let split = match self.caps().class {
-            Class::Software => Split::new(32, width, 4, 10),
-            _ => Split::new(64, width, 1, 4),
-        };
+        let split = Split::new(width, tuning::attention(self.caps().class));
         let sizes = [b, tq, tk, h, hk, width, options.causal as usize];
         let row_shape = [b, h, tq];
-        let call = self.call(split.kernel("attention", split.is_full(width), 1)).input(q).input(k).input(v);
+        let call = self.call(split.kernel("attention", 1)).input(q).input(k).input(v);
         let call = call.ints(sizes).float(scale).groups(split.groups(b * h, tq)).flops(2.0 * product);
         let [y, lse] = call.outputs([(q.shape(), DType::F32), (&row_shape, DType::F32)]);
 
         self.vjp(y, move |g, dy| {
-            let (split, dkv) = match g.caps().class {
-                Class::Software => (Split::new(32, width, 2, 10), Split::new(32, width, 2, 10)),
-                _ => (Split::new(64, width, 1, 2), Split::new(64, width, 1, if width > 64 { 2 } else { 1 })),
-            };
-            let kernel = split.kernel("attention_dq", split.is_full(width), 2);
-            let call = g.call(kernel).input(q).input(k).input(v).input(dy).input(y).input(lse);
+            let split = Split::new(width, tuning::attention_dq(g.caps().class));
+            let call = g
+                .call(split.kernel("attention_dq", 2).part("attention/dy"))
+                .input(q)
+                .input(k)
+                .input(v)
+                .input(dy)
+                .input(y)
+                .input(lse);
             let call = call.ints(sizes).float(scale).groups(split.groups(b * h, tq)).flops(3.0 * product);
             let [dq, delta] = call.outputs([(q.shape(), DType::F32), (&row_shape, DType::F32)]);
-            // Without the check whether a column exists, RDNA1's compiler loads two columns so early that it must spill.
-            let full = dkv.is_full(width) && (g.caps().class == Class::Software || dkv.columns == 1);
-            let kernel = dkv.kernel("attention_dkv", full, 2);
-            let call = g.call(kernel).input(q).input(k).input(v).input(dy).input(lse).input(delta);
+            let dkv = Split::new(width, tuning::attention_dkv(g.caps().class, width));
+            let call = g
+                .call(dkv.kernel("attention_dkv", 2).part("attention/dy"))
+                .input(q)
+                .input(k)
+                .input(v)
+                .input(dy)
+                .input(lse)
+                .input(delta);
             let call = call.ints(sizes).float(scale).groups(dkv.groups(b * hk, tk)).flops(4.0 * product);
             let [dk, dv] = call.outputs([(k.shape(), DType::F32), (v.shape(), DType::F32)]);
             vec![(q, dq), (k, dk), (v, dv)]

@@ -1,134 +1,10 @@
-//! Ops on each element: activations, arithmetic with broadcasting.
+//! Ops on each element: arithmetic with broadcasting. Activations: act.rs.
 
-use super::Act;
 use super::half::stored;
 use super::reduce::elements;
 use crate::core::{DType, Graph, Kernel, Tensor};
 
 impl Graph {
-    /// y = x sigmoid(x)
-    #[track_caller]
-    pub fn silu(&self, x: Tensor) -> Tensor {
-        self.unary("act/silu", x)
-    }
-
-    /// y = x Phi(x), with the normal distribution's integral Phi: torch's default GELU.
-    #[track_caller]
-    pub fn gelu(&self, x: Tensor) -> Tensor {
-        self.unary("act/gelu", x)
-    }
-
-    /// y = x sigmoid(1.702 x), the activation of OpenAI's CLIP.
-    #[track_caller]
-    pub fn quick_gelu(&self, x: Tensor) -> Tensor {
-        self.unary("act/quick_gelu", x)
-    }
-
-    /// y = max(x, 0)
-    #[track_caller]
-    pub fn relu(&self, x: Tensor) -> Tensor {
-        self.unary("act/relu", x)
-    }
-
-    /// y = 1 / (1 + exp(-x))
-    #[track_caller]
-    pub fn sigmoid(&self, x: Tensor) -> Tensor {
-        self.unary("act/sigmoid", x)
-    }
-
-    /// y = tanh(x)
-    #[track_caller]
-    pub fn tanh(&self, x: Tensor) -> Tensor {
-        self.unary("act/tanh", x)
-    }
-
-    /// y = e^x
-    #[track_caller]
-    pub fn exp(&self, x: Tensor) -> Tensor {
-        self.unary("act/exp", x)
-    }
-
-    /// y = ln x
-    #[track_caller]
-    pub fn log(&self, x: Tensor) -> Tensor {
-        self.unary("act/log", x)
-    }
-
-    /// y = sqrt(x)
-    #[track_caller]
-    pub fn sqrt(&self, x: Tensor) -> Tensor {
-        self.unary("act/sqrt", x)
-    }
-
-    /// y = act(x), for code that has the activation as a value.
-    #[track_caller]
-    pub fn act(&self, x: Tensor, act: Act) -> Tensor {
-        if act == Act::None { x } else { self.unary(act.part(), x) }
-    }
-
-    fn unary(&self, act: &'static str, x: Tensor) -> Tensor {
-        let call = self.call(fours("unary", "forward", x.dtype()).part(act)).input(x).ints([x.len()]);
-        let y = call.threads(x.len().div_ceil(4), 64).output_as(x.shape(), x.dtype());
-        self.vjp(y, move |g, dy| {
-            // Differentiable again where that takes no more kernels.
-            let dx = match act {
-                "act/exp" => g.mul(dy, y),
-                "act/log" => g.div(dy, x),
-                "act/sqrt" => g.div(g.scale(dy, 0.5), y),
-                _ => g.act_backward(act, x, dy),
-            };
-            vec![(x, dx)]
-        });
-        y
-    }
-
-    /// dx = dy act'(x)
-    pub(crate) fn act_backward(&self, act: &'static str, x: Tensor, dy: Tensor) -> Tensor {
-        let call =
-            self.call(fours("unary", "backward", x.dtype()).part(act)).input(x).input(dy).ints([x.len()]);
-        let dx = call.threads(x.len().div_ceil(4), 64).output_as(x.shape(), x.dtype());
-        self.vjp(dx, move |g, v| {
-            let mut grads = vec![(dy, g.act_backward(act, x, v))];
-            grads.extend(g.second_derivative(act, x).map(|slope| (x, g.mul(g.mul(v, dy), slope))));
-            grads
-        });
-        dx
-    }
-
-    /// act''(x), of differentiable ops; none where it is zero.
-    fn second_derivative(&self, act: &'static str, x: Tensor) -> Option<Tensor> {
-        // s and 1 - 2 s for s = sigmoid(a x), whose derivative is a s (1 - s).
-        let sigmoid = |a: f32| {
-            let s = self.sigmoid(self.scale(x, a));
-            (s, self.add_scalar(self.scale(s, -2.0), 1.0))
-        };
-        let bell = |s| self.sub(s, self.mul(s, s));
-        match act {
-            "act/tanh" => {
-                let y = self.tanh(x);
-                Some(self.scale(self.sub(y, self.mul(y, self.mul(y, y))), -2.0))
-            }
-            "act/sigmoid" => {
-                let (s, tilt) = sigmoid(1.0);
-                Some(self.mul(bell(s), tilt))
-            }
-            "act/silu" | "act/quick_gelu" => {
-                let a = if act == "act/silu" { 1.0 } else { 1.702 };
-                let (s, tilt) = sigmoid(a);
-                let factor = self.add_scalar(self.mul(self.scale(x, a), tilt), 2.0);
-                Some(self.scale(self.mul(bell(s), factor), a))
-            }
-            "act/gelu" => {
-                let square = self.mul(x, x);
-                let density = self.scale(self.exp(self.scale(square, -0.5)), 0.398_942_3);
-                Some(self.mul(density, self.add_scalar(self.scale(square, -1.0), 2.0)))
-            }
-            // Undefined at zero.
-            "act/relu" => None,
-            _ => unreachable!("the backward of {act} is made of other ops"),
-        }
-    }
-
     /// y = a gelu(b), where a and b are the halves of the last dimension of x: the GEGLU (Shazeer 2020) of diffusers.
     #[track_caller]
     pub fn geglu(&self, x: Tensor) -> Tensor {
@@ -269,7 +145,7 @@ impl Graph {
 }
 
 /// A kernel that takes four numbers of a tensor of this type to a thread.
-fn fours(file: &'static str, entry: &'static str, dtype: DType) -> Kernel {
+pub(super) fn fours(file: &'static str, entry: &'static str, dtype: DType) -> Kernel {
     stored(Kernel::new(file, entry).alias("E", "vec4f"), dtype, 4)
 }
 

@@ -16,8 +16,8 @@ impl Graph {
         let each = if c % 4 == 0 { 4 } else { 1 };
         let kernel = elements(Kernel::new("gather", "main"), c);
         let kernel = match (table.dtype(), each) {
-            (DType::F16, 4) => kernel.alias("T", "vec2u").part("gather/f16x4"),
-            (DType::F16, _) => kernel.alias("T", "u32").part("gather/f16"),
+            (DType::F16, 4) => kernel.alias("T", "vec2u").part("gather/f16x4").f16(),
+            (DType::F16, _) => kernel.alias("T", "u32").part("gather/f16").f16(),
             _ => kernel.alias("T", "E").part("gather/f32"),
         };
         let n = ids.len() * c / each;

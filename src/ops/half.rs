@@ -56,7 +56,7 @@ pub(crate) fn stored(kernel: Kernel, dtype: DType, width: usize) -> Kernel {
     match dtype {
         DType::F16 => {
             assert!(width % 4 == 0, "{}: f16 rows of {width} are no multiple of four", kernel.name());
-            kernel.alias("S", "vec2u").part("stored/f16")
+            kernel.alias("S", "vec2u").part("stored/f16").f16()
         }
         _ => kernel.alias("S", "E").part("stored/f32"),
     }

@@ -85,7 +85,7 @@ impl Graph {
         assert!(x.rank() == 1 && n > 1 && 0.0 < q && q < 1.0, "kde_quantile {q} of {x:?}");
         let away = self.sub(x, self.mean(x, &[0]));
         let variance = self.scale(self.sum(self.mul(away, away), &[0]), 1.0 / (n - 1) as f32);
-        // Equal risks have no spread: the root's slope there is cut off.
+        // Equal risks have no spread: 1e-20 bounds the root's slope there.
         let width = self.scale(self.sqrt(self.add_scalar(variance, 1e-20)), 1.06 * (n as f32).powf(-0.2));
         let tail = self.scale(width, normal_quantile(q) as f32);
         let smallest = self.scale(self.max(self.scale(x, -1.0), &[0]), -1.0);

@@ -2,7 +2,9 @@
 
 use super::Act;
 use super::elementwise::padded;
-use crate::core::{Caps, Class, DType, Graph, Kernel, Tensor};
+use super::tile::Tile;
+use super::tuning;
+use crate::core::{DType, Graph, Kernel, Tensor};
 
 /// What a matrix product or convolution does to its result as it writes it: y = act(product + bias) + residual.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,93 +43,6 @@ pub struct Matmul {
     pub transpose_b: bool,
     /// Applied to the result.
     pub epilogue: Epilogue,
-}
-
-/// Shape of the work of a workgroup: `wg_m` x `wg_n` threads, each with r_i x r_j blocks of 4x4, and the slice of K.
-/// Measured: ARCHITECTURE.md, "Tiles".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Tile {
-    pub wg_m: usize,
-    pub wg_n: usize,
-    pub r_i: usize,
-    pub r_j: usize,
-    pub k: usize,
-}
-
-impl Tile {
-    /// The tile for an (m, n) result on this device.
-    pub fn choose(caps: &Caps, m: usize, n: usize) -> Self {
-        let tile = |wg_m, wg_n, r_i, r_j, k| Tile { wg_m, wg_n, r_i, r_j, k };
-        if let Some([wg_m, wg_n, r_i, r_j, k]) = caps.tile {
-            return tile(wg_m, wg_n, r_i, r_j, k);
-        }
-        match caps.class {
-            // Thin results, such as the weight gradients of narrow convolutions, and those of few channels. Five blocks beside
-            // each other leave less of 144 or 288 columns empty than four.
-            Class::Software if m <= 64 && n <= 32 => tile(8, 4, 2, 2, 8),
-            Class::Software if m <= 16 && n <= 64 => tile(1, 8, 4, 2, 8),
-            Class::Software if m <= 64 => tile(m.div_ceil(16).next_power_of_two(), 8, 4, 5, 8),
-            Class::Software if n <= 4 => tile(16, 1, 4, 1, 8),
-            Class::Software if n <= 16 => tile(8, 1, 4, 4, 8),
-            Class::Software if n <= 32 => tile(8, 2, 4, 4, 8),
-            Class::Software if n <= 64 => tile(8, 4, 4, 4, 8),
-            Class::Software if n <= 96 => tile(8, 8, 4, 3, 8),
-            Class::Software => tile(8, 8, 4, 4, 8),
-            _ if m <= 64 || n <= 64 => tile(16, 16, 1, 1, 16),
-            _ => tile(16, 16, 2, 2, 16),
-        }
-    }
-
-    pub fn m(&self) -> usize {
-        self.wg_m * 4 * self.r_i
-    }
-
-    pub fn n(&self) -> usize {
-        self.wg_n * 4 * self.r_j
-    }
-
-    /// Workgroups along the rows and columns of the result.
-    pub fn groups(&self, m: usize, n: usize) -> usize {
-        m.div_ceil(self.m()) * n.div_ceil(self.n())
-    }
-
-    /// The gemm kernel with this tile; loaders and readers are still to be added.
-    pub fn kernel(&self, b_along_k: bool) -> Kernel {
-        let threads = self.wg_m * self.wg_n;
-        Kernel::new("gemm", "main")
-            .int("WG_M", self.wg_m)
-            .int("WG_N", self.wg_n)
-            .int("R_i", self.r_i)
-            .int("R_j", self.r_j)
-            .int("TILE_K", self.k)
-            .int("R_s", (self.m() * self.k / 16).div_ceil(threads))
-            .int("R_t", (self.n() * self.k / 16).div_ceil(threads))
-            .int("B_ALONG_K", b_along_k as usize)
-    }
-}
-
-/// The tile of large matrix products on a device, in words.
-pub fn tiles(caps: &Caps) -> String {
-    let t = Tile::choose(caps, 1024, 1024);
-    let (m, n) = (4 * t.r_i, 4 * t.r_j);
-    format!("{} x {} tiles, {} x {} threads of {m} x {n}, slices of {}", t.m(), t.n(), t.wg_m, t.wg_n, t.k)
-}
-
-/// Tiles for [`Caps::tile`] that this device can run: those worth a try.
-pub fn tile_candidates(caps: &Caps) -> Vec<[usize; 5]> {
-    let mut found = vec![];
-    for [wg_m, wg_n] in [[8, 4], [4, 8], [8, 8], [16, 8], [8, 16], [16, 16]] {
-        for [r_i, r_j] in [[1, 1], [2, 2], [4, 2], [2, 4], [4, 4]] {
-            for k in [8, 16] {
-                let tile = Tile { wg_m, wg_n, r_i, r_j, k };
-                let bytes = 4 * k * (tile.m() + tile.n());
-                if wg_m * wg_n <= caps.invocations && bytes <= caps.workgroup_bytes {
-                    found.push([wg_m, wg_n, r_i, r_j, k]);
-                }
-            }
-        }
-    }
-    found
 }
 
 /// One gemm: everything but the loaders' own numbers.
@@ -200,8 +115,8 @@ impl Graph {
             b,
             a_step: if a0 * a1 == 1 || one_b { 0 } else { m * k },
             b_step: if b0 * b1 == 1 { 0 } else { k * n },
-            load_a: if transpose_a { "gemm/a_cols" } else { "gemm/a_rows" },
-            load_b: if transpose_b { "gemm/b_cols" } else { "gemm/b_rows" },
+            load_a: if transpose_a { "gemm/a_transposed" } else { "gemm/a_plain" },
+            load_b: if transpose_b { "gemm/b_transposed" } else { "gemm/b_plain" },
             vec_a: a.last() % 4 == 0,
             vec_b: b.last() % 4 == 0,
             conv: [0; 11],
@@ -257,18 +172,13 @@ impl Graph {
     pub(crate) fn gemm(&self, call: Gemm) -> Tensor {
         let Gemm { batch, m, n, k, epilogue, .. } = call;
         let rows_of_k =
-            call.load_a == "gemm/a_rows" && call.load_b == "gemm/b_cols" && call.vec_a && call.vec_b;
+            call.load_a == "gemm/a_plain" && call.load_b == "gemm/b_transposed" && call.vec_a && call.vec_b;
         if m <= 4 && rows_of_k && call.a.dtype() == DType::F32 {
-            return self.thin(call);
+            return self.gemv(call);
         }
-        let class = self.caps().class;
         let tile = Tile::choose(self.caps(), m, n);
         let groups = tile.groups(m, n) * batch;
-        let wanted = match class {
-            Class::Software => 4,
-            Class::Integrated => 64,
-            Class::Discrete => 256,
-        };
+        let wanted = tuning::gemm_workgroups(self.caps().class);
         let plain = epilogue.bias.is_none() && epilogue.residual.is_none() && epilogue.act == Act::None;
         // The classes of a strided input gradient have different inner sizes: not cut.
         let plain = plain && call.load_a != "gemm/a_conv_t";
@@ -284,15 +194,15 @@ impl Graph {
             !halves || (call.vec_a && n % 4 == 0 && epilogue.residual.is_none()),
             "product of {a:?} and {b:?}: f16 rows are multiples of four, and nothing is added to them"
         );
-        let kernel = tile.kernel(call.load_b == "gemm/b_cols").part(call.load_a).part(call.load_b);
+        let kernel = tile.kernel(call.load_b == "gemm/b_transposed").part(call.load_a).part(call.load_b);
         let kernel = match (halves, call.vec_a) {
-            (true, _) => kernel.part("gemm/read_a_f16x4").alias("A", "vec2u"),
+            (true, _) => kernel.part("gemm/read_a_f16x4").alias("A", "vec2u").f16(),
             (_, true) => kernel.part("gemm/read_a_vec4").alias("A", "vec4f"),
             (_, false) => kernel.part("gemm/read_a_scalar").alias("A", "f32"),
         };
         let kernel = match (b.dtype(), call.vec_b) {
-            (DType::F16, true) => kernel.part("gemm/read_b_f16x4").alias("B", "vec2u"),
-            (DType::F16, false) => kernel.part("gemm/read_b_f16").alias("B", "u32"),
+            (DType::F16, true) => kernel.part("gemm/read_b_f16x4").alias("B", "vec2u").f16(),
+            (DType::F16, false) => kernel.part("gemm/read_b_f16").alias("B", "u32").f16(),
             (_, true) => kernel.part("gemm/read_b_vec4").alias("B", "vec4f"),
             (_, false) => kernel.part("gemm/read_b_scalar").alias("B", "f32"),
         };
@@ -328,14 +238,14 @@ impl Graph {
         if splits > 1 { self.to(self.reshape(self.sum(y, &[0]), &call.c_shape), dtype) } else { y }
     }
 
-    /// Records a product of few rows: `shaders/thin.wgsl`.
-    fn thin(&self, call: Gemm) -> Tensor {
+    /// Records a product of few rows: `shaders/gemv.wgsl`.
+    fn gemv(&self, call: Gemm) -> Tensor {
         let Gemm { batch, m, n, k, a, b, epilogue, .. } = call;
-        let lanes = if self.caps().class == Class::Software { 8 } else { 16 };
-        let kernel = Kernel::new("thin", "main").int("R_i", m).int("LANES", lanes);
+        let lanes = tuning::gemv_lanes(self.caps().class);
+        let kernel = Kernel::new("gemv", "main").int("R_i", m).int("LANES", lanes);
         let kernel = kernel.part("gemm/read_a_vec4").alias("A", "vec4f").part(epilogue.act.part());
         let kernel = match b.dtype() {
-            DType::F16 => kernel.part("gemm/read_b_f16x4").alias("B", "vec2u"),
+            DType::F16 => kernel.part("gemm/read_b_f16x4").alias("B", "vec2u").f16(),
             _ => kernel.part("gemm/read_b_vec4").alias("B", "vec4f"),
         };
         let given = [epilogue.bias.is_some() as usize, epilogue.residual.is_some() as usize];
@@ -352,7 +262,7 @@ impl Graph {
     }
 
     /// The backward of an epilogue around the backward of a bare product, `inner`. The kernel does not keep the activation's
-    /// input; `product` makes it again, so that only a differentiated graph pays for it.
+    /// input; `product` recomputes it, so that only a differentiated graph pays for it.
     pub(crate) fn epilogue_vjp(
         &self,
         y: Tensor,
@@ -366,7 +276,7 @@ impl Graph {
                 Act::None => dy,
                 act => {
                     let z = product(g, Epilogue { bias: epilogue.bias, ..Default::default() });
-                    g.act_backward(act.part(), z, dy)
+                    g.act_backward(act, z, dy)
                 }
             };
             if let Some(bias) = epilogue.bias {

@@ -3,16 +3,17 @@
 use super::Act;
 use super::half::stored;
 use super::reduce::elements;
-use crate::core::{Call, Class, DType, Graph, Kernel, Tensor};
+use super::tuning;
+use crate::core::{Call, DType, Graph, Kernel, Tensor};
 
 /// What [`Graph::batch_norm`] returns.
 #[derive(Clone, Copy, Debug)]
-pub struct BatchNorm {
+pub struct Normalised {
     /// The normalised tensor.
     pub y: Tensor,
-    /// Mean of each channel in each part (parts, C), for a running average. It has no backward.
+    /// Mean of each channel in each group of the batch (groups, C), for a running average. It has no backward.
     pub mean: Tensor,
-    /// Variance of each channel in each part (parts, C), biased: divided by the count. It has no backward.
+    /// Variance of each channel in each group of the batch (groups, C), biased: divided by the count. It has no backward.
     pub var: Tensor,
 }
 
@@ -38,13 +39,13 @@ impl Graph {
     /// Each row of the last dimension to mean 0 and variance 1, then times `weight` (C) plus `bias` (C): torch's `layer_norm`.
     #[track_caller]
     pub fn layer_norm(&self, x: Tensor, weight: Option<Tensor>, bias: Option<Tensor>, eps: f32) -> Tensor {
-        self.norm_rows(x, true, After { weight, bias, eps, act: Act::None })
+        self.normalise_rows(x, true, After { weight, bias, eps, act: Act::None })
     }
 
     /// x / sqrt(mean(x^2) + eps) over the last dimension, times `weight` (C): torch's `rms_norm`.
     #[track_caller]
     pub fn rms_norm(&self, x: Tensor, weight: Tensor, eps: f32) -> Tensor {
-        self.norm_rows(x, false, After { weight: Some(weight), bias: None, eps, act: Act::None })
+        self.normalise_rows(x, false, After { weight: Some(weight), bias: None, eps, act: Act::None })
     }
 
     /// Each sample's group of neighbouring channels to mean 0 and variance 1, then act(x^ weight + bias): torch's `group_norm` of
@@ -64,22 +65,24 @@ impl Graph {
         let shape = Groups { n, l: x.len() / n / c, groups, width: c / groups };
         let stats = self.column_stats(x, shape);
         let after = After { weight: Some(weight), bias: Some(bias), eps, act };
-        self.norm_columns(x, shape, stats, after, false)
+        self.normalise_columns(x, shape, stats, after, false)
     }
 
-    /// Each channel to mean 0 and variance 1, then times `weight` plus `bias`: torch's `batch_norm` in training, of x (N, .., C). Each of
-    /// `parts` equal parts of the batch has its own statistics, as if they came one after the other. The gradient flows through the
-    /// statistics as well.
+    /// Each channel to mean 0 and variance 1, then times `weight` plus `bias`: torch's `batch_norm` in training, of x (N, .., C). The batch
+    /// is split in `groups` equal groups, each normalised by its own statistics, through which the gradient flows as well.
+    ///
+    /// Unlike [`Graph::group_norm`] it takes no activation: in f16 the derivative would be taken before rounding, and others' results
+    /// would change.
     #[track_caller]
-    pub fn batch_norm(&self, x: Tensor, weight: Tensor, bias: Tensor, eps: f32, parts: usize) -> BatchNorm {
+    pub fn batch_norm(&self, x: Tensor, weight: Tensor, bias: Tensor, eps: f32, groups: usize) -> Normalised {
         let c = x.last();
-        assert!(x.dim(0) % parts == 0, "batch_norm of {x:?} in {parts} equal parts");
-        let shape = Groups { n: parts, l: x.len() / c / parts, groups: c, width: 1 };
+        assert!(x.dim(0) % groups == 0, "batch_norm of {x:?} in {groups} equal groups");
+        let shape = Groups { n: groups, l: x.len() / c / groups, groups: c, width: 1 };
         let stats = self.column_stats(x, shape);
         let after = After { weight: Some(weight), bias: Some(bias), eps, act: Act::None };
-        let y = self.norm_columns(x, shape, stats, after, false);
-        let [mean, var] = [0, 1].map(|i| self.reshape(self.slice(stats, 1, i, 1), &[parts, c]));
-        BatchNorm { y, mean, var }
+        let y = self.normalise_columns(x, shape, stats, after, false);
+        let [mean, var] = [0, 1].map(|i| self.reshape(self.slice(stats, 1, i, 1), &[groups, c]));
+        Normalised { y, mean, var }
     }
 
     /// [`Graph::batch_norm`] with given statistics (C): torch's in evaluation. Gradients flow to x, weight and bias.
@@ -98,11 +101,11 @@ impl Graph {
         let shape = Groups { n: 1, l: x.len() / c, groups: c, width: 1 };
         let stats = self.reshape(self.stop_gradient(self.concat(&[mean, var], 0)), &[1, 2, c]);
         let after = After { weight: Some(weight), bias: Some(bias), eps, act: Act::None };
-        self.norm_columns(x, shape, stats, after, true)
+        self.normalise_columns(x, shape, stats, after, true)
     }
 
     #[track_caller]
-    fn norm_rows(&self, x: Tensor, centered: bool, after: After) -> Tensor {
+    fn normalise_rows(&self, x: Tensor, centered: bool, after: After) -> Tensor {
         let After { weight, bias, eps, .. } = after;
         let c = x.last();
         for t in weight.iter().chain(&bias) {
@@ -110,7 +113,7 @@ impl Graph {
         }
         let rows = x.len() / c;
         let kernel =
-            move |entry| elements(Kernel::new("norm_rows", entry), c).int("CENTERED", centered as usize);
+            move |entry| elements(Kernel::new("layer_norm", entry), c).int("CENTERED", centered as usize);
         let width = if c % 4 == 0 { c / 4 } else { c };
         let ints = [rows, width, weight.is_some() as usize, bias.is_some() as usize];
         // Where there is no weight or bias, x holds its binding.
@@ -145,7 +148,7 @@ impl Graph {
         let call = self.call_columns(columns("moments", s, Act::None, x.dtype()), s, piece, 0.0, &[x]);
         let [mean, squares] = call.outputs([(&parts, DType::F32), (&parts, DType::F32)]);
         let rows = s.n * s.groups;
-        self.call_rows(Kernel::new("norm_groups", "combine"), rows, parts[1] * s.width)
+        self.call_rows(Kernel::new("group_stats", "combine"), rows, parts[1] * s.width)
             .input(mean)
             .input(squares)
             .ints([rows, s.groups, s.width, s.l, piece])
@@ -154,17 +157,14 @@ impl Graph {
 
     /// act(x^ weight + bias) with statistics (n, 2, c), which `frozen` makes constants.
     #[track_caller]
-    fn norm_columns(&self, x: Tensor, s: Groups, stats: Tensor, after: After, frozen: bool) -> Tensor {
+    fn normalise_columns(&self, x: Tensor, s: Groups, stats: Tensor, after: After, frozen: bool) -> Tensor {
         let c = s.groups * s.width;
         let After { weight: Some(weight), bias: Some(bias), eps, act } = after else { unreachable!() };
         assert!(
             weight.shape() == [c] && bias.shape() == [c],
             "weight {weight:?} and bias {bias:?} of the normalisation of {x:?}"
         );
-        let each = match self.caps().class {
-            Class::Software => 16.min(s.l),
-            _ => 4.min(s.l),
-        };
+        let each = tuning::norm_rows(self.caps().class).min(s.l);
         let kernel = move |entry| columns(entry, s, act, x.dtype());
         let inputs = [x, stats, weight, bias];
         let y = self.call_columns(kernel("apply"), s, each, eps, &inputs).output_as(x.shape(), x.dtype());
@@ -182,7 +182,7 @@ impl Graph {
                 true => g.constant(&[1, 2, c], &vec![0.0; 2 * c]),
                 false => g
                     .call_rows(
-                        Kernel::new("norm_groups", "combine_backward"),
+                        Kernel::new("group_stats", "combine_backward"),
                         s.n * s.groups,
                         s.width * parts[1],
                     )
@@ -202,7 +202,7 @@ impl Graph {
         y
     }
 
-    /// Records a kernel of norm_columns, in which a thread has `piece` rows of a column.
+    /// Records a kernel of group_norm.wgsl, in which a thread has `piece` rows of a column.
     fn call_columns(&self, kernel: Kernel, s: Groups, piece: usize, eps: f32, inputs: &[Tensor]) -> Call<'_> {
         let c = s.groups * s.width;
         let c = if c % 4 == 0 { c / 4 } else { c };
@@ -213,11 +213,7 @@ impl Graph {
 
     /// Rows of a column that one thread adds up, so that there is work for all threads.
     fn piece(&self, s: Groups) -> usize {
-        let wanted = match self.caps().class {
-            Class::Software => 1 << 9,
-            Class::Integrated => 1 << 13,
-            Class::Discrete => 1 << 16,
-        };
+        let wanted = tuning::norm_threads(self.caps().class);
         let columns = (s.n * s.groups * s.width).div_ceil(4);
         s.l.div_ceil((wanted / columns).min(s.l / 16).max(1))
     }
@@ -257,8 +253,8 @@ impl Graph {
     }
 }
 
-/// A kernel of norm_columns.
+/// A kernel of group_norm.wgsl.
 fn columns(entry: &'static str, s: Groups, act: Act, dtype: DType) -> Kernel {
     let c = s.groups * s.width;
-    stored(elements(Kernel::new("norm_columns", entry), c), dtype, c).part(act.part())
+    stored(elements(Kernel::new("group_norm", entry), c), dtype, c).part(act.part())
 }

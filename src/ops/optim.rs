@@ -56,9 +56,9 @@ impl Graph {
     pub fn sgd(&self, params: &[(Tensor, Tensor)], lr: Tensor, sgd: Sgd) -> Vec<Tensor> {
         let update = |&(x, grad): &(Tensor, Tensor)| {
             let m = self.moment(x, "momentum_buffer");
-            let call = self.call(Kernel::new("optim", "sgd")).input(grad).input(lr).ints([x.len(), 0]);
-            let call = call.float(sgd.momentum).float(0.0).float(0.0).float(0.0).float(0.0);
-            let y = call.float(sgd.weight_decay).threads(x.len().div_ceil(4), 64).update(&[x, m])[0];
+            let call = self.call(Kernel::new("optim", "sgd")).input(grad).input(lr).ints([x.len()]);
+            let call = call.float(sgd.momentum).float(sgd.weight_decay);
+            let y = call.threads(x.len().div_ceil(4), 64).update(&[x, m])[0];
             self.vjp(y, |_, _| vec![]);
             y
         };

@@ -1,6 +1,7 @@
 //! Reductions.
 
-use crate::core::{Call, Class, DType, Graph, Kernel, Tensor};
+use super::tuning;
+use crate::core::{Call, DType, Graph, Kernel, Tensor};
 
 impl Graph {
     /// Sum over `dims`, which stay as dimensions of size one; f32 also of f16.
@@ -88,7 +89,7 @@ impl Graph {
         let pieces = r.div_ceil(piece);
         let kernel = Kernel::new("reduce", if rows { "rows" } else { "cols" }).part(op);
         let kernel = match x.dtype() {
-            DType::F16 => kernel.alias("X", "u32").part("reduce/f16"),
+            DType::F16 => kernel.alias("X", "u32").part("reduce/f16").f16(),
             _ => kernel.alias("X", "f32").part("reduce/f32"),
         };
         let call = self.call(kernel).input(x).ints([outer, r, inner, piece]).flops(x.len() as f64);
@@ -101,12 +102,11 @@ impl Graph {
     /// Records a kernel that works on whole rows of `width` numbers, with a part in rows/: on a GPU a workgroup has one row, on
     /// a CPU driver a thread does.
     pub(crate) fn call_rows(&self, kernel: Kernel, rows: usize, width: usize) -> Call<'_> {
-        match self.caps().class {
-            Class::Software => self.call(kernel.int("THREADS", 16).part("rows/thread")).threads(rows, 16),
-            _ => {
-                let threads = if width > 8192 { 256 } else { 64 };
-                self.call(kernel.int("THREADS", threads).part("rows/group")).groups(rows)
-            }
+        let (threads, share) = tuning::rows(self.caps().class, width);
+        let kernel = kernel.int("THREADS", threads);
+        match share {
+            true => self.call(kernel.part("rows/group")).groups(rows),
+            false => self.call(kernel.part("rows/thread")).threads(rows, threads),
         }
     }
 }

@@ -44,7 +44,7 @@ impl Graph {
         y
     }
 
-    /// Zeros around `x`: so many (before, after) in each dimension.
+    /// `x` with zeros around it: `by` has (before, after) for each dimension.
     #[track_caller]
     pub fn pad(&self, x: Tensor, by: &[(usize, usize)]) -> Tensor {
         assert_eq!(by.len(), x.rank(), "pad of {x:?}: a pair for each dimension");

@@ -1,15 +1,15 @@
 // The large passes of group normalisation (Wu and He 2018) and batch normalisation (Ioffe and Szegedy 2015), whose statistics
-// norm_groups makes of sums over columns; and the gradients of the weights of all normalisations.
+// group_stats makes of sums over columns; and the gradients of the weights of all normalisations.
 //   moments:        mean and sum of squared differences from it, of each column of each piece (Welford's method)
 //   apply:          y = act(z),  z = x^ w + b,  x^ = (x - mean) / sqrt(var + eps)
 //   sums:           dz and dz x^ added up over each column of each piece, where dz = dy act'(z)
-//   apply_backward: dx = (dz w - m1 - x^ m2) / sqrt(var + eps); m1, m2: means of dz w and dz w x^ over the group, from norm_groups,
+//   apply_backward: dx = (dz w - m1 - x^ m2) / sqrt(var + eps); m1, m2: means of dz w and dz w x^ over the group, from group_stats,
 //                   or zeros where the statistics are constants
 //   row_sums:       dy and dy x^ added up likewise, for the layer and RMS norms, where rows have statistics (mean, 1 / std)
-// All backward kernels make z and x^ again from x.
+// All backward kernels recompute z and x^ from x.
 //
-// x, y, dy, dx (n, l, c), f32 or f16 (a part in stored/); weight, bias (c); stats: mean and var, repeated for each channel, (n, 2, c); means: m1 and m2, (n, 2, c);
-// sums (n, pieces, c). A thread has `piece` rows of one column, and so reads what belongs to the column once.
+// x, y, dy, dx (n, l, c), f32 or f16 (a part in stored/); weight, bias (c); stats: mean and var, repeated for each channel, (n, 2, c);
+// means: m1 and m2, (n, 2, c); sums (n, pieces, c). A thread has `piece` rows of one column, and so reads what belongs to the column once.
 
 struct Params { n: u32, l: u32, c: u32, piece: u32, eps: f32 }
 
@@ -28,6 +28,8 @@ fn piece_of(group: u32, thread: u32) -> Piece {
     let end = select(0u, (row + min(p.piece, p.l - first)) * p.c, n < p.n);
     return Piece(at, n, at % p.c, row * p.c + at % p.c, end);
 }
+
+// ---- moments
 
 @group(0) @binding(2) var<storage, read_write> mean_out: array<E>;
 @group(0) @binding(3) var<storage, read_write> squares_out: array<E>;
@@ -49,6 +51,8 @@ fn moments(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups:
     mean_out[t.at] = mean;
     squares_out[t.at] = squares;
 }
+
+// ---- apply; sums and apply_backward read stats, weight and bias too
 
 @group(0) @binding(2) var<storage, read> stats: array<E>;
 @group(0) @binding(3) var<storage, read> weight: array<E>;
@@ -73,6 +77,8 @@ fn apply(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: v
     }
 }
 
+// ---- sums; apply_backward reads dy too
+
 @group(0) @binding(5) var<storage, read> dy: array<S>;
 @group(0) @binding(6) var<storage, read_write> sum_out: array<E>;
 @group(0) @binding(7) var<storage, read_write> dot_out: array<E>;
@@ -94,6 +100,8 @@ fn sums(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     dot_out[t.at] = dot;
 }
 
+// ---- apply_backward
+
 @group(0) @binding(6) var<storage, read> means: array<E>;
 @group(0) @binding(7) var<storage, read_write> dx: array<S>;
 
@@ -111,6 +119,8 @@ fn apply_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) 
         dx[i] = store(k.r * (dz * k.weight - m1 - normal * m2));
     }
 }
+
+// ---- row_sums
 
 @group(0) @binding(2) var<storage, read> row_dy: array<E>;
 @group(0) @binding(3) var<storage, read> row_stats: array<vec2f>;

@@ -1,7 +1,7 @@
 // Layer normalisation (Ba et al. 2016) and RMS normalisation (Zhang and Sennrich 2019; CENTERED 0: the mean counts as zero).
 //   forward:  y = x^ w + b,  x^ = (x - mean) r,  r = 1 / sqrt(var + eps), mean and (biased) variance of each row
 //   backward: dx = r (u - mean(u) - x^ mean(u x^)),  u = dy w; reads x, dy and what forward kept of each row: mean and r
-// x, y, dy, dx (rows, width); w, b (width), one or both may be missing; stats (rows, 2). The gradients of w and b: norm_columns.
+// x, y, dy, dx (rows, width); w, b (width), one or both may be missing; stats (rows, 2). The gradients of w and b: group_norm.wgsl.
 // One pass of Welford's method finds both moments: the variance of large numbers close together keeps its digits.
 
 struct Params { rows: u32, width: u32, has_weight: u32, has_bias: u32, eps: f32 }
@@ -40,6 +40,8 @@ fn forward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups:
         y[at + i] = v;
     }
 }
+
+// ---- backward. `_b`: the same tensor as above, at another binding.
 
 @group(0) @binding(2) var<storage, read> dy: array<E>;
 @group(0) @binding(3) var<storage, read> weight_b: array<E>;

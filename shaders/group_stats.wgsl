@@ -1,4 +1,4 @@
-// From the sums over columns (norm_columns) to groups of channels. A row is one group of one sample; it has `width` channels.
+// From the sums over columns (group_norm) to groups of channels. A row is one group of one sample; it has `width` channels.
 //   combine:          means and sums of squares (n, pieces, c) -> mean and biased variance of the group (Chan et al. 1979)
 //   combine_backward: sums of dz and dz x^ (n, pieces, c) and the weight (c) -> means of dz w and dz w x^ over the group
 // Both results are (n, 2, c): each channel has what belongs to its group. l: rows of a column; `piece` of them in each piece.
@@ -41,6 +41,8 @@ fn combine(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups:
         stats[at(row, 2u, i) + c] = variance;
     }
 }
+
+// ---- combine_backward
 
 @group(0) @binding(3) var<storage, read> weight: array<f32>;
 @group(0) @binding(4) var<storage, read_write> means: array<f32>;

@@ -1,0 +1,127 @@
+//! Every number in ops that depends on the class of device: one table per kind, with the measurement beside each row. Ops ask here;
+//! none of them says `Class`. What is better for a class of devices belongs here, and nowhere else: results must not depend on a
+//! file in a cache folder, as another tile adds in another order.
+//!
+//! Software was measured on lavapipe (Mesa 22.3, two cores), Discrete on an NVIDIA H200 (driver 580), both in f32 with
+//! `kaleid bench`. Registers were read from AMD's compiler (RADV, RDNA1 to RDNA3) without a card. Integrated GPUs were never
+//! measured: they have what is known to be safe.
+
+use crate::core::Class;
+
+/// The tile of a matrix product with an (m, n) result: threads along m and n, blocks of 4 x 4 a thread along m and n, and the slice
+/// of K that is kept in workgroup memory.
+pub(super) fn tile(class: Class, m: usize, n: usize) -> [usize; 5] {
+    match class {
+        // Matrix product 1024^3: 17.1 GFLOP/s, against 0.97 with one thread per output. Small results (weight gradients of narrow
+        // convolutions, few channels) fill smaller tiles; 144 and 288 columns fill tiles of 5 x 32 better than of 4 x 32.
+        Class::Software if m <= 64 && n <= 32 => [8, 4, 2, 2, 8],
+        Class::Software if m <= 16 && n <= 64 => [1, 8, 4, 2, 8],
+        Class::Software if m <= 64 => [m.div_ceil(16).next_power_of_two(), 8, 4, 5, 8],
+        Class::Software if n <= 4 => [16, 1, 4, 1, 8],
+        Class::Software if n <= 16 => [8, 1, 4, 4, 8],
+        Class::Software if n <= 32 => [8, 2, 4, 4, 8],
+        Class::Software if n <= 64 => [8, 4, 4, 4, 8],
+        Class::Software if n <= 96 => [8, 8, 4, 3, 8],
+        Class::Software => [8, 8, 4, 4, 8],
+        // Not measured.
+        Class::Integrated if m <= 64 || n <= 64 => [16, 16, 1, 1, 16],
+        Class::Integrated => [16, 16, 2, 2, 16],
+        // Small results: not measured.
+        Class::Discrete if m <= 64 || n <= 64 => [16, 16, 1, 1, 16],
+        // TFLOP/s on 4096^3; on a convolution 3 x 3 of 320 channels, 64 x 64 pixels, batch 2:
+        //   8 x 8 threads, 2 x 2 blocks: 30.6; 22.7       16 x 16 threads, 2 x 2 blocks: 28.5; 16.1
+        //   8 x 8 threads, 4 x 2 blocks: 32.8; -          16 x 8 and 8 x 16 threads, 2 x 2 blocks: -; 20.0 and 20.5
+        // Any tile with 4 x 4 blocks spills: 8 to 12 on 4096^3.
+        Class::Discrete => [8, 8, 2, 2, 16],
+    }
+}
+
+/// Workgroups that a matrix product should have: where its tiles are fewer, K is cut into pieces.
+pub(super) fn gemm_workgroups(class: Class) -> usize {
+    match class {
+        Class::Software => 4,    // two cores; not measured against other numbers
+        Class::Integrated => 64, // not measured
+        Class::Discrete => 256,  // not measured
+    }
+}
+
+/// Threads that share a column of a product of few rows (`shaders/gemv.wgsl`).
+pub(super) fn gemv_lanes(class: Class) -> usize {
+    match class {
+        Class::Software => 8, // a SIMD register of f32; not measured against other numbers
+        Class::Integrated | Class::Discrete => 16, // not measured
+    }
+}
+
+/// How attention gives the rows of heads to threads.
+pub(super) struct Attention {
+    /// Threads in a workgroup.
+    pub threads: usize,
+    /// Blocks of four rows that a thread holds.
+    pub rows: usize,
+    /// Vectors of four columns that fit into its registers; wider heads are shared by several threads.
+    pub columns: usize,
+    /// Whether the check that a column exists may be left out where all do.
+    pub unchecked: bool,
+}
+
+/// Attention forward. Software: 45 GFLOP/s (8 heads, 1024 x 40). Discrete: 7.4 TFLOP/s (8 heads, 4096 x 40, batch 2).
+pub(super) fn attention(class: Class) -> Attention {
+    match class {
+        Class::Software => Attention { threads: 32, rows: 4, columns: 10, unchecked: true },
+        // Not measured against other numbers. Heads of 64 take 256 registers on RDNA1, none spilled.
+        Class::Integrated | Class::Discrete => {
+            Attention { threads: 64, rows: 1, columns: 4, unchecked: true }
+        }
+    }
+}
+
+/// The gradient of queries.
+pub(super) fn attention_dq(class: Class) -> Attention {
+    match class {
+        Class::Software => Attention { threads: 32, rows: 2, columns: 10, unchecked: true }, // not measured apart
+        // Heads of 64: 256 registers on RDNA1, none spilled.
+        Class::Integrated | Class::Discrete => {
+            Attention { threads: 64, rows: 1, columns: 2, unchecked: true }
+        }
+    }
+}
+
+/// The gradient of keys and values, of heads of `width` vectors.
+pub(super) fn attention_dkv(class: Class, width: usize) -> Attention {
+    match class {
+        Class::Software => Attention { threads: 32, rows: 2, columns: 10, unchecked: true }, // not measured apart
+        // Without the check whether a column exists, RDNA1's compiler loads two columns so early that it must spill.
+        _ if width > 64 => Attention { threads: 64, rows: 1, columns: 2, unchecked: false },
+        // Heads of 64: 168 registers on RDNA1.
+        _ => Attention { threads: 64, rows: 1, columns: 1, unchecked: true },
+    }
+}
+
+/// Threads in a workgroup of a kernel that works on whole rows of `width` numbers, and whether they share one row (else each has
+/// its own).
+pub(super) fn rows(class: Class, width: usize) -> (usize, bool) {
+    match class {
+        // A barrier costs a CPU driver more than a row.
+        Class::Software => (16, false),
+        // Not measured.
+        Class::Integrated | Class::Discrete => (if width > 8192 { 256 } else { 64 }, true),
+    }
+}
+
+/// Rows of one column that a thread of a normalisation writes, so that it reads what belongs to the column once.
+pub(super) fn norm_rows(class: Class) -> usize {
+    match class {
+        Class::Software => 16,                    // not measured against other numbers
+        Class::Integrated | Class::Discrete => 4, // not measured
+    }
+}
+
+/// Threads that the sums over columns of a normalisation should have.
+pub(super) fn norm_threads(class: Class) -> usize {
+    match class {
+        Class::Software => 1 << 9,    // not measured against other numbers
+        Class::Integrated => 1 << 13, // not measured
+        Class::Discrete => 1 << 16,   // not measured
+    }
+}
