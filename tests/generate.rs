@@ -1,5 +1,5 @@
-//! `kaleid generate` on a model of synthetic weights: images do not depend on their neighbours in a batch, and a run that is taken
-//! up again ends with the same bytes. (Its errors: tests/errors.rs.)
+//! `kaleid generate` on a model of synthetic weights: images do not depend on their neighbours in a batch, and a resumed run ends
+//! with the same bytes. (Its errors: tests/errors.rs.)
 
 mod common;
 

@@ -236,7 +236,7 @@ struct Net<'a> {
 }
 
 impl Net<'_> {
-    /// The way down: appends to `skips`, whose last is the input, everything that the way up concatenates.
+    /// The way down from `skips[0]`: appends every tensor that the way up concatenates.
     fn down(&self, w: &Weights, skips: &mut Vec<Tensor>) {
         let mut h = skips[0];
         for (i, level) in self.cfg.levels.iter().enumerate() {
