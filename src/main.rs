@@ -116,7 +116,7 @@ mod tests {
                     let changed = study.clone().with(&[format!("{table}.{key}={value}")]);
                     changed.is_ok_and(|changed| changed != study)
                 };
-                assert!(values.iter().any(|value| set(value)), "{table}.{key} cannot be set");
+                assert!(values.iter().any(set), "{table}.{key} cannot be set");
                 all += 1;
             }
         }

@@ -168,7 +168,7 @@ impl<'a> Run<'a> {
     /// The step to make, until all are made.
     fn next(&mut self) -> Option<usize> {
         let step = self.step;
-        self.minibatch.is_some().then(|| step)
+        self.minibatch.is_some().then_some(step)
     }
 
     /// Hands an update to the device, and prepares the next while that works.
@@ -212,7 +212,6 @@ impl<'a> Run<'a> {
         self.progress.say(&summary(&record));
         self.records.push(record);
         self.folder.write_records(&self.records)?;
-        self.metrics.draw(&self.trainer, &self.records)?;
         self.clocks = Clocks::new(step + 1, step + 1);
         Ok(())
     }
@@ -232,14 +231,19 @@ impl<'a> Run<'a> {
         record
     }
 
-    /// Writes a checkpoint with every result, now and then between them, and when the run is stopped.
+    /// Writes a checkpoint with every result (and the curves, which are worth less, after it), now and then between them, and when
+    /// the run is stopped.
     fn save_if_due(&mut self, step: usize) -> Result<()> {
-        if !(self.schedule.result_due(step) || stopped() || self.clocks.save_due()) {
+        let result = self.schedule.result_due(step);
+        if !(result || stopped() || self.clocks.save_due()) {
             return Ok(());
         }
         let began = Instant::now();
         self.metrics.flush()?;
         self.folder.save(&self.store, step + 1, &self.swad)?;
+        if result {
+            self.metrics.draw(&self.trainer, &self.records)?;
+        }
         self.clocks.saved(began);
         // After the last step nothing is left to stop.
         if self.minibatch.is_some() { bail_if_stopped() } else { Ok(()) }
