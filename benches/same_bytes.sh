@@ -2,7 +2,7 @@
 # Does a change leave every byte that Kaleid writes as it was? Runs the program on the built-in data (a quick run, each algorithm for
 # three steps, samplers, a planned sweep, the goldens) and prints one checksum per file; recorded times are taken out first.
 #
-#     benches/same_bytes.sh target/release/kaleid /tmp/before > before.txt     # and with the changed program: after.txt
+#     benches/same_bytes.sh target/release/kaleid OUT > before.txt     # and with the changed program: after.txt
 #     diff before.txt after.txt
 #
 # Both times in a folder of the same path: the names of jobs are hashes of settings, of which the data folder is one.

@@ -125,6 +125,8 @@ impl Sweep {
     pub fn jobs(&self, folder: &Path) -> Result<Vec<Job>> {
         let settings = Settings::from_changed(&self.train)
             .with_context(|| format!("{}: train", folder.join(PLAN).display()))?;
+        // Made once: there may be tens of thousands of jobs, and defaults are parsed.
+        let shared = Training { settings, ..Training::new("", "") };
         let mut jobs = vec![];
         for trial_seed in 0..self.trials {
             for (dataset, domains) in &self.datasets {
@@ -136,6 +138,7 @@ impl Sweep {
                                 let text =
                                     format!("({set}, {by}, {test_envs:?}, {hparams_seed}, {trial_seed})");
                                 let training = Training {
+                                    data: data_folder(&self.data_dir, dataset),
                                     extra: self.extra.get(dataset).filter(|_| variant != Variant::O).cloned(),
                                     variant,
                                     test_domains: test_envs.iter().map(|&e| domains[e].clone()).collect(),
@@ -143,8 +146,7 @@ impl Sweep {
                                     hparams_seed,
                                     trial_seed,
                                     seed: seed_hash(&text),
-                                    settings: settings.clone(),
-                                    ..Training::new(data_folder(&self.data_dir, dataset), "")
+                                    ..shared.clone()
                                 };
                                 let args = self.args(dataset, &test_envs, &training);
                                 let out = folder.join(folder_name(&args));
