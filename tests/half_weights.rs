@@ -1,13 +1,16 @@
 //! Graphics cards keep matrices as f16, a CPU does not: every model of the pipeline must record with both. The demo's weights are
 //! stored as f16, so both give the same numbers.
 
-use kaleid::core::{DType, Gpu, GpuOptions, Graph, Plan, Store, Tensor, Weights};
+use kaleid::core::{DType, Gpu, GpuOptions, Tensor, Weights};
 use kaleid::data::config::Config;
 use kaleid::data::image::Rgb;
 use kaleid::engines::clip::{ClipEmbedder, TextEncoder};
+use kaleid::engines::load;
 use kaleid::models::unet::{Inputs, UnetConfig, unet};
 use kaleid::models::vae::{VaeConfig, decode};
 use kaleid::study::demo;
+use kaleid::verify::golden::Comparison;
+use std::cell::RefCell;
 use std::path::Path;
 
 fn gpu() -> Gpu {
@@ -17,10 +20,8 @@ fn gpu() -> Gpu {
 /// Runs `f` with weights of both types.
 fn both(what: &str, f: impl Fn(DType) -> Vec<f32>) {
     let [whole, half] = [DType::F32, DType::F16].map(f);
-    let largest = whole.iter().fold(0f32, |m, v| m.max(v.abs()));
-    let error = whole.iter().zip(&half).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / largest;
-    assert_eq!(whole.len(), half.len(), "{what}");
-    assert!(error < 1e-5, "{what}: f16 weights are {error:e} off");
+    let comparison = Comparison::new(what, &half, &whole, 1e-5);
+    assert!(comparison.holds(), "{comparison:?}");
 }
 
 #[test]
@@ -43,18 +44,16 @@ fn text_and_image_towers_take_f16_weights() {
 fn unet_and_autoencoder_take_f16_weights() {
     let (gpu, folder) = (gpu(), demo::folder(Path::new(demo::BUILTIN), "stable-diffusion"));
     let run = |part: &str, dtype, record: &dyn Fn(&Weights, &dyn Fn(&str, &[usize]) -> Tensor) -> Tensor| {
-        let g = Graph::new(gpu.caps());
-        let w = Weights::new(&g, dtype);
-        let inputs = std::cell::RefCell::new(vec![]);
-        let input = |name: &str, shape: &[usize]| {
-            inputs.borrow_mut().push((name.to_string(), shape.iter().product::<usize>()));
-            g.input(name, shape, DType::F32)
-        };
-        g.output("out", record(&w, &input));
-        let mut store = Store::new(&gpu);
-        store.load(&folder.sub(part).weights().unwrap(), &w).unwrap();
-        drop(w);
-        let mut plan = Plan::new(&gpu, g, &store).unwrap();
+        let inputs = RefCell::new(vec![]);
+        let weights = folder.sub(part).weights().unwrap();
+        let mut plan = load(&gpu, dtype, &weights, |w| {
+            let input = |name: &str, shape: &[usize]| {
+                inputs.borrow_mut().push((name.to_string(), shape.iter().product::<usize>()));
+                w.graph().input(name, shape, DType::F32)
+            };
+            w.graph().output("out", record(w, &input));
+        })
+        .unwrap();
         for (name, n) in inputs.into_inner() {
             let values: Vec<f32> = (0..n).map(|k| (k * 7919 % 1009) as f32 / 504.5 - 1.0).collect();
             plan.write(&name, &values).unwrap();
