@@ -15,6 +15,7 @@ pub mod preprocess;
 pub mod python;
 pub mod rng;
 pub mod synthetic;
+pub mod text;
 pub mod tokenizer;
 
 use anyhow::{Context, Result};

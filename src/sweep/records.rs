@@ -1,7 +1,7 @@
 //! The results of a sweep: `results.jsonl` of every job's folder, as DomainBed and `kaleid train` write them.
 
 use super::Sweep;
-use crate::data::known;
+use crate::data::{known, text};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -61,7 +61,12 @@ impl Records {
         let mut records = Records::default();
         for file in files {
             let bytes = std::fs::read(&file).with_context(|| format!("{}: cannot read", file.display()))?;
-            records.add(&file, &String::from_utf8_lossy(&bytes));
+            // One damaged line costs itself, not the file.
+            let readable = String::from_utf8_lossy(&bytes).into_owned().into_bytes();
+            match text::decode(&file.display().to_string(), readable) {
+                Ok(text) => records.add(&file, &text),
+                Err(error) => records.warnings.push(format!("{error}; it is left out")),
+            }
         }
         if records.all.is_empty() {
             records.warnings.push(format!("{}: no results here yet", folder.display()));
@@ -119,7 +124,7 @@ impl Records {
 
 /// A line of the results.jsonl at `file`; none, if it is not a whole one.
 pub fn record(file: &Path, line: &str) -> Option<Record> {
-    let row: Map<String, Value> = serde_json::from_str(&without_nan(line)).ok()?;
+    let row: Map<String, Value> = serde_json::from_value(text::json(line).ok()?).ok()?;
     let args = row.get("args")?;
     let text = |name: &str| args[name].as_str().map(str::to_string);
     let envs = args["test_envs"].as_array()?.iter().map(|e| Some(e.as_u64()? as usize));
@@ -144,34 +149,9 @@ pub fn record(file: &Path, line: &str) -> Option<Record> {
     })
 }
 
-/// The JSON of a line of Python's, which writes numbers that are not finite as bare words: they become null.
-fn without_nan(line: &str) -> String {
-    let (mut out, mut quoted, mut escaped) = (String::with_capacity(line.len()), false, false);
-    let mut rest = line;
-    while let Some(c) = rest.chars().next() {
-        let word = ["NaN", "-Infinity", "Infinity"].into_iter().find(|w| !quoted && rest.starts_with(w));
-        if let Some(word) = word {
-            out += "null";
-            rest = &rest[word.len()..];
-            continue;
-        }
-        quoted ^= c == '"' && !escaped;
-        escaped = c == '\\' && !escaped;
-        out.push(c);
-        rest = &rest[c.len_utf8()..];
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nan_is_null_outside_of_strings() {
-        let line = r#"{"a": NaN, "b": [-Infinity, Infinity], "NaN \" NaN": "Infinity"}"#;
-        assert_eq!(without_nan(line), r#"{"a": null, "b": [null, null], "NaN \" NaN": "Infinity"}"#);
-    }
 
     #[test]
     fn broken_lines_are_warned_of() {
