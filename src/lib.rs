@@ -18,7 +18,7 @@
 //! g.output("loss", loss);
 //!
 //! let mut store = Store::new(&gpu);
-//! store.load(&Checkpoint::synthetic(), &w)?; // Weights drawn from their names.
+//! store.load(&Checkpoint::synthetic(), &w.params())?; // Weights drawn from their names.
 //! let mut plan = Plan::new(&gpu, g, &store)?; // Buffers are shared, pipelines compiled.
 //! plan.write("x", &[0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0])?;
 //! plan.write_u32("labels", &[0, 1, 1, 0])?;

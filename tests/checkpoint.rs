@@ -66,7 +66,8 @@ fn folders() {
     write(folder, "x-1.safetensors", &[("one", &[1])]);
     assert!(Checkpoint::open(folder).unwrap().contains("one"));
     write(folder, "x-2.safetensors", &[("second", &[2])]);
-    assert!(error(Checkpoint::open(folder)).contains("several files of weights"));
+    let several = error(Checkpoint::open(folder));
+    assert!(several.contains("(x-1.safetensors, x-2.safetensors): move all away but the one"), "{several}");
     let index = folder.join("model.safetensors.index.json");
     let list = |text: &str| std::fs::write(&index, format!(r#"{{"weight_map": {text}}}"#)).unwrap();
     list(r#"{"one": "x-1.safetensors", "second": "x-2.safetensors"}"#);
@@ -102,7 +103,6 @@ fn broken_files_say_what_and_where() {
     };
     assert!(of(file(&two("b", "[16,32]"), 32)).is_ok());
     for broken in [
-        Vec::new(),
         vec![1, 2, 3],
         file(whole, 15),
         file(whole, 17),
@@ -127,10 +127,21 @@ fn broken_files_say_what_and_where() {
         file(&two("a.weight", "[16,32]"), 32),
         [&(1u64 << 40).to_le_bytes()[..], &[b' '; 100]].concat(),
         [&(-8i64).to_le_bytes()[..], &[b' '; 100]].concat(),
-        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n".to_vec(),
     ] {
         let text = error(of(broken));
-        assert!(text.starts_with("w.safetensors: not a whole safetensors file ("), "{text}");
+        let whats = ["not a whole safetensors file (", "its header is none of safetensors"];
+        assert!(whats.iter().any(|what| text.starts_with(&format!("w.safetensors: {what}"))), "{text}");
+    }
+    for (bytes, what) in [
+        (vec![], "an empty file: download it again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n".to_vec(), "a Git LFS pointer"),
+        (b"<!DOCTYPE html><html>".to_vec(), "a web page, not the file"),
+        // Upstream refuses it as well; another download would be the same.
+        (file(&whole.replacen('{', r#"{"__metadata__":{"epoch":3},"#, 1), 16), "expected a string"),
+    ] {
+        let text = error(of(bytes));
+        assert!(text.starts_with("w.safetensors: ") && text.contains(what), "{text}");
+        assert!(!text.contains("download it again") || what.contains("download"), "{text}");
     }
     let ints = of(file(&whole.replace("F32", "I32"), 16)).unwrap();
     assert_eq!(ints.u32s("a.weight").unwrap(), [0; 4]);
@@ -145,6 +156,24 @@ fn broken_files_say_what_and_where() {
     assert_eq!(near, "w.safetensors: no tensor x.a.bias (it has a.weight)");
     let absent = error(Checkpoint::open("no/such/model.safetensors"));
     assert!(absent.starts_with("no/such/model.safetensors: cannot open the weights"), "{absent}");
+}
+
+#[test]
+fn shards_of_a_variant_are_found_in_both_spellings() {
+    let index = r#"{"weight_map": {"a": "model.fp16-00001-of-00002.safetensors", "b": "model.fp16-00002-of-00002.safetensors"}}"#;
+    for other in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("model.safetensors.index.fp16.json"), index).unwrap();
+        for (part, tensor) in ["00001", "00002"].into_iter().zip(["a", "b"]) {
+            let name = match other {
+                false => format!("model.fp16-{part}-of-00002.safetensors"),
+                true => format!("model-{part}-of-00002.fp16.safetensors"),
+            };
+            write(dir.path(), &name, &[(tensor, &[1])]);
+        }
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a", "b"]);
+    }
 }
 
 #[test]

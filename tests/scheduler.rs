@@ -44,6 +44,40 @@ fn timesteps(name: Option<&str>, steps: usize) -> Vec<f32> {
 }
 
 #[test]
+fn what_other_solvers_say_stands_for_dpmpps_own_as_in_diffusers() {
+    let plain = r#""beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012"#;
+    let new = |more: &str, name: Option<&str>| {
+        let config = Config::parse("scheduler_config.json", &format!("{{{plain}{more}}}"));
+        config.and_then(|c| Scheduler::new(&c, name)).map_err(|e| e.to_string())
+    };
+    let timesteps = |more: &str, name| new(more, name).unwrap().points(10).unwrap().timesteps;
+    let own = timesteps("", Some("dpmpp-2m"));
+    let saved = r#", "_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver++",
+        "solver_type": "midpoint", "solver_order": 2, "lambda_min_clipped": -Infinity, "variance_type": null"#;
+    assert_eq!(timesteps(saved, None), own);
+    for other in [
+        r#", "_class_name": "UniPCMultistepScheduler", "solver_type": "bh2""#,
+        r#", "_class_name": "UniPCMultistepScheduler", "solver_type": "bh1", "solver_order": 2.0"#,
+        r#", "_class_name": "DEISMultistepScheduler", "algorithm_type": "deis", "solver_type": "logrho""#,
+        r#", "_class_name": "DDPMScheduler", "variance_type": "fixed_small", "clip_sample_range": 1.0"#,
+        // Less than any timestep has.
+        r#", "_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -5.1"#,
+    ] {
+        assert_eq!(timesteps(other, Some("dpmpp-2m")), own, "{other}");
+    }
+    let refused = |more, says| {
+        let error = new(more, Some("dpmpp-2m")).unwrap_err();
+        assert!(error.contains(says), "{error}");
+    };
+    refused(r#", "lambda_min_clipped": -1.5"#, "lambda_min_clipped = -1.5 is not supported");
+    refused(r#", "lambda_min_clipped": NaN"#, "lambda_min_clipped = \"NaN\" must be a number");
+    refused(r#", "variance_type": "learned_range""#, "variance_type = \"learned_range\" is not supported");
+    refused(r#", "solver_type": "heun""#, "solver_type = \"heun\" is not supported");
+    let error = new(&saved.replace("-Infinity", "Infinity"), None).unwrap_err();
+    assert!(error.contains("lambda_min_clipped = \"Infinity\" must be a number"), "{error}");
+}
+
+#[test]
 fn another_scheduler_takes_its_own_defaults_for_absent_keys() {
     assert_eq!(timesteps(None, 50)[..4], [981.0, 961.0, 961.0, 941.0]);
     assert_eq!(timesteps(Some("ddim"), 20)[..2], [951.0, 901.0]);

@@ -35,6 +35,43 @@ fn a_tokenizer_json_is_read_and_its_own_length_does_not_count() {
     assert_eq!(tokenizer.encode("a red bird a").unwrap(), [1, 2, 3, 4]);
 }
 
+/// CLIP's tokenizer of a few letters, with more files.
+fn clip(folder: &Path, files: &[(&str, &str)]) -> Tokenizer {
+    let vocab =
+        r#"{"a": 0, "b": 1, "a</w>": 2, "b</w>": 3, "ab</w>": 4, "<|startoftext|>": 5, "<|endoftext|>": 6}"#;
+    for (name, text) in
+        [("vocab.json", vocab), ("merges.txt", "#version: 0.2\na b</w>\n")].iter().chain(files)
+    {
+        std::fs::write(folder.join(name), text).unwrap();
+    }
+    open(folder).unwrap()
+}
+
+#[test]
+fn tokens_that_were_added_to_a_vocabulary_keep_their_ids() {
+    let decoder = r#"{"added_tokens_decoder": {"5": {"content": "<|startoftext|>", "special": true, "lstrip": false, "rstrip": false,
+        "normalized": true, "single_word": false}, "9": {"__type": "AddedToken", "content": "<cat>", "special": false, "lstrip": false,
+        "rstrip": false, "normalized": false, "single_word": false}}}"#;
+    for files in [[("added_tokens.json", r#"{"<cat>": 9}"#)], [("tokenizer_config.json", decoder)]] {
+        let dir = tempfile::tempdir().unwrap();
+        let tokenizer = clip(dir.path(), &files);
+        assert_eq!(tokenizer.encode("ab <cat>b").unwrap(), [5, 4, 9, 3, 6], "{files:?}");
+        assert_eq!(tokenizer.encode("a").unwrap(), [5, 2, 6]);
+    }
+}
+
+#[test]
+fn what_is_cut_off_is_known_by_its_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tokenizer = clip(dir.path(), &[]);
+    tokenizer.pad_to(5).unwrap();
+    assert_eq!(tokenizer.lost("a b ab").unwrap(), "");
+    assert_eq!(tokenizer.lost("A  b ab, a AB").unwrap(), ", a AB");
+    assert_eq!(tokenizer.lost("a b b a b a b a, é ab").unwrap(), "a b a b a, é ab");
+    assert_eq!(tokenizer.encode("a b b a").unwrap(), [5, 2, 3, 3, 6]);
+    assert_eq!(tokenizer.lost("").unwrap(), "");
+}
+
 #[test]
 fn broken_tokenizers_say_what_and_where() {
     let dir = tempfile::tempdir().unwrap();

@@ -56,7 +56,7 @@ fn record(cfg: &UnetConfig, h: usize, w: usize, timesteps: &[f32], gradients: bo
         }
     }
     let mut store = Store::new(&gpu);
-    store.load(&Checkpoint::synthetic(), &weights).unwrap();
+    store.load(&Checkpoint::synthetic(), &weights.params()).unwrap();
     let names = params.iter().map(|p| p.0.clone()).collect();
     let mut plan = Plan::new(&gpu, g, &store).unwrap();
     plan.write("x", &synthetic::tensor("conv.x", &[2 * h * w * 4, 1])).unwrap();

@@ -5,7 +5,7 @@
 //! 2. Liveness: a tensor lives from the node that makes it to the last node that reads it.
 //! 3. Whole buffers are shared, best fit first, by tensors whose lives do not overlap.
 
-use super::graph::{Graph, Inner, Kind};
+use super::graph::{Inner, Kind};
 use std::collections::{HashMap, HashSet};
 
 /// Bytes of device memory that a plan uses.
@@ -21,16 +21,33 @@ pub struct Memory {
     pub unshared: usize,
 }
 
-impl Memory {
-    /// What running `graph` takes, without taking it.
-    pub fn of(graph: &Graph) -> Memory {
-        let inner = graph.inner.borrow();
-        Layout::new(&inner).memory(&inner)
-    }
+/// What a plan needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Needs {
+    /// Device memory.
+    pub memory: Memory,
+    /// Floating point operations of a run.
+    pub flops: f64,
+}
 
+impl Memory {
     /// What has to be there at once.
     pub fn total(&self) -> usize {
         self.state.saturating_add(self.input).saturating_add(self.activation)
+    }
+}
+
+impl std::ops::Add for Memory {
+    type Output = Memory;
+
+    /// Of plans that share neither states nor buffers.
+    fn add(self, other: Memory) -> Memory {
+        Memory {
+            state: self.state.saturating_add(other.state),
+            input: self.input.saturating_add(other.input),
+            activation: self.activation.saturating_add(other.activation),
+            unshared: self.unshared.saturating_add(other.unshared),
+        }
     }
 }
 
@@ -67,6 +84,12 @@ impl Layout {
         let used = outputs.iter().copied().chain(last.keys().copied()).collect();
         let (slot, slots) = share(inner, &live, &last, &outputs);
         Layout { live, slot, slots, used }
+    }
+
+    /// What a plan of the live nodes needs.
+    pub fn needs(&self, inner: &Inner) -> Needs {
+        let flops = self.live.iter().map(|&n| inner.nodes[n].flops).sum();
+        Needs { memory: self.memory(inner), flops }
     }
 
     /// Bytes of what the layout uses, by kind.

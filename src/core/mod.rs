@@ -32,7 +32,7 @@ pub use dtype::DType;
 pub use gpu::{Gpu, OutOfMemory};
 pub use graph::{Graph, Init};
 pub use kernel::Kernel;
-pub use layout::Memory;
+pub use layout::{Memory, Needs};
 pub use plan::Plan;
 pub use profile::Profile;
 pub(crate) use store::torch_shape;

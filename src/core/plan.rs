@@ -6,7 +6,7 @@ use super::download::Later;
 use super::dtype::DType;
 use super::gpu::{Gpu, OutOfMemory};
 use super::graph::{Graph, Inner, Kind};
-use super::layout::{Layout, Memory};
+use super::layout::{Layout, Memory, Needs};
 use super::profile::{Profile, Row};
 use super::steps::{Step, split, steps, time};
 use super::store::Store;
@@ -93,15 +93,15 @@ fn shared_buffers(gpu: &Gpu, inner: &Inner, layout: &Layout) -> Result<Vec<wgpu:
     layout.slots.iter().enumerate().map(buffer).collect()
 }
 
-/// Refuses a graph that the adapter cannot hold: before its weights are read, or made up.
+/// What a graph needs; refuses one that the adapter cannot hold: before its weights are read, or made up.
 ///
 /// # Errors
 /// A tensor that the adapter's limits do not allow; more memory than there is.
-pub fn check(gpu: &Gpu, graph: &Graph) -> Result<()> {
+pub fn check(gpu: &Gpu, graph: &Graph) -> Result<Needs> {
     let inner = graph.inner.borrow();
     indexable(gpu, &inner)?;
     let layout = Layout::new(&inner);
-    let memory = layout.memory(&inner);
+    let Needs { memory, flops } = layout.needs(&inner);
     let tensors = layout.used.iter().map(|id| &inner.tensors[*id]);
     let kept = tensors.filter_map(|(t, kind)| match kind {
         Kind::State(name, _) | Kind::Input(name) => Some((name.as_str(), t.bytes())),
@@ -110,7 +110,8 @@ pub fn check(gpu: &Gpu, graph: &Graph) -> Result<()> {
     for (name, bytes) in kept.chain(layout.slots.iter().map(|&bytes| ("an intermediate result", bytes))) {
         gpu.allows(name, bytes).with_context(|| format!("the plan needs {memory}"))?;
     }
-    fits(gpu, &memory, memory.total())
+    fits(gpu, &memory, memory.total())?;
+    Ok(Needs { memory, flops })
 }
 
 /// Refuses sizes that kernels cannot index.
@@ -133,11 +134,10 @@ impl Plan {
     pub fn new(gpu: &Gpu, graph: Graph, store: &Store) -> Result<Self> {
         let inner = graph.inner.into_inner();
         let layout = Layout::new(&inner);
-        let memory = layout.memory(&inner);
+        let Needs { memory, flops } = layout.needs(&inner);
         if super::debug_level() >= 1 {
             let (live, all) = (layout.live.len(), inner.nodes.len());
-            let gflop: f64 = layout.live.iter().map(|&n| inner.nodes[n].flops).sum::<f64>() / 1e9;
-            eprintln!("plan: {live} of {all} dispatches live, {gflop:.2} GFLOP, {memory}");
+            eprintln!("plan: {live} of {all} dispatches live, {:.2} GFLOP, {memory}", flops / 1e9);
         }
         indexable(gpu, &inner)?;
         fits(gpu, &memory, memory.input.saturating_add(memory.activation))?;
@@ -318,7 +318,10 @@ impl Plan {
 
 /// Refuses a plan that would make a machine swap: a software adapter has the host's memory and takes more than there is. wgpu does
 /// not report other adapters' free memory; there, creating the buffer fails. `more`: bytes of the plan that are not taken yet.
-fn fits(gpu: &Gpu, memory: &Memory, more: usize) -> Result<()> {
+///
+/// # Errors
+/// [`OutOfMemory`].
+pub fn fits(gpu: &Gpu, memory: &Memory, more: usize) -> Result<()> {
     let Some(available) = host_memory().filter(|_| gpu.caps().class == Class::Software) else {
         return Ok(());
     };

@@ -128,14 +128,14 @@ impl Store {
         Ok((entry.shape, data))
     }
 
-    /// Sets every parameter that a model asked `weights` for to what `checkpoint` holds under its name.
+    /// Sets parameters, as [`Weights::params`] lists those that a model asked for, to what `checkpoint` holds under their names.
     ///
     /// # Errors
     /// A tensor that the checkpoint lacks or holds in another shape; no device memory.
-    pub fn load(&mut self, checkpoint: &Checkpoint, weights: &Weights) -> Result<()> {
-        for (name, t) in weights.params() {
+    pub fn load(&mut self, checkpoint: &Checkpoint, params: &[(String, Tensor)]) -> Result<()> {
+        for (name, t) in params {
             let shape = torch_shape(t.shape());
-            self.write_as(&name, &shape, t.dtype(), &checkpoint.f32(&name, &shape)?)?;
+            self.write_as(name, &shape, t.dtype(), &checkpoint.f32(name, &shape)?)?;
         }
         Ok(())
     }

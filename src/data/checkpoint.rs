@@ -1,25 +1,16 @@
 //! Checkpoints: named tensors in safetensors files, mapped into memory and converted to f32 when asked for.
 
-use super::{synthetic, write_atomic};
+use super::text::stand_in;
+use super::{synthetic, weight_files, write_atomic};
 use anyhow::{Context, Result, anyhow, bail};
 use half::{bf16, f16};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::de::{IgnoredAny, MapAccess, Visitor};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-
-/// Names of the one file in a Hugging Face folder that holds the weights, most wanted first.
-pub(super) const FILES: [&str; 6] = [
-    "model.safetensors",
-    "diffusion_pytorch_model.safetensors",
-    "model.fp16.safetensors",
-    "diffusion_pytorch_model.fp16.safetensors",
-    "pytorch_model.safetensors",
-    "pytorch_model.fp16.safetensors",
-];
+use std::path::Path;
 
 /// Named tensors of a model, in one file or several. Tensors are read when asked for.
 pub struct Checkpoint {
@@ -59,22 +50,26 @@ struct Entry {
 }
 
 impl Checkpoint {
-    /// Opens a safetensors file, or the one that a folder holds: shards listed in a `*.safetensors.index.json`,
-    /// `model.safetensors`, `diffusion_pytorch_model.safetensors`, their `.fp16` variants, else the only `*.safetensors`.
+    /// Opens a safetensors file, the index of several, or what a folder holds under one of the usual names: see
+    /// [`weight_files`].
     ///
     /// # Errors
     /// No such file, a file that is no whole safetensors file, an index that names what is not there.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let path = path.as_ref();
         let mut checkpoint = Checkpoint::empty(path.display().to_string());
-        let file = if path.is_dir() { weights_in(path)? } else { path.to_path_buf() };
-        if file.extension().is_some_and(|e| e == "json") {
-            checkpoint.add_index(&file)?;
-        } else {
+        let file = if path.is_dir() { weight_files::find(path)? } else { path.to_path_buf() };
+        if file.extension().is_none_or(|e| e != "json") {
             checkpoint.name = file.display().to_string();
             checkpoint.add_file(&file)?;
+            return Ok(checkpoint);
         }
-        Ok(checkpoint)
+        let (shards, tensors) = weight_files::shards(&file)?;
+        shards.iter().try_for_each(|shard| checkpoint.add_file(shard))?;
+        match tensors.iter().find(|name| !checkpoint.contains(name)) {
+            Some(name) => bail!("{}: {name} is in none of the files it lists", file.display()),
+            None => Ok(checkpoint),
+        }
     }
 
     /// A safetensors file that lies in memory, such as one inside the program; `name` says so in error messages.
@@ -135,6 +130,25 @@ impl Checkpoint {
         self
     }
 
+    /// Sees that it holds a floating-point tensor of this name and shape, without reading its values.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::f32`], but for the numbers.
+    pub fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
+        if self.synthetic {
+            return Ok(());
+        }
+        let entry = self.entry(name)?;
+        let file = &self.shards[entry.shard].name;
+        if trimmed(&entry.shape) != trimmed(shape) {
+            bail!("{file}: {name} has shape {:?}, expected {shape:?}", entry.shape);
+        }
+        match entry.dtype {
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64 => Ok(()),
+            other => bail!("{file}: {name} holds {other:?}, expected F32, F16, BF16 or F64"),
+        }
+    }
+
     /// All values of a tensor, which must have torch's shape `shape` (sizes of 1 at its end do not count: a 1x1 convolution
     /// may be stored as a matrix, and a matrix as a 1x1 convolution).
     ///
@@ -144,11 +158,8 @@ impl Checkpoint {
         if self.synthetic {
             return Ok(synthetic::tensor(name, shape));
         }
+        self.check(name, shape)?;
         let entry = self.entry(name)?;
-        if trimmed(&entry.shape) != trimmed(shape) {
-            let file = &self.shards[entry.shard].name;
-            bail!("{file}: {name} has shape {:?}, expected {shape:?}", entry.shape);
-        }
         self.convert(name, entry, 0..entry.shape.iter().product())
     }
 
@@ -245,8 +256,19 @@ impl Checkpoint {
     /// Adds every tensor of a safetensors file.
     fn add(&mut self, name: String, bytes: Bytes) -> Result<()> {
         let slice = bytes.slice();
-        let (header, metadata) = SafeTensors::read_metadata(slice).map_err(|e| {
-            anyhow!("{name}: not a whole safetensors file ({} bytes): {e}; download it again", slice.len())
+        if let Some(what) = stand_in(slice) {
+            bail!("{name}: {what}");
+        }
+        let (header, metadata) = SafeTensors::read_metadata(slice).map_err(|e| match e {
+            SafeTensorError::InvalidHeaderDeserialization(e) => {
+                anyhow!("{name}: its header is none of safetensors: {e}; what wrote it made a mistake")
+            }
+            e => {
+                anyhow!(
+                    "{name}: not a whole safetensors file ({} bytes): {e}; download it again",
+                    slice.len()
+                )
+            }
         })?;
         // The parser keeps the last of two entries of one name.
         if let Ok(Names(Some(twice))) = serde_json::from_slice(&slice[8..8 + header]) {
@@ -281,28 +303,6 @@ impl Checkpoint {
         let map = map.with_context(|| format!("{}: cannot map the weights into memory", file.display()))?;
         self.add(file.display().to_string(), Bytes::Mapped(map))
     }
-
-    /// Adds the shards that an index lists: `{"weight_map": {tensor: file}}`.
-    fn add_index(&mut self, index: &Path) -> Result<()> {
-        let at = index.display();
-        let text = std::fs::read_to_string(index).with_context(|| format!("{at}: cannot read the index"))?;
-        let json: Value = serde_json::from_str(&text).map_err(|e| anyhow!("{at}: not valid JSON: {e}"))?;
-        let Some(map) = json["weight_map"].as_object() else { bail!("{at}: no weight_map in it") };
-        let mut files: Vec<&str> = map.values().filter_map(Value::as_str).collect();
-        files.sort_unstable();
-        files.dedup();
-        for file in files {
-            // Shards lie beside their index: a path that leads elsewhere is not followed.
-            if Path::new(file).file_name() != Some(file.as_ref()) {
-                bail!("{at}: {file:?} is not the name of a file in this folder");
-            }
-            self.add_file(&index.with_file_name(file))?;
-        }
-        match map.keys().find(|name| !self.contains(name)) {
-            Some(name) => bail!("{at}: {name} is in none of the files it lists"),
-            None => Ok(()),
-        }
-    }
 }
 
 /// The first name that a JSON object holds twice.
@@ -327,28 +327,6 @@ impl<'de> serde::Deserialize<'de> for Names {
             }
         }
         deserializer.deserialize_map(Keys)
-    }
-}
-
-/// The file with the weights of a Hugging Face folder, or the index of its shards.
-fn weights_in(folder: &Path) -> Result<PathBuf> {
-    let read = std::fs::read_dir(folder).with_context(|| format!("{}: cannot read", folder.display()))?;
-    let mut names: Vec<String> =
-        read.filter_map(|e| e.ok()?.file_name().into_string().ok()).filter(|n| !n.starts_with('.')).collect();
-    names.sort();
-    let index = names.iter().find(|n| n.ends_with(".safetensors.index.json"));
-    let known = FILES.iter().find(|f| names.iter().any(|n| n == *f));
-    if let Some(name) = known.copied().or(index.map(String::as_str)) {
-        return Ok(folder.join(name));
-    }
-    let any: Vec<&String> = names.iter().filter(|n| n.ends_with(".safetensors")).collect();
-    match any[..] {
-        [only] => Ok(folder.join(only)),
-        [] if names.iter().any(|n| n.ends_with(".bin") || n.ends_with(".pt") || n.ends_with(".pth")) => {
-            bail!("{}: only pickled weights; convert them to safetensors", folder.display())
-        }
-        [] => bail!("{}: no *.safetensors file in this folder", folder.display()),
-        _ => bail!("{}: several files of weights ({any:?}); name one", folder.display()),
     }
 }
 

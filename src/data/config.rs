@@ -2,9 +2,9 @@
 //! asks for something that is not implemented is refused, never ignored. Keys that are absent or null take the class's default.
 
 use super::folder::Folder;
-use anyhow::{Context, Result, anyhow, bail};
+use super::text::{self, whole};
+use anyhow::{Result, anyhow, bail};
 use serde_json::{Map, Value};
-use std::path::Path;
 
 /// One JSON object of a configuration, and its name for error messages (`unet/config.json`, `config.json: text_config`).
 #[derive(Clone, Debug)]
@@ -14,15 +14,6 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads a JSON file, or `config.json` inside a folder.
-    pub fn open(path: impl AsRef<Path>) -> Result<Config> {
-        let path = path.as_ref();
-        let file = if path.is_dir() { path.join("config.json") } else { path.to_path_buf() };
-        let text = std::fs::read_to_string(&file)
-            .with_context(|| format!("{}: cannot read the configuration", file.display()))?;
-        Config::parse(file.display().to_string(), &text)
-    }
-
     /// `config.json` of a folder, which may be one inside the program.
     pub fn of(folder: &Folder) -> Result<Config> {
         Config::parse(folder.name("config.json"), &folder.text("config.json")?)
@@ -31,7 +22,7 @@ impl Config {
     /// Reads JSON text; `name` says in error messages where it comes from.
     pub fn parse(name: impl Into<String>, text: &str) -> Result<Config> {
         let name = name.into();
-        match serde_json::from_str(text) {
+        match text::json(text) {
             Ok(Value::Object(keys)) => Ok(Config { name, keys }),
             Ok(_) => bail!("{name}: not a JSON object"),
             Err(e) => bail!("{name}: not valid JSON: {e}"),
@@ -79,7 +70,7 @@ impl Config {
 
     /// A token id or another whole number that may be 0.
     pub fn u32(&self, key: &str, default: impl Into<Option<u32>>) -> Result<u32> {
-        self.read(key, default, "a whole number from 0", |v| v.as_u64().and_then(|n| n.try_into().ok()))
+        self.read(key, default, "a whole number from 0", |v| whole(v).and_then(|n| n.try_into().ok()))
     }
 
     /// A finite number, where f32 would lose digits that matter.
@@ -169,7 +160,7 @@ impl Config {
 
 /// At least 1, and small enough that a product of a few sizes does not overflow.
 fn size(v: &Value) -> Option<usize> {
-    v.as_u64().filter(|n| (1..1 << 30).contains(n)).map(|n| n as usize)
+    whole(v).filter(|n| (1..1 << 30).contains(n)).map(|n| n as usize)
 }
 
 fn list<T>(v: &Value, item: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {

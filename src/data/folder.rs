@@ -1,6 +1,7 @@
 //! A folder of files: on disk, or inside the program. Models open either in the same way.
 
-use super::checkpoint::{self, Checkpoint};
+use super::checkpoint::Checkpoint;
+use super::{text, weight_files};
 use anyhow::{Context, Result, bail};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -97,10 +98,9 @@ impl Folder {
     /// Contents of a text file.
     ///
     /// # Errors
-    /// As [`Folder::read`]; bytes that are not UTF-8.
+    /// As [`Folder::read`] and [`text::decode`].
     pub fn text(&self, file: &str) -> Result<String> {
-        let text = String::from_utf8(self.read(file)?.into_owned());
-        text.with_context(|| format!("{}: not a text in UTF-8", self.name(file)))
+        text::decode(&self.name(file), self.read(file)?.into_owned())
     }
 
     /// The safetensors file `file`.
@@ -121,7 +121,7 @@ impl Folder {
     pub fn weights(&self) -> Result<Checkpoint> {
         match self {
             Folder::Disk(path) => Checkpoint::open(path),
-            Folder::Embedded(..) => match checkpoint::FILES.iter().find(|f| self.has(f)) {
+            Folder::Embedded(..) => match weight_files::FILES.iter().find(|f| self.has(f)) {
                 Some(file) => self.tensors(file),
                 None => bail!("{}: no weights in it", self.name("")),
             },

@@ -5,6 +5,7 @@ pub mod check;
 pub mod checkpoint;
 pub mod config;
 pub mod dataset;
+pub mod disk;
 pub mod folder;
 pub mod image;
 pub mod images;
@@ -17,6 +18,7 @@ pub mod rng;
 pub mod synthetic;
 pub mod text;
 pub mod tokenizer;
+pub mod weight_files;
 
 use anyhow::{Context, Result};
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! What happens to an image before a network sees it, as preprocessor_config.json says.
 
 use super::config::Config;
+use super::folder::Folder;
 use super::image::{Filter, Rgb};
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
@@ -19,13 +20,34 @@ pub struct Preprocess {
 }
 
 impl Preprocess {
+    /// Of a model's folder: the `image_processor` inside processor_config.json, which transformers writes since its version 5, else
+    /// preprocessor_config.json; with neither, as OpenAI's CLIP, which is said.
+    ///
+    /// # Errors
+    /// As [`Preprocess::new`].
+    pub fn open(folder: &Folder) -> Result<Preprocess> {
+        let (new, old) = ("processor_config.json", "preprocessor_config.json");
+        let open = |file: &str| Config::parse(folder.name(file), &folder.text(file)?);
+        if folder.has(new) {
+            let config = open(new)?;
+            if config.get("image_processor").is_some() {
+                return Preprocess::new(&config.sub("image_processor")?);
+            }
+        }
+        if folder.has(old) {
+            return Preprocess::new(&open(old)?);
+        }
+        eprintln!("{}: neither {old} nor {new}: images are prepared as for OpenAI's CLIP", folder.name(""));
+        Preprocess::new(&Config::parse(folder.name(old), "{}")?)
+    }
+
     /// Reads a preprocessor_config.json; absent keys are those of OpenAI's CLIP.
     ///
     /// # Errors
     /// A key whose value is wrong or not supported.
     pub fn new(config: &Config) -> Result<Preprocess> {
         for key in ["do_resize", "do_center_crop", "do_rescale", "do_normalize"] {
-            config.only(key, &[true.into()])?;
+            config.only(key, &[true.into(), Value::Null])?;
         }
         if (config.f64("rescale_factor", 1.0 / 255.0)? - 1.0 / 255.0).abs() > 1e-9 {
             return Err(config.unsupported("rescale_factor", config.f64("rescale_factor", None)?));

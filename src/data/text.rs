@@ -2,6 +2,7 @@
 //! their place.
 
 use anyhow::{Context, Result, anyhow};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::path::Path;
 
@@ -55,13 +56,22 @@ pub fn read(path: impl AsRef<Path>) -> Result<String> {
     decode(&name, std::fs::read(&path).with_context(|| format!("{name}: cannot read"))?)
 }
 
-/// The value of a JSON text. Python's bare `NaN`, `Infinity` and `-Infinity` are read as texts of these words, since JSON has no
+/// What a JSON text says. Python's bare `NaN`, `Infinity` and `-Infinity` are read as texts of these words, since JSON has no
 /// such numbers.
 ///
 /// # Errors
 /// The parser's.
-pub fn json(text: &str) -> serde_json::Result<Value> {
-    serde_json::from_str(text).or_else(|_| serde_json::from_str(&quoted_words(text)))
+pub fn json<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
+    serde_json::from_str(text).or_else(|e| match quoted_words(text) {
+        quoted if quoted == text => Err(e),
+        quoted => serde_json::from_str(&quoted),
+    })
+}
+
+/// A whole number from 0; 42.0 is one too, since tables that were written by pandas know no others beside empty places.
+pub fn whole(value: &Value) -> Option<u64> {
+    let float = || value.as_f64().filter(|f| f.fract() == 0.0 && (0.0..9e15).contains(f)).map(|f| f as u64);
+    value.as_u64().or_else(float)
 }
 
 /// The text with quotes around Python's words for numbers that are not finite.
@@ -91,8 +101,8 @@ mod tests {
     fn pythons_words_are_texts_outside_of_texts() {
         let line = r#"{"a": NaN, "b": [-Infinity, Infinity], "NaN \" NaN": "Infinity"}"#;
         let value = serde_json::json!({"a": "NaN", "b": ["-Infinity", "Infinity"], "NaN \" NaN": "Infinity"});
-        assert_eq!(json(line).unwrap(), value);
-        assert!(json("{\"a\": nan}").is_err());
+        assert_eq!(json::<Value>(line).unwrap(), value);
+        assert!(json::<Value>("{\"a\": nan}").is_err());
     }
 
     #[test]

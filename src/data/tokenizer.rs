@@ -2,9 +2,11 @@
 
 use super::folder::Folder;
 use super::one_line;
+use super::text::{self, whole};
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value, json};
-use tokenizers::{PaddingParams, PaddingStrategy, TruncationParams};
+use std::collections::BTreeMap;
+use tokenizers::{Encoding, PaddingParams, PaddingStrategy, TruncationParams};
 
 /// CLIP splits text into contractions, runs of letters, single digits and runs of anything else.
 const CLIP_PATTERN: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
@@ -28,9 +30,9 @@ impl Tokenizer {
     /// Files that are missing or not what a tokenizer is made of.
     pub fn open(folder: &Folder) -> Result<Tokenizer> {
         let (name, json) = if folder.has("tokenizer.json") {
-            (folder.name("tokenizer.json"), folder.read("tokenizer.json")?)
+            (folder.name("tokenizer.json"), folder.text("tokenizer.json")?.into_bytes())
         } else if folder.has("vocab.json") {
-            (folder.name("vocab.json"), serde_json::to_vec(&clip(folder)?)?.into())
+            (folder.name("vocab.json"), serde_json::to_vec(&clip(folder)?)?)
         } else {
             bail!("{}: neither tokenizer.json nor vocab.json with merges.txt in it", folder.name(""));
         };
@@ -46,7 +48,7 @@ impl Tokenizer {
             token.as_str().or_else(|| token.get("content")?.as_str()).map(str::to_string)
         };
         let pad = named(&special).or(named(&config)).unwrap_or(END.to_string());
-        let max_length = config.get("model_max_length").and_then(Value::as_u64);
+        let max_length = config.get("model_max_length").and_then(whole);
         Ok(Tokenizer {
             pad: inner.token_to_id(&pad),
             max_length: max_length.filter(|&n| n < 1 << 20).map(|n| n as usize),
@@ -86,10 +88,21 @@ impl Tokenizer {
     /// # Errors
     /// A text that the tokenizer cannot encode.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, true);
-        let encoding = encoding
-            .map_err(|e| anyhow!("{}: cannot encode {text:?}: {}", self.name, one_line(&e.to_string())))?;
-        Ok(encoding.get_ids().to_vec())
+        self.ids(self.inner.encode_fast(text, true), text)
+    }
+
+    /// The end of a text that [`Tokenizer::pad_to`] cuts off; empty for most.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn lost<'t>(&self, text: &'t str) -> Result<&'t str> {
+        let encoding = self.encoded(self.inner.encode(text, true), text)?;
+        let word = |e: &Encoding| {
+            let special = e.get_special_tokens_mask();
+            e.get_offsets().iter().zip(special).find(|(_, s)| **s == 0).map(|(offsets, _)| offsets.0)
+        };
+        let from = encoding.get_overflowing().first().and_then(word);
+        Ok(from.and_then(|from| text.get(from..)).unwrap_or_default())
     }
 
     /// Ids of a text that spells its special tokens itself, such as a rendered chat.
@@ -97,10 +110,15 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_raw(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false);
-        let encoding = encoding
-            .map_err(|e| anyhow!("{}: cannot encode {text:?}: {}", self.name, one_line(&e.to_string())))?;
-        Ok(encoding.get_ids().to_vec())
+        self.ids(self.inner.encode_fast(text, false), text)
+    }
+
+    fn ids(&self, encoded: tokenizers::Result<Encoding>, text: &str) -> Result<Vec<u32>> {
+        Ok(self.encoded(encoded, text)?.get_ids().to_vec())
+    }
+
+    fn encoded(&self, encoded: tokenizers::Result<Encoding>, text: &str) -> Result<Encoding> {
+        encoded.map_err(|e| anyhow!("{}: cannot encode {text:?}: {}", self.name, one_line(&e.to_string())))
     }
 
     /// Text of ids, special tokens left out.
@@ -111,6 +129,11 @@ impl Tokenizer {
         self.inner
             .decode(ids, true)
             .map_err(|e| anyhow!("{}: cannot decode: {}", self.name, one_line(&e.to_string())))
+    }
+
+    /// What error messages call its file.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Id of a token.
@@ -126,7 +149,7 @@ impl Tokenizer {
 
 /// The `tokenizer.json` that CLIP's own files stand for: lower case, words ending in `</w>`, bytes as letters.
 fn clip(folder: &Folder) -> Result<Value> {
-    let vocab = optional(folder, "vocab.json")?;
+    let mut vocab = optional(folder, "vocab.json")?;
     let merges = folder.text("merges.txt")?;
     let lines = merges.lines().filter(|l| !l.starts_with("#version") && !l.trim().is_empty());
     let merges: Vec<Vec<&str>> = lines.map(|l| l.split(' ').collect()).collect();
@@ -134,7 +157,7 @@ fn clip(folder: &Folder) -> Result<Value> {
         bail!("{}: {:?} is not a pair of tokens", folder.name("merges.txt"), bad.join(" "));
     }
     let id = |token: &str| {
-        let id = vocab.get(token).and_then(Value::as_u64);
+        let id = vocab.get(token).and_then(whole);
         id.with_context(|| format!("{}: no token {token}", folder.name("vocab.json")))
     };
     let (start, end) = (id(START)?, id(END)?);
@@ -142,13 +165,20 @@ fn clip(folder: &Folder) -> Result<Value> {
         json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
             "normalized": false, "special": true})
     };
+    let mut added = vec![special(start, START), special(end, END)];
+    for token in added_tokens(folder, &[START, END])? {
+        // Beside the others, or it would get the next free id instead of its own.
+        let content = token["content"].as_str().unwrap_or_default().to_string();
+        vocab.entry(content).or_insert(token["id"].clone());
+        added.push(token);
+    }
     let byte_level =
         json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     Ok(json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
-        "added_tokens": [special(start, START), special(end, END)],
+        "added_tokens": added,
         "normalizer": {"type": "Sequence", "normalizers": [
             {"type": "NFC"},
             {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
@@ -167,12 +197,38 @@ fn clip(folder: &Folder) -> Result<Value> {
     }))
 }
 
+/// Tokens that were added to a vocabulary, but those `known`: of `added_tokens.json` ({token: id}), else of the
+/// `added_tokens_decoder` in `tokenizer_config.json` ({id: token and how it is found}).
+fn added_tokens(folder: &Folder, known: &[&str]) -> Result<Vec<Value>> {
+    let (file, config) = ("added_tokens.json", "tokenizer_config.json");
+    let mut tokens = BTreeMap::new();
+    for (content, id) in optional(folder, file)? {
+        let id = whole(&id).with_context(|| format!("{}: {content} has no id", folder.name(file)))?;
+        let token = json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": true, "special": false});
+        tokens.insert(id, token);
+    }
+    if let Some(Value::Object(decoder)) = optional(folder, config)?.remove("added_tokens_decoder") {
+        for (id, mut token) in decoder {
+            let number = id.parse().with_context(|| format!("{}: {id:?} is no id", folder.name(config)))?;
+            let Some(fields) = token.as_object_mut() else {
+                bail!("{}: the added token {id} is no object", folder.name(config));
+            };
+            fields.insert("id".into(), json!(number));
+            fields.remove("__type");
+            tokens.insert(number, token);
+        }
+    }
+    tokens.retain(|_, token| !known.iter().any(|k| token["content"] == *k));
+    Ok(tokens.into_values().collect())
+}
+
 /// The JSON object in a file; empty where there is none.
 fn optional(folder: &Folder, file: &str) -> Result<Map<String, Value>> {
     if !folder.has(file) {
         return Ok(Map::new());
     }
-    match serde_json::from_slice(&folder.read(file)?) {
+    match text::json(&folder.text(file)?) {
         Ok(Value::Object(keys)) => Ok(keys),
         Ok(_) => bail!("{}: not a JSON object", folder.name(file)),
         Err(e) => bail!("{}: not valid JSON: {e}", folder.name(file)),

@@ -31,12 +31,21 @@ fn read(config: &Config, karras: bool) -> Result<(Noise, Box<dyn Sampler>)> {
     config.only("use_lu_lambdas", &[json!(false), Value::Null])?;
     config.only("use_flow_sigmas", &[json!(false), Value::Null])?;
     config.only("final_sigmas_type", &[json!("zero")])?;
-    config.only("algorithm_type", &[json!("dpmsolver++")])?;
-    config.only("solver_type", &[json!("midpoint")])?;
+    // What other solvers have under these keys stands for this one's own, as in diffusers.
+    config.only("algorithm_type", &[json!("dpmsolver++"), json!("deis")])?;
+    config.only("solver_type", &["midpoint", "logrho", "bh1", "bh2"].map(Value::from))?;
     config.only("solver_order", &[json!(2)])?;
-    config.only("variance_type", &[Value::Null])?;
-    let defaults = Defaults { spacing: "linspace", ..DEFAULTS };
-    Ok((Noise::read(config, defaults)?, Box::new(DpmSolver { karras })))
+    // Only learned variances change what the model's output is.
+    let fixed = ["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"].map(Value::from);
+    config.only("variance_type", &[&[Value::Null], &fixed[..]].concat())?;
+    let noise = Noise::read(config, Defaults { spacing: "linspace", ..DEFAULTS })?;
+    // Timesteps of more noise than this are left out; most files say minus infinity, which Python writes as a bare word.
+    let clipped = config.get("lambda_min_clipped").filter(|v| *v != "-Infinity");
+    let least = -noise.sigma((noise.len() - 1) as f64).ln();
+    if clipped.is_some() && config.f64("lambda_min_clipped", None)? > least {
+        return Err(config.unsupported("lambda_min_clipped", clipped.cloned()));
+    }
+    Ok((noise, Box::new(DpmSolver { karras })))
 }
 
 impl Sampler for DpmSolver {

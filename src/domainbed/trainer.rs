@@ -6,7 +6,9 @@ use super::samples::Rows;
 use super::saving::Saving;
 use super::spec::{AVERAGE, Spec};
 use super::step::{Filler, Step, filled_name};
-use crate::core::{DType, Graph, Init, Later, Memory, OutOfMemory, Plan, Store, plan, torch_shape};
+use crate::core::{
+    DType, Gpu, Graph, Init, Later, Memory, Needs, OutOfMemory, Plan, Store, Tensor, plan, torch_shape,
+};
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,19 +41,37 @@ impl Trainer {
         spec: &Spec,
         init: impl Fn(&str, &[usize], Option<usize>) -> Result<Vec<f32>>,
     ) -> Result<Trainer> {
-        let savings = Saving::all(spec.network, spec.recompute, spec.envs, spec.envs * spec.batch);
+        let (saving, turns) = with_saving(spec, |saving| {
+            let turns = (0..algorithm.turns())
+                .map(|turn| Recorded::new(store.gpu(), &*algorithm, spec, turn, saving)?.load(store, &init));
+            turns.collect::<Result<Vec<_>>>()
+        })?;
         let (envs, seed, average_from) = (spec.envs, spec.seed, spec.average_from);
-        let mut tried = savings.into_iter().peekable();
-        loop {
-            let saving = tried.next().context("no way to record the update")?;
-            let all = 0..algorithm.turns();
-            let turns = all.map(|turn| Turn::new(store, &*algorithm, spec, turn, saving, &init));
-            match turns.collect::<Result<Vec<_>>>() {
-                Ok(turns) => return Ok(Trainer { turns, algorithm, envs, seed, average_from, saving }),
-                Err(e) if e.downcast_ref::<OutOfMemory>().is_some() && tried.peek().is_some() => {}
-                Err(e) => return Err(e),
-            }
-        }
+        Ok(Trainer { turns, algorithm, envs, seed, average_from, saving })
+    }
+
+    /// What an update will take, without taking it: records updates as [`Trainer::new`] does, and asks `check` of each parameter, by
+    /// name and torch's shape. Where kinds of updates take turns, the largest memory and the mean of the operations.
+    ///
+    /// # Errors
+    /// Too little device memory; an error of `check`.
+    pub fn needs(
+        gpu: &Gpu,
+        algorithm: &dyn Algorithm,
+        spec: &Spec,
+        check: impl Fn(&str, &[usize]) -> Result<()>,
+    ) -> Result<Needs> {
+        let (_, turns) = with_saving(spec, |saving| {
+            let turns = (0..algorithm.turns()).map(|turn| Recorded::new(gpu, algorithm, spec, turn, saving));
+            turns.collect::<Result<Vec<_>>>()
+        })?;
+        turns
+            .iter()
+            .flat_map(|turn| &turn.params)
+            .try_for_each(|(name, t)| check(name, &torch_shape(t.shape())))?;
+        let memory = turns.iter().map(|turn| turn.needs.memory).max_by_key(Memory::total).unwrap_or_default();
+        let flops = turns.iter().map(|turn| turn.needs.flops).sum::<f64>() / turns.len() as f64;
+        Ok(Needs { memory, flops })
     }
 
     /// Begins the average anew with the weights after `step`.
@@ -177,16 +197,36 @@ impl Logged {
     }
 }
 
-impl Turn {
+/// What `plan` makes with as little recomputed as the device's memory allows.
+fn with_saving<T>(spec: &Spec, mut plan: impl FnMut(Saving) -> Result<T>) -> Result<(Saving, T)> {
+    let savings = Saving::all(spec.network, spec.recompute, spec.envs, spec.envs * spec.batch);
+    let mut tried = savings.into_iter().peekable();
+    loop {
+        let saving = tried.next().context("no way to record the update")?;
+        match plan(saving) {
+            Err(e) if e.downcast_ref::<OutOfMemory>().is_some() && tried.peek().is_some() => {}
+            done => return Ok((saving, done?)),
+        }
+    }
+}
+
+/// One kind of update, seen to fit the device; no parameter has a value yet.
+struct Recorded {
+    graph: Graph,
+    logged: Vec<&'static str>,
+    fillers: Vec<Filler>,
+    params: Vec<(String, Tensor)>,
+    needs: Needs,
+}
+
+impl Recorded {
     fn new(
-        store: &mut Store,
+        gpu: &Gpu,
         algorithm: &dyn Algorithm,
         spec: &Spec,
         turn: usize,
         saving: Saving,
-        init: impl Fn(&str, &[usize], Option<usize>) -> Result<Vec<f32>>,
-    ) -> Result<Turn> {
-        let gpu = store.gpu().clone();
+    ) -> Result<Recorded> {
         let g = Graph::new(gpu.caps());
         let step = Step::new(&g, spec, turn, saving);
         let values = algorithm.update(&step);
@@ -202,8 +242,8 @@ impl Turn {
                 g.ema(average, t, rate);
             }
         }
-        plan::check(&gpu, &g)?;
-        let memory = Memory::of(&g);
+        let needs = plan::check(gpu, &g)?;
+        let memory = needs.memory;
         if let Some(limit) = spec.memory.filter(|&limit| memory.total() > limit) {
             let text = format!(
                 "a step needs {memory}, and may take {} MiB: choose a smaller size or batch, or more --memory",
@@ -211,8 +251,18 @@ impl Turn {
             );
             return Err(OutOfMemory(text).into());
         }
-        let held = store.names();
         let params = step.w.params();
+        let fillers = step.into_fillers();
+        Ok(Recorded { graph: g, logged: values.iter().map(|v| v.0).collect(), fillers, params, needs })
+    }
+
+    /// The update over the parameters in `store`; those that it lacks get the values of `init`.
+    fn load(
+        self,
+        store: &mut Store,
+        init: impl Fn(&str, &[usize], Option<usize>) -> Result<Vec<f32>>,
+    ) -> Result<Turn> {
+        let (held, params) = (store.names(), &self.params);
         for (name, t) in params.iter().filter(|p| !held.contains(&p.0)) {
             let shape = torch_shape(t.shape());
             // Of a bias, that of its weight.
@@ -221,8 +271,7 @@ impl Turn {
             let fan_in = weight.map(|(_, t)| t.len() / t.dim(0));
             store.write(name, &shape, &init(name, &shape, fan_in)?)?;
         }
-        let fillers = step.into_fillers();
-        let plan = Plan::new(&gpu, g, store)?;
-        Ok(Turn { plan, logged: values.iter().map(|v| v.0).collect(), fillers })
+        let plan = Plan::new(&store.gpu().clone(), self.graph, store)?;
+        Ok(Turn { plan, logged: self.logged, fillers: self.fillers })
     }
 }

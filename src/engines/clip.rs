@@ -1,7 +1,7 @@
 //! CLIP on a device: from prompts to the context of Stable Diffusion, from images and texts to embeddings.
 
-use super::load;
-use crate::core::{DType, Gpu, Plan};
+use super::Part;
+use crate::core::{DType, Gpu, Needs};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::config::Config;
 use crate::data::folder::Folder;
@@ -24,12 +24,18 @@ pub fn embed(config: &TextConfig, checkpoint: &Checkpoint, prefix: &str, ids: &[
     checkpoint.rows_f32(&name, ids, &[config.vocab_size, config.hidden_size()])
 }
 
+/// Sees that the checkpoint has the table that [`embed`] reads.
+fn check_table(config: &TextConfig, checkpoint: &Checkpoint, prefix: &str) -> Result<()> {
+    let name = format!("{prefix}embeddings.token_embedding.weight");
+    checkpoint.check(&name, &[config.vocab_size, config.hidden_size()])
+}
+
 /// A text encoder of Stable Diffusion on a device: from prompts to the context that the UNet attends to.
 pub struct TextEncoder {
     config: TextConfig,
     tokenizer: Tokenizer,
     checkpoint: Checkpoint,
-    plan: Plan,
+    part: Part,
 }
 
 impl TextEncoder {
@@ -57,17 +63,35 @@ impl TextEncoder {
         let config = TextConfig::new(config)?;
         tokenizer.pad_to(config.positions)?;
         let checkpoint = clip::modern_names(checkpoint);
-        let plan = load(gpu, dtype, &checkpoint, |w| {
+        check_table(&config, &checkpoint, "")?;
+        let part = Part::open(gpu, dtype, &checkpoint, |w| {
             let shape = [1, config.positions, config.hidden_size()];
             let tokens = w.graph().input("tokens", &shape, DType::F32);
             w.graph().output("context", clip::text_model(w, &config, tokens));
         })?;
-        Ok(TextEncoder { config, tokenizer, checkpoint, plan })
+        Ok(TextEncoder { config, tokenizer, checkpoint, part })
     }
 
     /// Shape of the context of one prompt: tokens, width.
     pub fn shape(&self) -> [usize; 2] {
         [self.config.positions, self.config.hidden_size()]
+    }
+
+    /// What encoding one prompt takes.
+    pub fn needs(&self) -> Needs {
+        self.part.needs()
+    }
+
+    /// The end of a prompt that does not fit, and so does not reach the image; empty for most.
+    ///
+    /// # Errors
+    /// A prompt that the tokenizer cannot encode, or of tokens that the encoder does not know.
+    pub fn lost<'p>(&self, prompt: &'p str) -> Result<&'p str> {
+        let known = self.config.vocab_size;
+        if let Some(id) = self.tokenizer.encode(prompt)?.into_iter().find(|&id| id as usize >= known) {
+            bail!("{}: token {id} of {prompt:?}; the text encoder has {known}", self.tokenizer.name());
+        }
+        self.tokenizer.lost(prompt)
     }
 
     /// The context of each prompt, one after the other: (B, tokens, width). Prompts are cut off where they are too long.
@@ -78,9 +102,10 @@ impl TextEncoder {
         let mut out = Vec::with_capacity(prompts.len() * self.shape().iter().product::<usize>());
         for prompt in prompts {
             let ids = self.tokenizer.encode(prompt)?;
-            self.plan.write("tokens", &embed(&self.config, &self.checkpoint, "", &ids)?)?;
-            self.plan.run()?;
-            out.extend(self.plan.read("context")?);
+            let plan = self.part.plan(&self.checkpoint)?;
+            plan.write("tokens", &embed(&self.config, &self.checkpoint, "", &ids)?)?;
+            plan.run()?;
+            out.extend(plan.read("context")?);
         }
         Ok(out)
     }
@@ -92,11 +117,8 @@ pub struct ClipEmbedder {
     preprocess: Preprocess,
     tokenizer: Tokenizer,
     checkpoint: Checkpoint,
-    gpu: Gpu,
-    dtype: DType,
-    /// Made when first asked for.
-    images: Option<Plan>,
-    texts: Option<Plan>,
+    images: Part,
+    texts: Part,
 }
 
 /// Embeddings of images, one row per image.
@@ -109,20 +131,23 @@ pub struct ImageEmbeds {
 }
 
 impl ClipEmbedder {
-    /// Opens the folder of a `CLIPModel` with its tokenizer and, if it has one, its preprocessor_config.json; matrices are
-    /// kept as `dtype`.
+    /// Opens the folder of a `CLIPModel` with its tokenizer and what it says of images; matrices are kept as `dtype`.
     ///
     /// # Errors
     /// A missing or broken file; a configuration that is not supported.
     pub fn open(gpu: &Gpu, folder: &Folder, dtype: DType) -> Result<ClipEmbedder> {
-        const FILE: &str = "preprocessor_config.json";
         let config = Config::of(folder)?;
         if config.class()? != "CLIPModel" {
             return Err(config.unsupported("architectures", config.class()?));
         }
-        let text = if folder.has(FILE) { folder.text(FILE)? } else { "{}".to_string() };
-        let preprocess = Preprocess::new(&Config::parse(folder.name(FILE), &text)?)?;
-        ClipEmbedder::new(gpu, &config, preprocess, folder.weights()?, Tokenizer::open(folder)?, dtype)
+        ClipEmbedder::new(
+            gpu,
+            &config,
+            Preprocess::open(folder)?,
+            folder.weights()?,
+            Tokenizer::open(folder)?,
+            dtype,
+        )
     }
 
     /// An embedder of these parts.
@@ -143,17 +168,29 @@ impl ClipEmbedder {
             let (crop, size) = (preprocess.crop, config.vision.image_size);
             bail!("{name}: image_size = {size}, but the preprocessor's crop_size is {crop}");
         }
-        tokenizer.pad_to(config.text.positions)?;
-        Ok(ClipEmbedder {
-            config,
-            preprocess,
-            tokenizer,
-            checkpoint,
-            gpu: gpu.clone(),
-            dtype,
-            images: None,
-            texts: None,
-        })
+        let (size, length, hidden) =
+            (config.vision.image_size, config.text.positions, config.text.hidden_size());
+        tokenizer.pad_to(length)?;
+        check_table(&config.text, &checkpoint, "text_model.")?;
+        let images = Part::open(gpu, dtype, &checkpoint, |w| {
+            let pixels = w.graph().input("pixels", &[BATCH, size, size, 3], DType::F32);
+            let hidden = clip::vision_model(&w.sub("vision_model"), &config.vision, pixels);
+            let features = clip::image_features(w, &config, hidden);
+            w.graph().output("features", features);
+            w.graph().output("embeds", clip::normalize(w.graph(), features));
+        })?;
+        let texts = Part::open(gpu, dtype, &checkpoint, |w| {
+            let tokens = w.graph().input("tokens", &[BATCH, length, hidden], DType::F32);
+            let end = w.graph().input("end", &[BATCH, 1, length], DType::F32);
+            let states = clip::text_model(&w.sub("text_model"), &config.text, tokens);
+            w.graph().output("embeds", clip::text_embeds(w, &config, states, end));
+        })?;
+        Ok(ClipEmbedder { config, preprocess, tokenizer, checkpoint, images, texts })
+    }
+
+    /// What the two towers take, of images and of texts, for the images or texts of one run.
+    pub fn needs(&self) -> [Needs; 2] {
+        [self.images.needs(), self.texts.needs()]
     }
 
     /// Numbers in an embedding.
@@ -167,17 +204,7 @@ impl ClipEmbedder {
     /// A checkpoint that lacks a tensor; a device that fails.
     pub fn images(&mut self, images: &[Rgb]) -> Result<ImageEmbeds> {
         let size = self.config.vision.image_size;
-        if self.images.is_none() {
-            let plan = load(&self.gpu, self.dtype, &self.checkpoint, |w| {
-                let pixels = w.graph().input("pixels", &[BATCH, size, size, 3], DType::F32);
-                let hidden = clip::vision_model(&w.sub("vision_model"), &self.config.vision, pixels);
-                let features = clip::image_features(w, &self.config, hidden);
-                w.graph().output("features", features);
-                w.graph().output("embeds", clip::normalize(w.graph(), features));
-            })?;
-            self.images = Some(plan);
-        }
-        let plan = self.images.as_mut().expect("made above");
+        let plan = self.images.plan(&self.checkpoint)?;
         let mut embeds = ImageEmbeds::default();
         for images in images.chunks(BATCH) {
             let pixels: Vec<Vec<f32>> =
@@ -202,16 +229,7 @@ impl ClipEmbedder {
     /// A checkpoint that lacks a tensor or does not belong to the tokenizer; a device that fails.
     pub fn texts(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
         let (length, hidden) = (self.config.text.positions, self.config.text.hidden_size());
-        if self.texts.is_none() {
-            let plan = load(&self.gpu, self.dtype, &self.checkpoint, |w| {
-                let tokens = w.graph().input("tokens", &[BATCH, length, hidden], DType::F32);
-                let end = w.graph().input("end", &[BATCH, 1, length], DType::F32);
-                let states = clip::text_model(&w.sub("text_model"), &self.config.text, tokens);
-                w.graph().output("embeds", clip::text_embeds(w, &self.config, states, end));
-            })?;
-            self.texts = Some(plan);
-        }
-        let plan = self.texts.as_mut().expect("made above");
+        let plan = self.texts.plan(&self.checkpoint)?;
         let mut out = Vec::with_capacity(texts.len());
         for texts in texts.chunks(BATCH) {
             let mut ids = Vec::with_capacity(BATCH * length);

@@ -1,6 +1,7 @@
 //! A language model on a device: it reads tokens and continues them.
 
-use crate::core::{DType, Gpu, Graph, Init, Plan, Store, Weights};
+use super::{check, load_weights};
+use crate::core::{DType, Gpu, Graph, Init, Plan, Store, Weights, plan};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::config::Config;
 use crate::models::llama::{LlamaConfig, llama};
@@ -15,10 +16,7 @@ const UNSEEN: f32 = -1e30;
 /// A language model on a device, with the text it has read so far.
 pub struct Llama {
     config: LlamaConfig,
-    gpu: Gpu,
     checkpoint: Checkpoint,
-    store: Store,
-    dtype: DType,
     /// Rows of each slice of the head's matrix: the whole may be more than the device lets a kernel see.
     slices: Vec<usize>,
     /// By the number of tokens that a run takes.
@@ -40,51 +38,43 @@ impl Llama {
         dtype: DType,
     ) -> Result<Llama> {
         let config = LlamaConfig::new(config)?;
-        let mut store = Store::new(gpu);
         let head = if config.tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
         let (vocab, hidden) = (config.vocab_size, config.hidden);
         let rows = (gpu.caps().binding_bytes as usize / dtype.bytes(hidden) / 64 * 64).max(64);
-        let mut slices = Vec::new();
-        for start in (0..vocab).step_by(rows) {
-            let ids: Vec<u32> = (start..vocab.min(start + rows)).map(|i| i as u32).collect();
-            let data = checkpoint.rows_f32(head, &ids, &[vocab, hidden])?;
-            store.write_as(&format!("head.{}", slices.len()), &[ids.len(), hidden], dtype, &data)?;
-            slices.push(ids.len());
-        }
+        let slices: Vec<Vec<u32>> = (0..vocab)
+            .step_by(rows)
+            .map(|start| (start as u32..vocab.min(start + rows) as u32).collect())
+            .collect();
         let context = context.min(config.positions);
-        let gpu = gpu.clone();
-        let mut llama = Llama {
-            config,
-            gpu,
-            checkpoint,
-            store,
-            dtype,
-            slices,
-            plans: HashMap::new(),
-            context,
-            position: 0,
-        };
-        for tokens in [CHUNK, 1] {
-            let plan = llama.plan(tokens)?;
-            llama.plans.insert(tokens, plan);
-        }
-        Ok(llama)
-    }
 
-    fn plan(&mut self, tokens: usize) -> Result<Plan> {
-        let g = Graph::new(self.gpu.caps());
-        let w = Weights::new(&g, self.dtype);
-        let x = g.input("tokens", &[tokens, self.config.hidden], DType::F32);
-        let x = llama(&w, &self.config, x, self.context);
-        for (i, &rows) in self.slices.iter().enumerate() {
-            let _scope = g.scope("lm_head");
-            let head = g.state(&format!("head.{i}"), &[rows, self.config.hidden], self.dtype, Init::Loaded);
-            g.output(&format!("logits.{i}"), g.linear(x, head, None));
+        // All that can be seen without the weights first.
+        let (mut graphs, mut params) = (vec![], vec![]);
+        for tokens in [CHUNK, 1] {
+            let g = Graph::new(gpu.caps());
+            let w = Weights::new(&g, dtype);
+            let x = llama(&w, &config, g.input("tokens", &[tokens, hidden], DType::F32), context);
+            for (i, slice) in slices.iter().enumerate() {
+                let _scope = g.scope("lm_head");
+                let head = g.state(&format!("head.{i}"), &[slice.len(), hidden], dtype, Init::Loaded);
+                g.output(&format!("logits.{i}"), g.linear(x, head, None));
+            }
+            plan::check(gpu, &g)?;
+            params = w.params();
+            graphs.push((tokens, g));
         }
-        if self.plans.is_empty() {
-            self.store.load(&self.checkpoint, &w)?;
+        check(&checkpoint, &params)?;
+        checkpoint.check(head, &[vocab, hidden])?;
+
+        let mut store = Store::new(gpu);
+        for (i, ids) in slices.iter().enumerate() {
+            let data = checkpoint.rows_f32(head, ids, &[vocab, hidden])?;
+            store.write_as(&format!("head.{i}"), &[ids.len(), hidden], dtype, &data)?;
         }
-        Plan::new(&self.gpu, g, &self.store)
+        load_weights(&mut store, &checkpoint, &params)?;
+        let plan = |(tokens, g)| Ok((tokens, Plan::new(gpu, g, &store)?));
+        let plans = graphs.into_iter().map(plan).collect::<Result<_>>()?;
+        let slices = slices.iter().map(Vec::len).collect();
+        Ok(Llama { config, checkpoint, slices, plans, context, position: 0 })
     }
 
     /// What its config.json says.

@@ -5,20 +5,91 @@ pub mod clip;
 pub mod llama;
 pub mod painter;
 
-use crate::core::{DType, Gpu, Graph, Plan, Store, Weights, plan};
+use crate::core::{DType, Gpu, Graph, Needs, Plan, Store, Tensor, Weights, plan, torch_shape};
 use crate::data::checkpoint::Checkpoint;
-use anyhow::Result;
+use crate::progress::Progress;
+use anyhow::{Context, Result};
 
-/// What `record` records, ready to run: planned, and with its weights from `checkpoint`, matrices kept as `dtype`.
+/// One network of a model. Opening it records it and sees that its checkpoint and the adapter fit it; its weights are read when it
+/// first runs, so that all parts of a model are checked before any is loaded.
+pub struct Part {
+    gpu: Gpu,
+    needs: Needs,
+    recorded: Option<(Graph, Vec<(String, Tensor)>)>,
+    plan: Option<Plan>,
+}
+
+impl Part {
+    /// What `record` records, its matrices kept as `dtype`.
+    ///
+    /// # Errors
+    /// A tensor that the checkpoint lacks or holds in another shape; too little device memory.
+    pub fn open(
+        gpu: &Gpu,
+        dtype: DType,
+        checkpoint: &Checkpoint,
+        record: impl FnOnce(&Weights),
+    ) -> Result<Part> {
+        let g = Graph::new(gpu.caps());
+        let w = Weights::new(&g, dtype);
+        record(&w);
+        let params = w.params();
+        check(checkpoint, &params)?;
+        let needs = plan::check(gpu, &g)?;
+        Ok(Part { gpu: gpu.clone(), needs, recorded: Some((g, params)), plan: None })
+    }
+
+    /// What it takes when it is loaded.
+    pub fn needs(&self) -> Needs {
+        self.needs
+    }
+
+    /// The plan, with its weights from `checkpoint`.
+    ///
+    /// # Errors
+    /// Numbers that are not finite; a device without enough memory after all.
+    pub fn plan(&mut self, checkpoint: &Checkpoint) -> Result<&mut Plan> {
+        if let Some((graph, params)) = self.recorded.take() {
+            let mut store = Store::new(&self.gpu);
+            load_weights(&mut store, checkpoint, &params)?;
+            self.plan = Some(Plan::new(&self.gpu, graph, &store)?);
+        }
+        self.plan.as_mut().context("this part of the model could not be loaded")
+    }
+}
+
+/// Sees that `checkpoint` holds all of these parameters.
+fn check(checkpoint: &Checkpoint, params: &[(String, Tensor)]) -> Result<()> {
+    params.iter().try_for_each(|(name, t)| checkpoint.check(name, &torch_shape(t.shape())))
+}
+
+/// Reads parameters from `checkpoint` into `store`.
+fn load_weights(store: &mut Store, checkpoint: &Checkpoint, params: &[(String, Tensor)]) -> Result<()> {
+    let mib = |t: &Tensor| (t.bytes() >> 10) as f64 / 1024.0;
+    let all: f64 = params.iter().map(|(_, t)| mib(t)).sum();
+    // Small ones take no time.
+    let progress = (all > 64.0).then(|| Progress::new("weights", all as u64, "MiB"));
+    let (mut read, mut shown) = (0.0, 0);
+    for param in params {
+        store.load(checkpoint, std::slice::from_ref(param))?;
+        read += mib(&param.1);
+        if let Some(progress) = &progress {
+            progress.inc(read as u64 - shown);
+            shown = read as u64;
+        }
+    }
+    if let Some(progress) = progress {
+        progress.finish();
+    }
+    Ok(())
+}
+
+/// What `record` records, ready to run with its weights from `checkpoint`, matrices kept as `dtype`.
 ///
 /// # Errors
-/// Too little device memory, which is known before weights are read; a tensor that the checkpoint lacks.
+/// As [`Part::open`] and [`Part::plan`].
 pub fn load(gpu: &Gpu, dtype: DType, checkpoint: &Checkpoint, record: impl FnOnce(&Weights)) -> Result<Plan> {
-    let g = Graph::new(gpu.caps());
-    let w = Weights::new(&g, dtype);
-    record(&w);
-    plan::check(gpu, &g)?;
-    let mut store = Store::new(gpu);
-    store.load(checkpoint, &w)?;
-    Plan::new(gpu, g, &store)
+    let mut part = Part::open(gpu, dtype, checkpoint, record)?;
+    part.plan(checkpoint)?;
+    part.plan.context("just made")
 }

@@ -3,9 +3,10 @@
 //! One plan of the UNet, recorded once, is replayed for each step of each batch; the step formula runs on the CPU over the
 //! latents, which are read and written once per step.
 
+use super::Part;
 use super::clip::TextEncoder;
-use super::load;
-use crate::core::{DType, Gpu, OutOfMemory, Plan, Weights};
+use crate::core::{DType, Gpu, Needs, OutOfMemory, Weights, plan};
+use crate::data::checkpoint::Checkpoint;
 use crate::data::config::Config;
 use crate::data::folder::Folder;
 use crate::data::nchw_to_nhwc;
@@ -153,27 +154,30 @@ pub struct Request<'a> {
     pub seed: u64,
 }
 
-/// A model on the device, ready to paint images of one size.
+/// A model on the device, to paint images of one size. It is planned as a whole when it is made; weights are read when the first
+/// image is painted.
 pub struct Painter {
     model: Model,
     text: TextEncoder,
-    unet: Plan,
-    vae: Plan,
+    unet: Part,
+    unet_weights: Checkpoint,
+    vae: Part,
+    vae_weights: Checkpoint,
     scheduler: Scheduler,
     options: Options,
     size: [usize; 2],
     batch: usize,
     vae_batch: usize,
     guided: bool,
-    /// Context of the negative prompt.
+    /// Context of the negative prompt, once it was asked for.
     negative: Vec<f32>,
 }
 
 impl Painter {
-    /// Loads the weights of `model` and plans the work; at most `images` are painted at once.
+    /// Plans the work of all parts of `model`, of whose files the headers are read; at most `images` are painted at once.
     ///
     /// # Errors
-    /// Options that the model does not allow, weights that are missing or broken, an adapter that is too small.
+    /// Options that the model does not allow, weights that are missing or of other shapes, an adapter that is too small.
     pub fn new(gpu: &Gpu, model: &Model, options: &Options, images: usize) -> Result<Painter> {
         if !options.guidance.is_finite() || options.guidance < 0.0 {
             bail!("--guidance {} must be a number from 0", options.guidance);
@@ -188,21 +192,15 @@ impl Painter {
         let guided = options.guidance > 1.0 && !distilled;
 
         let dtype = gpu.caps().weights();
-        let mut text = TextEncoder::open(gpu, &model.folder, dtype)?;
+        let text = TextEncoder::open(gpu, &model.folder, dtype)?;
         let [tokens, context_width] = text.shape();
         if context_width != model.unet.cross_attention_dim {
             let (name, wanted) = (model.folder.name("unet"), model.unet.cross_attention_dim);
             bail!("{name}: cross_attention_dim = {wanted}, but the text encoder is {context_width} wide");
         }
-        let negative = text.encode(&[&options.negative])?;
-
         let latent = [height, width].map(|s| s / model.vae.scale());
         let latents = |n: usize| [n, latent[0], latent[1], model.vae.latent_channels];
-        // A smaller size or batch may fit.
-        let sized = |e: Error| match e.is::<OutOfMemory>() {
-            true => e.context(format!("{width}x{height} in batches of {batch}")),
-            false => e,
-        };
+        let sized = |e| sized(e, size, batch);
         let record = |w: &Weights| {
             let input = |name: &str, shape: &[usize]| w.graph().input(name, shape, DType::F32);
             let x = input("latents", &latents(batch));
@@ -215,29 +213,50 @@ impl Painter {
             };
             w.graph().output("out", unet::unet(w, &model.unet, inputs));
         };
-        let mut unet = load(gpu, dtype, &model.folder.sub("unet").weights()?, record).map_err(sized)?;
-        if distilled {
-            unet.write("guidance", &model.unet.guidance_embedding(options.guidance))?;
-        }
+        let unet_weights = model.folder.sub("unet").weights()?;
+        let unet = Part::open(gpu, dtype, &unet_weights, record).map_err(sized)?;
         let record = |w: &Weights| {
             let z = w.graph().input("latents", &latents(vae_batch), DType::F32);
             w.graph().output("image", vae::decode(w, &model.vae, z));
         };
-        let weights = vae::modern_names(model.folder.sub("vae").weights()?);
-        let vae = load(gpu, dtype, &weights, record).map_err(sized)?;
+        let vae_weights = vae::modern_names(model.folder.sub("vae").weights()?);
+        let vae = Part::open(gpu, dtype, &vae_weights, record).map_err(sized)?;
+        let memory = text.needs().memory + unet.needs().memory + vae.needs().memory;
+        plan::fits(gpu, &memory, memory.total()).map_err(sized)?;
         Ok(Painter {
             model: model.clone(),
             text,
             unet,
+            unet_weights,
             vae,
+            vae_weights,
             scheduler,
             options: options.clone(),
             size,
             batch,
             vae_batch,
             guided,
-            negative,
+            negative: vec![],
         })
+    }
+
+    /// Tokens of a prompt that the text encoder reads.
+    pub fn tokens(&self) -> usize {
+        self.text.shape()[0]
+    }
+
+    /// What each part takes: the text encoder for a prompt, the UNet for a step of a batch, the autoencoder for some images.
+    pub fn needs(&self) -> [(&'static str, Needs); 3] {
+        let (text, unet, vae) = (self.text.needs(), self.unet.needs(), self.vae.needs());
+        [("text encoder", text), ("UNet", unet), ("autoencoder", vae)]
+    }
+
+    /// The end of a prompt that is too long for the text encoder; empty for most.
+    ///
+    /// # Errors
+    /// As [`TextEncoder::lost`].
+    pub fn lost<'p>(&self, prompt: &'p str) -> Result<&'p str> {
+        self.text.lost(prompt)
     }
 
     /// Images painted at once.
@@ -258,12 +277,21 @@ impl Painter {
         let n = requests.len();
         assert!((1..=self.batch).contains(&n), "{n} images in a batch of {}", self.batch);
 
-        // Unused places of the batch hold zeros.
         let prompts: Vec<&str> = requests.iter().map(|r| r.prompt).collect();
-        let mut context = if self.guided { self.negative.repeat(self.batch) } else { vec![] };
+        if self.guided && self.negative.is_empty() {
+            self.negative = self.text.encode(&[&self.options.negative])?;
+        }
+        let mut context = self.negative.repeat(self.batch);
         context.extend(self.text.encode(&prompts)?);
-        context.resize(self.negative.len() * self.batch * if self.guided { 2 } else { 1 }, 0.0);
-        self.unet.write("context", &context)?;
+        // Unused places of the batch hold zeros.
+        let each: usize = self.text.shape().iter().product();
+        context.resize(each * self.batch * if self.guided { 2 } else { 1 }, 0.0);
+        let sized = |e| sized(e, self.size, self.batch);
+        let unet = self.unet.plan(&self.unet_weights).map_err(sized)?;
+        unet.write("context", &context)?;
+        if self.model.unet.time_cond_proj_dim.is_some() {
+            unet.write("guidance", &self.model.unet.guidance_embedding(self.options.guidance))?;
+        }
 
         let [h, w] = self.size.map(|s| s / self.model.vae.scale());
         let c = self.model.vae.latent_channels;
@@ -282,10 +310,10 @@ impl Painter {
             done += 1;
             let mut input: Vec<f32> = x.iter().map(|v| v * scale).collect();
             input.resize(each * self.batch, 0.0);
-            self.unet.write("latents", &input)?;
-            self.unet.write("time", &self.model.unet.timestep_embedding(&[t]))?;
-            self.unet.run()?;
-            let mut out = self.unet.read("out")?;
+            unet.write("latents", &input)?;
+            unet.write("time", &self.model.unet.timestep_embedding(&[t]))?;
+            unet.run()?;
+            let mut out = unet.read("out")?;
             if self.guided {
                 let with = out.split_off(each * self.batch);
                 let scale = self.options.guidance;
@@ -306,12 +334,13 @@ impl Painter {
         let VaeConfig { scaling_factor, shift_factor, .. } = self.model.vae;
         let byte = |v: &f32| ((v * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
         let mut images = Vec::with_capacity(latents.len() / each);
+        let vae = self.vae.plan(&self.vae_weights).map_err(|e| sized(e, self.size, self.batch))?;
         for part in latents.chunks(each * self.vae_batch) {
             let mut z: Vec<f32> = part.iter().map(|v| v / scaling_factor + shift_factor).collect();
             z.resize(each * self.vae_batch, 0.0);
-            self.vae.write("latents", &z)?;
-            self.vae.run()?;
-            let pixels = self.vae.read("image")?;
+            vae.write("latents", &z)?;
+            vae.run()?;
+            let pixels = vae.read("image")?;
             let [height, width] = self.size;
             let (size, n) = (3 * height * width, part.len() / each);
             let first = images.len();
@@ -320,6 +349,14 @@ impl Painter {
             images.extend(painted.map(|image| image.iter().map(byte).collect::<Vec<u8>>()));
         }
         Ok(images)
+    }
+}
+
+/// Says of too little memory what for: a smaller size or batch may fit.
+fn sized(e: Error, [height, width]: [usize; 2], batch: usize) -> Error {
+    match e.is::<OutOfMemory>() {
+        true => e.context(format!("{width}x{height} in batches of {batch}")),
+        false => e,
     }
 }
 

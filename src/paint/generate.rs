@@ -1,17 +1,23 @@
 //! Images from prompts: PNG files that say how they were made, and a `metadata.jsonl` that Hugging Face's `imagefolder` reads.
 
-use super::picture::Picture;
+use super::picture::{Names, Picture};
 use crate::core::Gpu;
+use crate::data::disk::room_for;
 use crate::data::folder::Folder;
 use crate::data::{writable_folder, write_atomic};
 use crate::engines::painter::{Model, Options, Painter, Request};
 use crate::progress::{self, Progress};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
+
+/// Bytes of a file's text chunks, roughly.
+const TEXTS: usize = 4096;
+/// Prompts that a warning shows.
+const SHOWN: usize = 3;
 
 /// What [`run`] did.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,8 +42,8 @@ pub fn run(
     seed: u64,
 ) -> Result<Summary> {
     let model = Model::open(folder)?;
-    let mut seen = HashSet::new();
-    pictures.iter().try_for_each(|picture| picture.check(&mut seen))?;
+    let mut names = Names::default();
+    pictures.iter().try_for_each(|picture| names.add(picture))?;
     let mut all = vec![];
     for (i, picture) in pictures.iter().enumerate() {
         let picture = Picture { seed: picture.seed.or(Some(seed.wrapping_add(i as u64))), ..picture.clone() };
@@ -70,14 +76,23 @@ fn paint(
 ) -> Result<()> {
     // A plan for as many images as the whole run has, so that a resumed run uses the same kernels.
     let mut painter = Painter::new(gpu, model, options, all)?;
+    let [height, width] = model.size(options.size)?;
+    let n = painter.batch();
     let files: Vec<PathBuf> = left.iter().map(|p| out.join(&p.picture.file_name)).collect();
     let folders: BTreeSet<&Path> = files.iter().filter_map(|file| file.parent()).collect();
     folders.into_iter().try_for_each(writable_folder)?;
+    room_for(out, left.len() as u64 * (3 * height * width + TEXTS) as u64)?;
+    warn_of_long_prompts(&painter, left, &options.negative)?;
+    let memory = painter.needs().map(|(part, needs)| format!("{part} {} MiB", needs.memory.total() >> 20));
+    let (adapter, memory, left_of) = (&gpu.caps().adapter, memory.join(", "), left.len());
+    eprintln!(
+        "{adapter}: {memory}; {left_of} images of {width}x{height} in {} steps, {n} at once",
+        options.steps
+    );
+
     let steps = model.scheduler(options.scheduler.as_deref())?.points(options.steps)?.timesteps.len();
     let progress = Progress::new("images", (all * steps) as u64, "image steps");
     progress.skip(((all - left.len()) * steps) as u64);
-    let [height, width] = model.size(options.size)?;
-    let n = painter.batch();
     for (batch, files) in left.chunks(n).zip(files.chunks(n)) {
         let pictures = batch.iter().map(|p| &p.picture);
         let requests: Vec<Request> =
@@ -92,6 +107,34 @@ fn paint(
         }
     }
     progress.finish();
+    Ok(())
+}
+
+/// Says which words of prompts do not reach the images, since the text encoder cuts what is too long: most often the style, which stands
+/// last.
+fn warn_of_long_prompts(painter: &Painter, left: &[&Planned], negative: &str) -> Result<()> {
+    let mut lost = vec![];
+    for planned in left {
+        let words = painter.lost(&planned.picture.prompt)?.trim();
+        lost.extend((!words.is_empty()).then(|| format!("{words:?} of {}", planned.picture.file_name)));
+    }
+    let words = painter.lost(negative)?.trim();
+    let tokens = painter.tokens();
+    if !words.is_empty() {
+        eprintln!(
+            "warning: --negative is longer than the {tokens} tokens that the text encoder reads: it loses {words:?}"
+        );
+    }
+    if !lost.is_empty() {
+        let more = if lost.len() > SHOWN { ", .." } else { "" };
+        let (number, all) = (lost.len(), left.len());
+        lost.truncate(SHOWN);
+        eprintln!(
+            "warning: {number} of {all} prompts are longer than the {tokens} tokens that the text encoder reads, and lose their ends: \
+             {}{more}",
+            lost.join(", ")
+        );
+    }
     Ok(())
 }
 

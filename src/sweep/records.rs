@@ -1,7 +1,8 @@
 //! The results of a sweep: `results.jsonl` of every job's folder, as DomainBed and `kaleid train` write them.
 
 use super::Sweep;
-use crate::data::{known, text};
+use crate::data::known;
+use crate::data::text::{self, whole};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -124,23 +125,23 @@ impl Records {
 
 /// A line of the results.jsonl at `file`; none, if it is not a whole one.
 pub fn record(file: &Path, line: &str) -> Option<Record> {
-    let row: Map<String, Value> = serde_json::from_value(text::json(line).ok()?).ok()?;
+    let row: Map<String, Value> = text::json(line).ok()?;
     let args = row.get("args")?;
     let text = |name: &str| args[name].as_str().map(str::to_string);
-    let envs = args["test_envs"].as_array()?.iter().map(|e| Some(e.as_u64()? as usize));
+    let envs = args["test_envs"].as_array()?.iter().map(|e| Some(whole(e)? as usize));
     let part = |part: &str| -> Vec<Option<f64>> {
         let count = (0..)
             .take_while(|e| ["in", "out"].iter().any(|part| row.contains_key(&format!("env{e}_{part}_acc"))));
         count.map(|e| row.get(&format!("env{e}_{part}_acc"))?.as_f64()).collect()
     };
     Some(Record {
-        trial_seed: args["trial_seed"].as_u64()?,
+        trial_seed: whole(&args["trial_seed"])?,
         dataset: text("dataset")?,
         algorithm: text("algorithm")?,
         variant: text("variant").unwrap_or("o".into()),
-        hparams_seed: args["hparams_seed"].as_u64()?,
+        hparams_seed: whole(&args["hparams_seed"])?,
         test_envs: envs.collect::<Option<_>>()?,
-        step: row.get("step")?.as_f64()? as u64,
+        step: whole(row.get("step")?)?,
         accuracy: [part("in"), part("out")],
         test: row.get("test_acc").and_then(Value::as_f64),
         unseen: row.get("test_unseen_acc").and_then(Value::as_f64),

@@ -54,7 +54,7 @@ pub fn compare(golden: &Golden) -> Result<Vec<Comparison>> {
         }
     }
     let mut store = Store::new(&golden.gpu);
-    store.load(&golden.weights()?, &w)?;
+    store.load(&golden.weights()?, &w.params())?;
     let mut plan = Plan::new(&golden.gpu, g, &store)?;
     plan.write("images", &images)?;
     plan.write_u32("labels", &labels)?;

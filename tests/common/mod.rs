@@ -42,7 +42,7 @@ pub fn write_model(gpu: &Gpu, folder: &Path) {
         let w = Weights::new(&g, DType::F32);
         record(&g, &w);
         let mut store = Store::new(gpu);
-        store.load(&Checkpoint::synthetic(), &w).unwrap();
+        store.load(&Checkpoint::synthetic(), &w.params()).unwrap();
         let mut tensors = BTreeMap::new();
         for (name, _) in w.params() {
             let (shape, data) = store.read(&name).unwrap();
