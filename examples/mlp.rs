@@ -30,7 +30,7 @@ fn main() -> anyhow::Result<()> {
 
     // Parameters live in a store, by name; these are drawn from their names. A plan shares buffers and holds the pipelines.
     let mut store = Store::new(&gpu);
-    store.load(&Checkpoint::synthetic(), &w)?;
+    store.load(&Checkpoint::synthetic(), &w.params())?;
     let mut plan = Plan::new(&gpu, g, &store)?;
 
     let label = |i: usize| (i % 2) as u32;

@@ -128,6 +128,13 @@ pub fn time_left(took: &[f64], left: usize, at_once: usize) -> Option<String> {
     (!took.is_empty()).then(|| duration(mean * left as f64 / at_once as f64))
 }
 
+/// Prints a line on standard error, unless this thread is quiet.
+pub fn say(line: &str) {
+    if !QUIET_THREAD.get() {
+        eprintln!("{line}");
+    }
+}
+
 /// Whether Ctrl-C or a termination signal was seen.
 pub fn stopped() -> bool {
     STOPPED.load(Relaxed)

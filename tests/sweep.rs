@@ -284,7 +284,10 @@ fn mistakes_are_told_in_one_line() {
         ),
         "{typo}"
     );
-    assert!(says_of(&["--weights", "nowhere.safetensors"]).contains("nowhere.safetensors: no such file"));
+    assert!(
+        says_of(&["--weights", "nowhere.safetensors"])
+            .contains("nowhere.safetensors: cannot open the weights")
+    );
     assert!(says_of(&["--n-hparams-from", "1"]).contains("leave nothing to run"));
     assert!(
         says_of(&["--slurm", "--slurm-option", "gpu"])

@@ -30,7 +30,9 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
         }
     }
     say_random(&training.settings);
-    let outcome = train::run(&Gpu::open(gpu)?, &training)?;
+    let gpu = Gpu::open(gpu)?;
+    eprintln!("{}", gpu.caps().adapter);
+    let outcome = train::run(&gpu, &training)?;
     if outcome.accuracy.is_finite() {
         say!("accuracy on {}: {:.1} %", training.test_domains.join(", "), 100.0 * outcome.accuracy)?;
     }

@@ -188,9 +188,14 @@ impl ClipEmbedder {
         Ok(ClipEmbedder { config, preprocess, tokenizer, checkpoint, images, texts })
     }
 
-    /// What the two towers take, of images and of texts, for the images or texts of one run.
+    /// What the two towers take: of images, of texts.
     pub fn needs(&self) -> [Needs; 2] {
         [self.images.needs(), self.texts.needs()]
+    }
+
+    /// Floating point operations of an image's embedding.
+    pub fn flops_of_an_image(&self) -> f64 {
+        self.images.needs().flops / BATCH as f64
     }
 
     /// Numbers in an embedding.

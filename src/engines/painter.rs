@@ -251,6 +251,16 @@ impl Painter {
         [("text encoder", text), ("UNet", unet), ("autoencoder", vae)]
     }
 
+    /// Floating point operations of an image, its prompt aside.
+    ///
+    /// # Errors
+    /// None that [`Painter::new`] did not have.
+    pub fn flops_of_an_image(&self) -> Result<f64> {
+        let evaluations = self.scheduler.points(self.options.steps)?.timesteps.len();
+        let [unet, vae] = [&self.unet, &self.vae].map(|part| part.needs().flops);
+        Ok(evaluations as f64 * unet / self.batch as f64 + vae / self.vae_batch as f64)
+    }
+
     /// The end of a prompt that is too long for the text encoder; empty for most.
     ///
     /// # Errors

@@ -17,24 +17,20 @@ pub mod clock;
 pub mod config;
 pub mod curve;
 pub mod demo;
+mod forecast;
 pub mod report;
 pub mod results;
 pub mod score;
+mod stages;
 
 use crate::core::{Gpu, GpuOptions};
 use crate::data::{lock, write_atomic};
-use crate::paint::generate;
-use crate::paint::picture::{Picture, read_pictures};
-use crate::paint::prompts::{self, Grammar, Llm, Prompting};
-use crate::progress::time_left;
-use crate::train::{self, Training, Variant};
 use anyhow::{Context, Result, bail};
 use clock::Clock;
 use config::Study;
-use score::Scoring;
+use stages::Run;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 /// Runs every stage that is not done in `out`; the path of the report.
 ///
@@ -49,105 +45,13 @@ pub fn run(adapter: &GpuOptions, study: &Study, out: &Path) -> Result<PathBuf> {
     if demo::is_builtin(&study.data) {
         clock.stage("data", || demo::unpack_data(&run.data))?;
     }
+    let work = run.check(&gpu, adapter)?;
     clock.stage("prompts", || run.write_prompts(adapter))?;
+    forecast::say(&gpu, run.flops(&work)?)?;
     clock.stage("images", || run.paint(&gpu))?;
     clock.stage("score", || run.score(&gpu))?;
     run.train(&gpu, &mut clock)?;
     report::run(out)
-}
-
-/// What all stages share.
-struct Run<'a> {
-    study: &'a Study,
-    out: &'a Path,
-    /// ROOT/DOMAIN/CLASS/image: the originals.
-    data: PathBuf,
-    /// The generated images, a tree of the same shape.
-    images: PathBuf,
-    grammar: Grammar,
-}
-
-impl<'a> Run<'a> {
-    fn new(study: &'a Study, out: &'a Path) -> Run<'a> {
-        let grammar = if demo::is_builtin(&study.data) { Grammar::demo() } else { Grammar::general() };
-        Run { study, out, data: demo::data(&study.data, out), images: out.join("images"), grammar }
-    }
-
-    fn write_prompts(&self, adapter: &GpuOptions) -> Result<()> {
-        let writing = self.study.prompts.clone();
-        let llm = Llm::parse(&writing.llm, writing.model.as_deref(), adapter).context("[prompts] llm")?;
-        let (hold_out, seed) = (vec![self.study.test_domain.clone()], self.study.seed);
-        let prompting = Prompting { hold_out, seed, writing, ..Prompting::new(&self.data, self.out) };
-        prompts::run(&prompting, &llm, &self.grammar)?;
-        Ok(())
-    }
-
-    fn pictures(&self) -> Result<Vec<Picture>> {
-        read_pictures(&self.out.join("prompts.jsonl"))
-    }
-
-    fn paint(&self, gpu: &Gpu) -> Result<()> {
-        let options = &self.study.images;
-        let model = demo::folder(&options.model, "stable-diffusion");
-        generate::run(gpu, &model, &self.pictures()?, &self.images, options, self.study.seed)?;
-        Ok(())
-    }
-
-    fn score(&self, gpu: &Gpu) -> Result<()> {
-        // Scoring writes this file last, from images that do not change any more: once it is there, the stage is done.
-        if self.out.join("diversity.json").exists() {
-            return Ok(());
-        }
-        let name = |folder: String| (folder.clone(), self.grammar.domain(&folder).name);
-        let scoring = Scoring {
-            data: self.data.clone(),
-            generated: self.images.clone(),
-            hold_out: vec![self.study.test_domain.clone()],
-            names: self.pictures()?.into_iter().filter_map(|p| p.domain).map(name).collect(),
-            seed: self.study.seed,
-            measure: self.study.score.clone(),
-        };
-        score::run(gpu, &scoring, self.out)?;
-        Ok(())
-    }
-
-    fn train(&self, gpu: &Gpu, clock: &mut Clock) -> Result<()> {
-        let trainings = self.trainings();
-        let is_done = |training: &&Training| training.out.join("done").exists();
-        let mut took = vec![];
-        for (i, training) in trainings.iter().enumerate() {
-            let name = training.out.file_name().unwrap_or_default().to_string_lossy();
-            let left = trainings.len() - trainings.iter().filter(is_done).count();
-            let rest = time_left(&took, left, 1).map_or(String::new(), |time| format!(", about {time} left"));
-            eprintln!("training {} of {}: {name}{rest}", i + 1, trainings.len());
-            let (new, start) = (!is_done(&training), Instant::now());
-            clock.stage("training", || train::run(gpu, training))?;
-            took.extend(new.then(|| start.elapsed().as_secs_f64()));
-        }
-        Ok(())
-    }
-
-    /// Every training, grouped by seed, so that an interrupted run already has variants to compare.
-    fn trainings(&self) -> Vec<Training> {
-        let (study, mut trainings) = (self.study, vec![]);
-        for seed in 0..study.compare.seeds {
-            for algorithm in &study.compare.algorithms {
-                for &variant in &study.compare.variants {
-                    trainings.push(Training {
-                        extra: (variant != Variant::O).then(|| self.images.clone()),
-                        variant,
-                        test_domains: vec![study.test_domain.clone()],
-                        algorithm: algorithm.clone(),
-                        trial_seed: seed,
-                        seed: study.seed + seed,
-                        settings: study.train.clone(),
-                        ..Training::new(&self.data, results::folder(self.out, algorithm, variant, seed))
-                    });
-                }
-            }
-        }
-        trainings
-    }
 }
 
 /// Makes `out` the folder of this configuration, or sees that it is. The file is held until the run ends: it is the lock that
@@ -159,13 +63,14 @@ fn claim(study: &Study, out: &Path) -> Result<File> {
     }
     let text = std::fs::read_to_string(&file).with_context(|| format!("{}: cannot read", file.display()))?;
     let held = Study::parse(&text, &file.display().to_string())?;
-    if !study.extends(&held) {
+    let lock = File::open(&file).with_context(|| format!("{}: cannot read", file.display()))?;
+    lock::hold(out, &lock)?;
+    // A run that failed before it wrote its prompts leaves nothing to lose.
+    if !study.extends(&held) && out.join("prompts.jsonl").exists() {
         let other = study.difference(&held)?;
         bail!("{}: holds a run with other settings (here: {other}): choose another --out", out.display());
     }
-    let lock = File::open(&file).with_context(|| format!("{}: cannot read", file.display()))?;
-    lock::hold(out, &lock)?;
-    if !held.extends(study) {
+    if !held.extends(study) || !study.extends(&held) {
         write_atomic(&file, study.text()?.as_bytes())?;
         return claim(study, out);
     }

@@ -14,7 +14,7 @@ use super::demo;
 use crate::core::Gpu;
 use crate::data::dataset::{Dataset, Domain, load};
 use crate::data::rng::Key;
-use crate::data::{spaced, write_atomic};
+use crate::data::{spaced, writable_folder, write_atomic};
 use crate::engines::clip::{ClipEmbedder, ImageEmbeds};
 use crate::flags;
 use crate::progress::{Progress, bail_if_stopped};
@@ -132,8 +132,15 @@ pub fn run(gpu: &Gpu, scoring: &Scoring, out: &Path) -> Result<Diversity> {
     let data = Dataset::open(&scoring.data)?;
     let (originals, generated) = compared(scoring, &data)?;
     let mut model = ClipEmbedder::open(gpu, &clip, gpu.caps().weights())?;
+    writable_folder(out)?;
     let count = |domains: &[Domain]| domains.iter().map(|d| d.items.len()).sum::<usize>();
     let made = count(&generated);
+    let [of_images, of_texts] = model.needs().map(|needs| needs.memory.total() >> 20);
+    eprintln!(
+        "{}: CLIP's image tower {of_images} MiB, its text tower {of_texts} MiB; {} images, {made} of them generated",
+        gpu.caps().adapter,
+        count(&originals) + made
+    );
     let progress = Progress::new("score", (count(&originals) + made) as u64, "images");
     let mut embed = |domains: Vec<Domain>| -> Result<Vec<Embedded>> {
         domains.into_iter().map(|d| Embedded::new(d, &mut model, &progress)).collect()

@@ -16,6 +16,6 @@ mod settings;
 mod swad;
 mod task;
 
-pub use run::{Outcome, run};
+pub use run::{Outcome, check, run};
 pub use settings::{Settings, Training, Variant};
 pub use task::average_from;

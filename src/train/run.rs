@@ -9,13 +9,14 @@ use super::schedule::Schedule;
 use super::settings::Training;
 use super::swad::Swad;
 use super::task::{Task, check_batch};
-use crate::core::{Gpu, Store};
+use crate::core::{Gpu, Needs, Store};
 use crate::data::dataset::{Dataset, Item};
+use crate::data::disk::room_for;
 use crate::data::images::Images;
 use crate::domainbed::predictor::Predictor;
 use crate::domainbed::samples::Rows;
 use crate::domainbed::trainer::Trainer;
-use crate::progress::{Progress, bail_if_stopped, stopped};
+use crate::progress::{self, Progress, bail_if_stopped, stopped};
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 use std::time::Instant;
@@ -40,10 +41,21 @@ impl Outcome {
     }
 }
 
+/// Sees that a run of these settings can begin, without reading an image or a weight: what one of its updates takes.
+///
+/// # Errors
+/// Data, weights or flags that do not fit, each in one line; too little device memory.
+pub fn check(gpu: &Gpu, settings: &Training) -> Result<Needs> {
+    settings.check()?;
+    let dataset = Dataset::open(&settings.data)?;
+    let envs = environments(settings, &dataset)?;
+    Task::new(settings, &dataset, &envs)?.needs(gpu)
+}
+
 /// Trains, or resumes, or only reads, the run in `settings.out`.
 ///
 /// # Errors
-/// Data, weights or flags that do not fit, each in one line; a folder that holds another run; Ctrl-C.
+/// Those of [`check`]; a folder that holds another run, a disk without room; Ctrl-C.
 pub fn run(gpu: &Gpu, settings: &Training) -> Result<Outcome> {
     settings.check()?;
     let dataset = Dataset::open(&settings.data)?;
@@ -54,6 +66,12 @@ pub fn run(gpu: &Gpu, settings: &Training) -> Result<Outcome> {
     if folder.is_done() {
         return Outcome::new(folder.records(schedule.steps, &schedule)?);
     }
+    let needs = task.needs(gpu)?;
+    // A checkpoint is whole before it takes the place of the last one.
+    room_for(&settings.out, 2 * needs.memory.state as u64)?;
+    let images: usize = envs.iter().map(|e| e.items.len()).sum();
+    let memory = needs.memory.total() >> 20;
+    progress::say(&format!("{images} images; {} steps, each of which takes {memory} MiB", schedule.steps));
 
     let mut run = Run::open(gpu, task, envs, schedule, folder)?;
     while let Some(step) = run.next() {

@@ -2,9 +2,10 @@
 
 use super::environments::Env;
 use super::settings::Training;
-use crate::core::{OutOfMemory, Store};
+use crate::core::{Gpu, Needs, OutOfMemory, Store};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::dataset::{Dataset, Item};
+use crate::data::packed::packed_words;
 use crate::domainbed::hparams::{Hparams, Preset};
 use crate::domainbed::network::{Featurizer, Network, TrainNorm};
 use crate::domainbed::predictor::Predictor;
@@ -92,6 +93,22 @@ impl<'a> Task<'a> {
             memory: self.settings.memory.map(|mib| mib << 20),
             recompute: self.settings.recompute,
         }
+    }
+
+    /// What an update takes; sees that the weights hold what the network wants and that the device has room, without reading an image
+    /// or a number.
+    ///
+    /// # Errors
+    /// Weights of another network; no device memory.
+    pub fn needs(&self, gpu: &Gpu) -> Result<Needs> {
+        let size = self.settings.size;
+        // The sizes of images are not known yet: those that are larger than seen only fill more of the input.
+        let samples = Samples::Pictures { size, words: packed_words([size, size], size) };
+        let featurizer = self.network.featurizer_tensors(size);
+        Trainer::needs(gpu, &*self.algorithm()?, &self.spec(&samples), |name, shape| match &self.weights {
+            Some(weights) if featurizer.contains_key(name) => weights.check(name, shape),
+            _ => Ok(()),
+        })
     }
 
     /// Plans the updates of the parameters in `store`; those that it lacks start from weights or at random.

@@ -2,6 +2,7 @@
 
 use crate::commands::train::say_random;
 use anyhow::{Context, Result, bail};
+use kaleid::data::checkpoint::Checkpoint;
 use kaleid::data::dataset::Dataset;
 use kaleid::domainbed::{PAPER, check_name};
 use kaleid::sweep::state::State;
@@ -72,8 +73,8 @@ pub fn run(args: Args) -> Result<()> {
     let mut settings = args.settings.clone();
     say_random(&settings);
     settings.weights = settings.weights.as_deref().map(absolute).transpose()?;
-    if let Some(weights) = settings.weights.as_ref().filter(|w| !w.is_file()) {
-        bail!("--weights {}: no such file", weights.display());
+    if let Some(weights) = &settings.weights {
+        Checkpoint::open(weights).context("--weights")?;
     }
     let data_dir = absolute(&args.data_dir)?;
     let sweep = Sweep {

@@ -1,0 +1,169 @@
+//! The stages of a run: whether each can begin, and what it does.
+
+use super::clock::Clock;
+use super::config::Study;
+use super::score::{self, Scoring};
+use super::{demo, results};
+use crate::core::{Gpu, GpuOptions};
+use crate::engines::clip::ClipEmbedder;
+use crate::engines::painter::{Model, Painter};
+use crate::paint::generate;
+use crate::paint::picture::{Picture, read_pictures};
+use crate::paint::prompts::{self, Grammar, Llm, Prompting};
+use crate::progress::time_left;
+use crate::train::{self, Training, Variant};
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Floating point operations of what is left to do.
+#[derive(Debug, Default)]
+pub struct Work {
+    /// Painting and scoring one image.
+    image: f64,
+    /// All updates of all trainings.
+    training: f64,
+}
+
+/// What all stages share.
+pub struct Run<'a> {
+    study: &'a Study,
+    out: &'a Path,
+    /// ROOT/DOMAIN/CLASS/image: the originals.
+    pub data: PathBuf,
+    /// The generated images, a tree of the same shape.
+    images: PathBuf,
+    grammar: Grammar,
+}
+
+impl<'a> Run<'a> {
+    pub fn new(study: &'a Study, out: &'a Path) -> Run<'a> {
+        let grammar = if demo::is_builtin(&study.data) { Grammar::demo() } else { Grammar::general() };
+        Run { study, out, data: demo::data(&study.data, out), images: out.join("images"), grammar }
+    }
+
+    /// Sees that every stage that is left can begin, before the first of them spends time or money.
+    ///
+    /// # Errors
+    /// What would stop one of them: models, data or settings that do not work, an adapter that is too small.
+    pub fn check(&self, gpu: &Gpu, adapter: &GpuOptions) -> Result<Work> {
+        let study = self.study;
+        self.llm(adapter)?;
+        let mut work = Work::default();
+        if !self.is_scored() {
+            let model = Model::open(&demo::folder(&study.images.model, "stable-diffusion"))?;
+            let painter = Painter::new(gpu, &model, &study.images, usize::MAX)?;
+            let clip =
+                ClipEmbedder::open(gpu, &demo::folder(&study.score.clip, "clip"), gpu.caps().weights())?;
+            work.image = painter.flops_of_an_image()? + clip.flops_of_an_image();
+        }
+        for algorithm in &study.compare.algorithms {
+            // The other variants need images that are still to be painted.
+            let needs = train::check(gpu, &self.training(algorithm, Variant::O, 0))?;
+            let left =
+                self.trainings().into_iter().filter(|t| t.algorithm == *algorithm && !is_done(t)).count();
+            work.training += (left * study.train.steps()) as f64 * needs.flops;
+        }
+        Ok(work)
+    }
+
+    /// Floating point operations of what is left, when the prompts are written.
+    ///
+    /// # Errors
+    /// A prompts.jsonl that cannot be read.
+    pub fn flops(&self, work: &Work) -> Result<f64> {
+        let left = self.pictures()?.into_iter().filter(|p| !self.images.join(&p.file_name).exists()).count();
+        Ok(left as f64 * work.image + work.training)
+    }
+
+    fn llm(&self, adapter: &GpuOptions) -> Result<Llm> {
+        let writing = &self.study.prompts;
+        Llm::parse(&writing.llm, writing.model.as_deref(), adapter).context("[prompts] llm")
+    }
+
+    /// Whether the images are painted and scored: scoring writes this file last, from images that do not change any more.
+    fn is_scored(&self) -> bool {
+        self.out.join("diversity.json").exists()
+    }
+
+    pub fn write_prompts(&self, adapter: &GpuOptions) -> Result<()> {
+        let (writing, llm) = (self.study.prompts.clone(), self.llm(adapter)?);
+        let (hold_out, seed) = (vec![self.study.test_domain.clone()], self.study.seed);
+        let prompting = Prompting { hold_out, seed, writing, ..Prompting::new(&self.data, self.out) };
+        prompts::run(&prompting, &llm, &self.grammar)?;
+        Ok(())
+    }
+
+    fn pictures(&self) -> Result<Vec<Picture>> {
+        read_pictures(&self.out.join("prompts.jsonl"))
+    }
+
+    pub fn paint(&self, gpu: &Gpu) -> Result<()> {
+        let options = &self.study.images;
+        let model = demo::folder(&options.model, "stable-diffusion");
+        generate::run(gpu, &model, &self.pictures()?, &self.images, options, self.study.seed)?;
+        Ok(())
+    }
+
+    pub fn score(&self, gpu: &Gpu) -> Result<()> {
+        if self.is_scored() {
+            return Ok(());
+        }
+        let name = |folder: String| (folder.clone(), self.grammar.domain(&folder).name);
+        let scoring = Scoring {
+            data: self.data.clone(),
+            generated: self.images.clone(),
+            hold_out: vec![self.study.test_domain.clone()],
+            names: self.pictures()?.into_iter().filter_map(|p| p.domain).map(name).collect(),
+            seed: self.study.seed,
+            measure: self.study.score.clone(),
+        };
+        score::run(gpu, &scoring, self.out)?;
+        Ok(())
+    }
+
+    pub fn train(&self, gpu: &Gpu, clock: &mut Clock) -> Result<()> {
+        let trainings = self.trainings();
+        let mut took = vec![];
+        for (i, training) in trainings.iter().enumerate() {
+            let name = training.out.file_name().unwrap_or_default().to_string_lossy();
+            let left = trainings.len() - trainings.iter().filter(|t| is_done(t)).count();
+            let rest = time_left(&took, left, 1).map_or(String::new(), |time| format!(", about {time} left"));
+            eprintln!("training {} of {}: {name}{rest}", i + 1, trainings.len());
+            let (new, start) = (!is_done(training), Instant::now());
+            clock.stage("training", || train::run(gpu, training))?;
+            took.extend(new.then(|| start.elapsed().as_secs_f64()));
+        }
+        Ok(())
+    }
+
+    /// Every training, grouped by seed, so that an interrupted run already has variants to compare.
+    fn trainings(&self) -> Vec<Training> {
+        let (compare, mut trainings) = (&self.study.compare, vec![]);
+        for seed in 0..compare.seeds {
+            for algorithm in &compare.algorithms {
+                trainings
+                    .extend(compare.variants.iter().map(|&variant| self.training(algorithm, variant, seed)));
+            }
+        }
+        trainings
+    }
+
+    fn training(&self, algorithm: &str, variant: Variant, seed: u64) -> Training {
+        let study = self.study;
+        Training {
+            extra: (variant != Variant::O).then(|| self.images.clone()),
+            variant,
+            test_domains: vec![study.test_domain.clone()],
+            algorithm: algorithm.into(),
+            trial_seed: seed,
+            seed: study.seed + seed,
+            settings: study.train.clone(),
+            ..Training::new(&self.data, results::folder(self.out, algorithm, variant, seed))
+        }
+    }
+}
+
+fn is_done(training: &Training) -> bool {
+    training.out.join("done").exists()
+}
