@@ -2,13 +2,14 @@
 //! late or not at all.
 
 use kaleid::paint::picture::{Picture, read_pictures};
-use kaleid::paint::prompts::{Grammar, Llm, Prompting, Server, Summary, Writing, run};
+use kaleid::paint::prompts::{Grammar, Llm, Prompting, Server, Summary, Writing, may_fit, run};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -63,9 +64,9 @@ fn the_template_writes_for_every_image_to_come() {
     let config =
         Prompting { hold_out: vec!["sketch".into()], seed: 3, ..Prompting::new(pacs(temp.path()), &out) };
     let general = Grammar::general();
-    let summary = run(&config, &Llm::Template, &general).unwrap();
+    let summary = run(&config, &Llm::Template, &general, &may_fit).unwrap();
     let new = vec!["watercolor".to_string(), "3d_render".to_string()];
-    assert_eq!(summary, Summary { prompts: 35, new_domains: new, fallbacks: 0 });
+    assert_eq!(summary, Summary { prompts: 35, new_domains: new, fallbacks: 0, copies: 0 });
 
     // Half of 10 and of 24, and half of their mean for each new domain; classes as the originals have them.
     let jobs = read_pictures(&out.join("prompts.jsonl")).unwrap();
@@ -116,22 +117,22 @@ fn the_template_writes_for_every_image_to_come() {
 
     // The same again is the same bytes; more images leave the prompts of the others as they are.
     let again = Prompting { out: temp.path().join("again"), ..config };
-    run(&again, &Llm::Template, &general).unwrap();
+    run(&again, &Llm::Template, &general, &may_fit).unwrap();
     assert_eq!(std::fs::read_to_string(again.out.join("prompts.jsonl")).unwrap(), text);
     let more = Prompting { out: temp.path().join("more"), writing: writing(1.0, 3), ..again };
-    run(&more, &Llm::Template, &general).unwrap();
+    run(&more, &Llm::Template, &general, &may_fit).unwrap();
     let all = read_pictures(&more.out.join("prompts.jsonl")).unwrap();
     assert!(all.len() > jobs.len() && jobs.iter().all(|job| all.contains(job)));
     // Another seed is other prompts and other noise.
     let other = Prompting { out: temp.path().join("other"), writing: writing(0.5, 2), seed: 4, ..more };
-    run(&other, &Llm::Template, &general).unwrap();
+    run(&other, &Llm::Template, &general, &may_fit).unwrap();
     let others = read_pictures(&other.out.join("prompts.jsonl")).unwrap();
     assert!(jobs.iter().zip(&others).all(|(a, b)| a.seed != b.seed));
 
     // With the flag, the style of the test is one more.
     let writing = Writing { include_test_style: true, ..writing(0.5, 2) };
     let with = Prompting { out: temp.path().join("with"), writing, ..other };
-    run(&with, &Llm::Template, &general).unwrap();
+    run(&with, &Llm::Template, &general, &may_fit).unwrap();
     let found = by_folder(&read_pictures(&with.out.join("prompts.jsonl")).unwrap());
     assert_eq!([found["sketch/dog"], found["sketch/Alarm_Clock"]], [2, 3]);
 }
@@ -145,7 +146,9 @@ fn new_names_are_new() {
         writing: Writing { new, domains: names.iter().map(|s| s.to_string()).collect(), ..writing(0.5, 2) },
         ..Prompting::new(&root, temp.path().join("out"))
     };
-    let new = |config: Prompting| run(&config, &Llm::Template, &Grammar::general()).map(|s| s.new_domains);
+    let new = |config: Prompting| {
+        run(&config, &Llm::Template, &Grammar::general(), &may_fit).map(|s| s.new_domains)
+    };
     let whole = new(config(&["sketch"], 15, &[])).unwrap();
     assert_eq!(whole[..2], ["3d_render", "pixel_art"]);
     assert!(!whole.iter().any(|n| n.contains("sketch") || n == "watercolor"), "{whole:?}");
@@ -205,7 +208,7 @@ fn the_demo_speaks_its_grammar() {
         writing: writing(0.5, 3),
         ..Prompting::new(&root, &out)
     };
-    let summary = run(&config, &Llm::Template, &Grammar::demo()).unwrap();
+    let summary = run(&config, &Llm::Template, &Grammar::demo(), &may_fit).unwrap();
     assert_eq!(summary.new_domains, ["fluent3d", "fluentflat", "fluenthc"]);
     assert_eq!(summary.prompts, 6 * 70);
 
@@ -242,6 +245,10 @@ fn the_demo_speaks_its_grammar() {
 enum Answer {
     /// Status, more headers, body.
     Http(u16, &'static str, String),
+    /// A body, compressed.
+    Gzip(String),
+    /// A body for a request without seed and temperature, else an error.
+    IfPlain(String),
     /// Closes the connection.
     Close,
     /// Says nothing for a while.
@@ -252,6 +259,22 @@ enum Answer {
 fn says(text: impl Into<String>) -> Answer {
     let message = json!({"role": "assistant", "content": text.into()});
     Answer::Http(200, "", json!({"choices": [{"index": 0, "message": message}]}).to_string())
+}
+
+/// Bytes as gzip, in one block that is not compressed.
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let length = bytes.len() as u16;
+    let mut out = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255, 1];
+    out.extend([length.to_le_bytes(), (!length).to_le_bytes()].concat());
+    out.extend(bytes);
+    out.extend(crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC).checksum(bytes).to_le_bytes());
+    out.extend(u32::from(length).to_le_bytes());
+    out
+}
+
+/// The body of a chat completion whose message has these fields.
+fn completion(message: Value, ended: &str) -> String {
+    json!({"choices": [{"message": message, "finish_reason": ended}]}).to_string()
 }
 
 /// What an able model would reply.
@@ -267,7 +290,9 @@ fn good(request: &str) -> Answer {
 fn description(request: &str) -> String {
     let (class, rest) = request.split_once("[class_name] = ").unwrap().1.split_once("; ").unwrap();
     let domain = rest.split_once("[domain style] = ").unwrap().1.split_once("'.").unwrap().0;
-    format!("\"A **{class}** in {domain} style{}.\"", " softly".repeat(30))
+    // No two are equal.
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    format!("\"A **{class}** in {domain} style{} {}.\"", " softly".repeat(30), NUMBER.fetch_add(1, Relaxed))
 }
 
 /// Requests that a server saw: the texts, and the whole heads.
@@ -291,21 +316,28 @@ fn serve(answer: impl Fn(usize, &str) -> Answer + Send + Sync + 'static) -> (Str
                 let length = head.to_lowercase().split_once("content-length: ").unwrap().1.to_string();
                 let mut body = vec![0; length.lines().next().unwrap().parse().unwrap()];
                 reader.read_exact(&mut body).unwrap();
-                let body: Value = serde_json::from_slice(&body).unwrap();
-                assert_eq!(body["model"], "tiny");
-                let text = body["messages"][0]["content"].as_str().unwrap().to_string();
+                let asked: Value = serde_json::from_slice(&body).unwrap();
+                assert_eq!((&asked["model"], &asked["stream"]), (&json!("tiny"), &json!(false)));
+                let text = asked["messages"][0]["content"].as_str().unwrap().to_string();
                 let n = {
                     let mut all = all.lock().unwrap();
                     all.push((text.clone(), head));
                     all.len() - 1
                 };
+                let mut send = |status: u16, headers: &str, body: &[u8]| {
+                    let length = body.len();
+                    let head = format!(
+                        "HTTP/1.1 {status} Status\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n"
+                    );
+                    let _ = stream.write_all(&[head.as_bytes(), body].concat());
+                };
+                let is_plain = asked.get("temperature").is_none() && asked.get("seed").is_none();
                 match answer(n, &text) {
-                    Answer::Http(status, headers, body) => {
-                        let length = body.len();
-                        let _ = write!(
-                            stream,
-                            "HTTP/1.1 {status} Status\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
-                        );
+                    Answer::Http(status, headers, body) => send(status, headers, body.as_bytes()),
+                    Answer::Gzip(body) => send(200, "content-encoding: gzip\r\n", &gzip(body.as_bytes())),
+                    Answer::IfPlain(body) if is_plain => send(200, "", body.as_bytes()),
+                    Answer::IfPlain(_) => {
+                        send(400, "", br#"{"error": {"message": "Unsupported value: 'temperature'"}}"#)
                     }
                     Answer::Close => {}
                     Answer::Silence => std::thread::sleep(Duration::from_secs(2)),
@@ -340,9 +372,9 @@ fn a_good_server_is_asked_once_for_each_prompt() {
     let temp = tempfile::tempdir().unwrap();
     let (base, seen) = serve(|_, request| good(request));
     let (config, llm) = served(temp.path(), &base);
-    let summary = run(&config, &llm, &Grammar::general()).unwrap();
+    let summary = run(&config, &llm, &Grammar::general(), &may_fit).unwrap();
     let new = vec!["Stained_glass".to_string(), "Ukiyo_e".to_string()];
-    assert_eq!(summary, Summary { prompts: 16, new_domains: new, fallbacks: 0 });
+    assert_eq!(summary, Summary { prompts: 16, new_domains: new, fallbacks: 0, copies: 0 });
     let requests = std::mem::take(&mut *seen.lock().unwrap());
     assert_eq!(requests.len(), 17);
     assert!(requests[0].0.starts_with(
@@ -358,8 +390,13 @@ fn a_good_server_is_asked_once_for_each_prompt() {
     assert!(requests.iter().all(|r| r.1.contains(&format!("Bearer {KEY}"))));
 
     let first = rows(&config.out);
-    let prompt = format!("A dog in Ukiyo-e style{}.", " softly".repeat(30));
-    assert!(first.iter().any(|row| row["file_name"] == "Ukiyo_e/dog/00001.png" && row["prompt"] == prompt));
+    let row = first.iter().find(|row| row["file_name"] == "Ukiyo_e/dog/00001.png").unwrap();
+    let prompt = row["prompt"].as_str().unwrap();
+    assert!(
+        prompt.starts_with("A dog in Ukiyo-e style softly") && prompt.ends_with(|c| c == '.'),
+        "{prompt}"
+    );
+    assert_eq!([&row["origin"], &row["tries"], &row["reason"]], [&json!("model"), &json!(1), &Value::Null]);
     assert!(first.iter().all(|row| row["written_by"] == "tiny" && row.get("fallback").is_none()));
     let listed = domains(&config.out);
     assert_eq!(listed["written_by"], "tiny");
@@ -368,11 +405,11 @@ fn a_good_server_is_asked_once_for_each_prompt() {
 
     // All of it is on disk: the second run asks nobody, and a run that lost one reply asks for that.
     std::fs::remove_file(config.out.join("prompts.jsonl")).unwrap();
-    run(&config, &llm, &Grammar::general()).unwrap();
+    run(&config, &llm, &Grammar::general(), &may_fit).unwrap();
     assert_eq!((rows(&config.out), seen.lock().unwrap().len()), (first, 0));
     let reply = std::fs::read_dir(config.out.join("llm_cache")).unwrap().next().unwrap().unwrap().path();
     std::fs::write(reply, "{\"reply").unwrap();
-    run(&config, &llm, &Grammar::general()).unwrap();
+    run(&config, &llm, &Grammar::general(), &may_fit).unwrap();
     assert_eq!(seen.lock().unwrap().len(), 1);
 }
 
@@ -386,21 +423,24 @@ fn replies_that_will_not_do_are_replaced_and_marked() {
         () if request.contains("= Alarm Clock") => match n % 4 {
             0 => says("An Alarm Clock."),
             1 => says(description(&request.replace("Alarm Clock", "cat"))),
-            2 => says(description(request).replace(" in ", " in\n")),
+            2 => says("A clock in [domain style] is what the user wants, so let me think of one."),
             _ => Answer::Http(200, "", "{\"choices\": [".into()),
         },
         () if asked.lock().unwrap().insert(request.to_string()) => says("No."),
         () => good(request),
     });
     let (config, llm) = served(temp.path(), &base);
-    let summary = run(&config, &llm, &Grammar::general()).unwrap();
+    let summary = run(&config, &llm, &Grammar::general(), &may_fit).unwrap();
     let new = vec!["watercolor".to_string(), "3d_render".to_string()];
-    assert_eq!(summary, Summary { prompts: 16, new_domains: new, fallbacks: 8 });
+    assert_eq!(summary, Summary { prompts: 16, new_domains: new, fallbacks: 8, copies: 0 });
     assert_eq!(seen.lock().unwrap().len(), 2 + 8 * 2 + 8 + 4, "each useless reply is asked for once more");
     for row in rows(&config.out) {
         let replaced = row["class"] == "Alarm_Clock";
         assert_eq!(row["written_by"], if replaced { "template" } else { "tiny" }, "{row}");
         assert_eq!(row["fallback"] == true, replaced, "{row}");
+        assert_eq!(row["origin"], if replaced { "template" } else { "model" }, "{row}");
+        assert!(!replaced || row["tries"] == 2, "{row}");
+        assert_eq!(row["reason"].is_string(), replaced, "{row}");
         assert!(
             row["prompt"]
                 .as_str()
@@ -411,6 +451,136 @@ fn replies_that_will_not_do_are_replaced_and_marked() {
     }
     assert_eq!(domains(&config.out)["new"][0]["named_by"], "template");
     assert_eq!(domains(&config.out)["new"][0]["fallback"], true);
+}
+
+/// A good reply to a request, as a text.
+fn able(request: &str) -> String {
+    match request.starts_with("My dataset") {
+        true => r#"["stained glass", "ukiyo-e", "mosaic", "charcoal", "neon"]"#.into(),
+        false => description(request),
+    }
+}
+
+/// A name, and how a server of that kind answers a request.
+type Form = (&'static str, fn(&str) -> Answer);
+
+#[test]
+fn good_replies_are_found_in_every_form_that_servers_give_them() {
+    let forms: [Form; 6] = [
+        ("gzip", |r| Answer::Gzip(completion(json!({"content": able(r)}), "stop"))),
+        ("parts", |r| {
+            let parts = json!([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": able(r)}]);
+            Answer::Http(200, "", completion(json!({"content": parts}), "stop"))
+        }),
+        ("a stream", |r| {
+            let piece = |text: &str| json!({"choices": [{"delta": {"content": text}}]}).to_string();
+            let text = able(r);
+            let (a, b) = text.split_at(20);
+            let body = format!("data: {}\n\ndata: {}\n\ndata: [DONE]\n\n", piece(a), piece(b));
+            Answer::Http(200, "content-type: text/event-stream\r\n", body)
+        }),
+        ("reasoning", |r| {
+            let text = format!("<think>Okay, sketch?</think>\n{}", able(r));
+            Answer::Http(200, "", completion(json!({"content": text, "reasoning_content": "hm"}), "stop"))
+        }),
+        ("noise", |r| says(format!("Sure! Here it is:\n\n{}\n\nLet me know if you want more!", able(r)))),
+        ("no temperature", |r| Answer::IfPlain(completion(json!({"content": able(r)}), "stop"))),
+    ];
+    for (form, answer) in forms {
+        let temp = tempfile::tempdir().unwrap();
+        let (base, _) = serve(move |_, request| answer(request));
+        let (config, llm) = served(temp.path(), &base);
+        let summary = run(&config, &llm, &Grammar::general(), &may_fit).unwrap();
+        assert_eq!((summary.prompts, summary.fallbacks, summary.copies), (16, 0, 0), "{form}");
+        assert_eq!(summary.new_domains, ["stained_glass", "ukiyo_e"], "{form}");
+    }
+}
+
+#[test]
+fn bad_replies_are_never_used_and_the_reason_is_kept() {
+    let forms: [Form; 6] = [
+        ("the model refused: I can't help with that.", |_| {
+            let message = json!({"content": null, "refusal": "I can't help with that."});
+            Answer::Http(200, "", completion(message, "stop"))
+        }),
+        ("no text: it ran out of tokens (finish_reason length)", |_| {
+            Answer::Http(200, "", completion(json!({"content": null, "reasoning_content": "Okay"}), "length"))
+        }),
+        ("cut off by the token limit", |r| {
+            let cut: String = able(r).chars().take(180).collect();
+            Answer::Http(200, "", completion(json!({"content": cut}), "length"))
+        }),
+        ("nothing but thoughts", |r| says(format!("<think> Okay, so maybe watercolor: {}", able(r)))),
+        ("it does not name", |r| says(able(r).replace("dog", "cat").replace("Alarm Clock", "cat"))),
+        ("too long for the text encoder", |r| {
+            says(able(r).replace("softly softly", "chrysanthemum-embroidered pomegranate-coloured"))
+        }),
+    ];
+    for (why, answer) in forms {
+        let temp = tempfile::tempdir().unwrap();
+        let by = move |request: &str| {
+            if request.starts_with("My") { says(able(request)) } else { answer(request) }
+        };
+        let (base, _) = serve(move |_, request| by(request));
+        let (config, llm) = served(temp.path(), &base);
+        let summary = run(&config, &llm, &Grammar::general(), &may_fit).unwrap();
+        assert_eq!((summary.prompts, summary.fallbacks), (16, 16), "{why}");
+        for row in rows(&config.out) {
+            assert_eq!(
+                [&row["origin"], &row["tries"], &row["fallback"]],
+                [&json!("template"), &json!(2), &json!(true)]
+            );
+            assert!(row["reason"].as_str().unwrap().contains(why), "{why}: {row}");
+        }
+    }
+}
+
+#[test]
+fn a_sentence_that_comes_again_is_asked_for_once_more_and_counted() {
+    let temp = tempfile::tempdir().unwrap();
+    let (base, seen) = serve(|_, request| match request.starts_with("My") {
+        true => says(able(request)),
+        // Without its number.
+        false => says(
+            description(request)
+                .split(" softly")
+                .collect::<Vec<_>>()
+                .join(" so")
+                .split_inclusive(" so")
+                .take(30)
+                .collect::<String>(),
+        ),
+    });
+    let (config, llm) = served(temp.path(), &base);
+    let summary = run(&config, &llm, &Grammar::general(), &may_fit).unwrap();
+    // Two of each of four styles and two classes: one of each is the other's copy.
+    assert_eq!((summary.prompts, summary.fallbacks, summary.copies), (16, 0, 8));
+    assert_eq!(seen.lock().unwrap().len(), 1 + 16 + 8);
+    let tries: Vec<Value> = rows(&config.out).iter().map(|row| row["tries"].clone()).collect();
+    assert_eq!(tries.iter().filter(|t| **t == 2).count(), 8);
+}
+
+#[test]
+fn a_server_of_this_machine_is_reached_past_a_proxy() {
+    let temp = tempfile::tempdir().unwrap();
+    let root = pacs(temp.path());
+    let run = |base: &str, out: &str, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kaleid"));
+        command.args(["prompts", "--data", root.to_str().unwrap(), "--model", "tiny", "--share", "0.1"]);
+        command.args(["--llm", base, "--out"]).arg(temp.path().join(out)).args(more);
+        for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
+            command.env(name, "http://127.0.0.1:9");
+        }
+        let done = command.output().unwrap();
+        (done.status.code(), String::from_utf8(done.stderr).unwrap())
+    };
+    let (base, seen) = serve(|_, request| says(able(request)));
+    assert_eq!(run(&base, "proxy", &[]).0, Some(0));
+    assert!(!seen.lock().unwrap().is_empty());
+    for wrong in ["0", "-1", "NaN"] {
+        let said = run(&base, "wrong", &[&format!("--timeout={wrong}")]).1;
+        assert!(said.contains("--timeout must be a number of seconds above 0"), "{wrong}: {said}");
+    }
 }
 
 #[test]
@@ -426,7 +596,7 @@ fn a_server_that_stumbles_is_asked_again() {
     let (config, llm) = served(temp.path(), &base);
     let config = Prompting { writing: writing(0.25, 2), ..config };
     let start = Instant::now();
-    let summary = run(&config, &llm, &Grammar::general()).unwrap();
+    let summary = run(&config, &llm, &Grammar::general(), &may_fit).unwrap();
     assert_eq!((summary.prompts, summary.fallbacks), (8, 0));
     assert_eq!(seen.lock().unwrap().len(), 4 + 1 + 8);
     assert!(start.elapsed() >= Duration::from_millis(1500), "0.5 s of silence, 1 s that it asked for");
@@ -436,7 +606,7 @@ fn a_server_that_stumbles_is_asked_again() {
 fn a_server_that_does_not_work_is_an_error() {
     let temp = tempfile::tempdir().unwrap();
     let error = |(config, llm): &(Prompting, Llm)| {
-        let line = format!("{:#}", run(config, llm, &Grammar::general()).unwrap_err());
+        let line = format!("{:#}", run(config, llm, &Grammar::general(), &may_fit).unwrap_err());
         assert!(!line.contains(KEY) && !line.contains('\n'), "{line}");
         assert!(!config.out.join("prompts.jsonl").exists());
         line
@@ -462,6 +632,20 @@ fn a_server_that_does_not_work_is_an_error() {
     with(|_, _| Answer::Http(503, "", String::new()), 5, &["503 Service Unavailable (tried 5 times)"]);
     with(|_, _| Answer::Close, 5, &["(tried 5 times)", "the same command resumes"]);
     with(|_, _| Answer::Http(200, "", "<html>".into()), 2, &["no chat completions"]);
+    // An error inside an answer that says all is well.
+    let inside = |_: usize, _: &str| {
+        let body = json!({"error": {"code": 429, "message": "Rate limit exceeded: free-models-per-day"}});
+        Answer::Http(200, "", body.to_string())
+    };
+    with(inside, 5, &["429 Too Many Requests: Rate limit exceeded: free-models-per-day (tried 5 times)"]);
+    let unknown = |_: usize, _: &str| Answer::Http(200, "", json!({"error": "no such model"}).to_string());
+    with(unknown, 2, &["no such model", "check URL and model"]);
+    let spent = |_: usize, _: &str| {
+        let error = json!({"message": "You exceeded your current quota", "code": "insufficient_quota"});
+        Answer::Http(429, "", json!({"error": error}).to_string())
+    };
+    with(spent, 1, &["You exceeded your current quota; waiting will not help"]);
+    with(|_, _| Answer::Silence, 5, &["no answer in 0.5 s; --timeout sets how long to wait"]);
 
     // One that dies midway leaves its replies, and the next run resumes from there.
     let (base, seen) =
@@ -487,7 +671,7 @@ fn a_server_that_does_not_work_is_an_error() {
     });
     let (config, llm) = served(temp.path(), &base);
     let config = Prompting { out: temp.path().join("echo"), ..config };
-    run(&config, &llm, &Grammar::general()).unwrap();
+    run(&config, &llm, &Grammar::general(), &may_fit).unwrap();
     assert!(!everything(&config.out).contains(KEY));
 }
 
@@ -525,7 +709,9 @@ fn the_command_says_what_is_wrong_in_one_line() {
     let (code, stdout, stderr) = kaleid(&["--llm", &base, "--model", "tiny", "--hold-out", "sketch"], KEY);
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.contains("new domains: Stained_glass, Ukiyo_e\n"), "{stdout}");
-    assert!(stdout.contains("35 prompts are the template's") && stdout.contains("35 prompts: "), "{stdout}");
+    assert!(stdout.contains("35 prompts: "), "{stdout}");
+    let loud = "warning: MOST PROMPTS ARE NOT THE MODEL'S: 35 of 35 are the template's, since replies would not do (35: 1 words, not 20 to 80)";
+    assert!(stderr.contains(loud), "{stderr}");
     assert!(seen.lock().unwrap()[0].1.contains(&format!("Bearer {KEY}")));
     let (code, _, _) = kaleid(&["--hold-out", "sketch", "--domains", "claymation"], "");
     assert_eq!(code, 0);

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use kaleid::core::GpuOptions;
-use kaleid::paint::prompts::{self, Grammar, Llm, Prompting};
+use kaleid::paint::prompts::{self, Grammar, Llm, Prompting, may_fit};
 
 /// Name new domains and write a prompt for each image to come
 ///
@@ -18,13 +18,10 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     let Prompting { out, writing, .. } = &args.prompting;
-    let llm = Llm::parse(&writing.llm, writing.model.as_deref(), gpu).context("--llm")?;
-    let summary = prompts::run(&args.prompting, &llm, &Grammar::general())?;
+    let llm = Llm::parse(writing, gpu).context("--llm")?;
+    let summary = prompts::run(&args.prompting, &llm, &Grammar::general(), &may_fit)?;
     if !summary.new_domains.is_empty() {
         say!("new domains: {}", summary.new_domains.join(", "))?;
-    }
-    if summary.fallbacks > 0 {
-        say!("{} prompts are the template's, since the model's replies would not do", summary.fallbacks)?;
     }
     say!("{} prompts: {}", summary.prompts, out.join("prompts.jsonl").display())
 }

@@ -33,7 +33,7 @@ fn check_table(config: &TextConfig, checkpoint: &Checkpoint, prefix: &str) -> Re
 /// A text encoder of Stable Diffusion on a device: from prompts to the context that the UNet attends to.
 pub struct TextEncoder {
     config: TextConfig,
-    tokenizer: Tokenizer,
+    reader: PromptReader,
     checkpoint: Checkpoint,
     part: Part,
 }
@@ -57,11 +57,11 @@ impl TextEncoder {
         gpu: &Gpu,
         config: &Config,
         checkpoint: Checkpoint,
-        mut tokenizer: Tokenizer,
+        tokenizer: Tokenizer,
         dtype: DType,
     ) -> Result<TextEncoder> {
         let config = TextConfig::new(config)?;
-        tokenizer.pad_to(config.positions)?;
+        let reader = PromptReader::new(tokenizer, &config)?;
         let checkpoint = clip::modern_names(checkpoint);
         check_table(&config, &checkpoint, "")?;
         let part = Part::open(gpu, dtype, &checkpoint, |w| {
@@ -69,7 +69,7 @@ impl TextEncoder {
             let tokens = w.graph().input("tokens", &shape, DType::F32);
             w.graph().output("context", clip::text_model(w, &config, tokens));
         })?;
-        Ok(TextEncoder { config, tokenizer, checkpoint, part })
+        Ok(TextEncoder { config, reader, checkpoint, part })
     }
 
     /// Shape of the context of one prompt: tokens, width.
@@ -82,16 +82,9 @@ impl TextEncoder {
         self.part.needs()
     }
 
-    /// The end of a prompt that does not fit, and so does not reach the image; empty for most.
-    ///
-    /// # Errors
-    /// A prompt that the tokenizer cannot encode, or of tokens that the encoder does not know.
-    pub fn lost<'p>(&self, prompt: &'p str) -> Result<&'p str> {
-        let known = self.config.vocab_size;
-        if let Some(id) = self.tokenizer.encode(prompt)?.into_iter().find(|&id| id as usize >= known) {
-            bail!("{}: token {id} of {prompt:?}; the text encoder has {known}", self.tokenizer.name());
-        }
-        self.tokenizer.lost(prompt)
+    /// What it reads of prompts.
+    pub fn reader(&self) -> &PromptReader {
+        &self.reader
     }
 
     /// The context of each prompt, one after the other: (B, tokens, width). Prompts are cut off where they are too long.
@@ -101,13 +94,56 @@ impl TextEncoder {
     pub fn encode(&mut self, prompts: &[&str]) -> Result<Vec<f32>> {
         let mut out = Vec::with_capacity(prompts.len() * self.shape().iter().product::<usize>());
         for prompt in prompts {
-            let ids = self.tokenizer.encode(prompt)?;
+            let ids = self.reader.ids(prompt)?;
             let plan = self.part.plan(&self.checkpoint)?;
             plan.write("tokens", &embed(&self.config, &self.checkpoint, "", &ids)?)?;
             plan.run()?;
             out.extend(plan.read("context")?);
         }
         Ok(out)
+    }
+}
+
+/// What a text encoder reads of prompts: its tokenizer, without its weights.
+pub struct PromptReader {
+    tokenizer: Tokenizer,
+    known: usize,
+}
+
+impl PromptReader {
+    /// Opens `tokenizer/` and the configuration in `text_encoder/` of a Stable Diffusion folder.
+    ///
+    /// # Errors
+    /// A missing or broken file; a configuration that is not supported.
+    pub fn open(folder: &Folder) -> Result<PromptReader> {
+        let config = TextConfig::new(&Config::of(&folder.sub("text_encoder"))?)?;
+        PromptReader::new(Tokenizer::open(&folder.sub("tokenizer"))?, &config)
+    }
+
+    fn new(mut tokenizer: Tokenizer, config: &TextConfig) -> Result<PromptReader> {
+        tokenizer.pad_to(config.positions)?;
+        Ok(PromptReader { tokenizer, known: config.vocab_size })
+    }
+
+    /// Tokens of a prompt, all of which the encoder knows.
+    ///
+    /// # Errors
+    /// A prompt that the tokenizer cannot encode, or of tokens that the encoder does not know.
+    pub fn ids(&self, prompt: &str) -> Result<Vec<u32>> {
+        let ids = self.tokenizer.encode(prompt)?;
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.known) {
+            bail!("{}: token {id} of {prompt:?}; the text encoder has {}", self.tokenizer.name(), self.known);
+        }
+        Ok(ids)
+    }
+
+    /// The end of a prompt that does not fit, and so does not reach the image; empty for most.
+    ///
+    /// # Errors
+    /// As [`PromptReader::ids`].
+    pub fn lost<'p>(&self, prompt: &'p str) -> Result<&'p str> {
+        self.ids(prompt)?;
+        self.tokenizer.lost(prompt)
     }
 }
 

@@ -264,9 +264,9 @@ impl Painter {
     /// The end of a prompt that is too long for the text encoder; empty for most.
     ///
     /// # Errors
-    /// As [`TextEncoder::lost`].
+    /// As [`PromptReader::lost`](super::clip::PromptReader::lost).
     pub fn lost<'p>(&self, prompt: &'p str) -> Result<&'p str> {
-        self.text.lost(prompt)
+        self.text.reader().lost(prompt)
     }
 
     /// Images painted at once.

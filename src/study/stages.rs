@@ -5,7 +5,7 @@ use super::config::Study;
 use super::score::{self, Scoring};
 use super::{demo, results};
 use crate::core::{Gpu, GpuOptions};
-use crate::engines::clip::ClipEmbedder;
+use crate::engines::clip::{ClipEmbedder, PromptReader};
 use crate::engines::painter::{Model, Painter};
 use crate::paint::generate;
 use crate::paint::picture::{Picture, read_pictures};
@@ -77,8 +77,7 @@ impl<'a> Run<'a> {
     }
 
     fn llm(&self, adapter: &GpuOptions) -> Result<Llm> {
-        let writing = &self.study.prompts;
-        Llm::parse(&writing.llm, writing.model.as_deref(), adapter).context("[prompts] llm")
+        Llm::parse(&self.study.prompts, adapter).context("[prompts] llm")
     }
 
     /// Whether the images are painted and scored: scoring writes this file last, from images that do not change any more.
@@ -90,7 +89,8 @@ impl<'a> Run<'a> {
         let (writing, llm) = (self.study.prompts.clone(), self.llm(adapter)?);
         let (hold_out, seed) = (vec![self.study.test_domain.clone()], self.study.seed);
         let prompting = Prompting { hold_out, seed, writing, ..Prompting::new(&self.data, self.out) };
-        prompts::run(&prompting, &llm, &self.grammar)?;
+        let encoder = PromptReader::open(&demo::folder(&self.study.images.model, "stable-diffusion"))?;
+        prompts::run(&prompting, &llm, &self.grammar, &|text| encoder.lost(text).is_ok_and(str::is_empty))?;
         Ok(())
     }
 

@@ -1,10 +1,11 @@
 //! The new domains: those given by hand, or those that a language model names, filled up from the grammar.
 
-use super::chat::{Chat, LanguageModel};
+use super::chat::{ATTEMPTS, Chat, LanguageModel};
 use super::labels::Labels;
-use super::reply::{domain_names, folder_name, mentions, normal};
+use super::names::domain_names;
 use super::settings::Writing;
 use super::template::{Label, TEMPLATE};
+use super::words::{folder_name, mentions, normal};
 use crate::data::spaced;
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -36,15 +37,26 @@ impl Labels<'_> {
                 names.join(", "),
                 new + SPARE
             );
-            chat.ask(&request, self.settings.seed, |reply| {
-                for name in domain_names(reply) {
-                    let label = Label { folder: folder_name(&name), name };
+            let asked = chat.ask(&request, self.settings.seed, ATTEMPTS, |reply| {
+                let names = domain_names(reply);
+                for name in &names {
+                    let label = Label { folder: folder_name(name), name: name.clone() };
                     if found.len() < *new && self.refusal(&label, &found).is_none() {
                         found.push(label);
                     }
                 }
-                (found.len() == *new).then_some(())
+                match names.is_empty() {
+                    _ if found.len() == *new => Ok(()),
+                    true => Err("no names in its reply".into()),
+                    false => Err(format!("of its names {} only {} are new", names.join(", "), found.len())),
+                }
             })?;
+            if let Err(why) = asked.good {
+                let lacking = new - found.len();
+                eprintln!(
+                    "warning: {lacking} of {new} new domains are the template's, since the model gave none ({why})"
+                );
+            }
         }
         Ok(found)
     }

@@ -1,9 +1,11 @@
 //! Who writes prompts.
 
 use super::server::Server;
+use super::settings::Writing;
 use crate::core::GpuOptions;
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Who writes.
 pub enum Llm {
@@ -21,12 +23,19 @@ pub enum Llm {
 }
 
 impl Llm {
-    /// From `template`, `openai:MODEL`, a URL, whose model is `model`, or `local:DIR`. Keys come from the environment. Errors
-    /// do not repeat `llm`: a URL may hold a secret.
+    /// The writer that is asked for. Keys come from the environment. Errors do not repeat `llm`: a URL may hold a secret.
     ///
     /// # Errors
-    /// A text that is none of these; a key that is not set.
-    pub fn parse(llm: &str, model: Option<&str>, gpu: &GpuOptions) -> Result<Llm> {
+    /// A text that names no writer; a key that is not set; a timeout that is none.
+    pub fn parse(Writing { llm, model, timeout, .. }: &Writing, gpu: &GpuOptions) -> Result<Llm> {
+        let model = model.as_deref();
+        let timeout = Duration::try_from_secs_f64(*timeout).ok().filter(|t| !t.is_zero());
+        let Some(timeout) = timeout else { bail!("--timeout must be a number of seconds above 0") };
+        let server = |base: &str, model: &str, key: Option<String>| -> Result<Server> {
+            let mut server = Server::new(base, model, key.as_deref())?;
+            server.timeout = timeout;
+            Ok(server)
+        };
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
         let is_url = llm.starts_with("http://") || llm.starts_with("https://");
         if model.is_some() && !is_url {
@@ -40,16 +49,14 @@ impl Llm {
                     bail!("set OPENAI_API_KEY to your key");
                 }
                 let base = base.as_deref().unwrap_or("https://api.openai.com/v1");
-                Llm::Server(
-                    Server::new(base, model, key.as_deref()).context("OPENAI_BASE_URL, OPENAI_API_KEY")?,
-                )
+                Llm::Server(server(base, model, key).context("OPENAI_BASE_URL, OPENAI_API_KEY")?)
             }
             Some(("local", folder)) if !folder.is_empty() => {
                 Llm::Local { folder: folder.into(), gpu: gpu.clone() }
             }
             Some(_) if is_url => {
                 let key = set("KALEID_LLM_KEY").or_else(|| set("OPENAI_API_KEY"));
-                Llm::Server(Server::new(llm, model.unwrap_or("default"), key.as_deref())?)
+                Llm::Server(server(llm, model.unwrap_or("default"), key)?)
             }
             _ => {
                 bail!("must be template, openai:MODEL, a URL such as http://localhost:8080/v1, or local:DIR")

@@ -1,6 +1,6 @@
 //! A language model that runs here.
 
-use super::chat::LanguageModel;
+use super::chat::{LanguageModel, Reply};
 use crate::core::{Gpu, GpuOptions};
 use crate::data::folder::Folder;
 use crate::data::rng::Key;
@@ -44,8 +44,12 @@ impl LanguageModel for Local {
         self.folder.display().to_string()
     }
 
-    fn reply(&self, request: &str, seed: u64, attempt: u32) -> Result<Option<String>> {
+    fn reply(&self, request: &str, seed: u64, attempt: u32) -> Result<Reply> {
         let key = Key::new(seed, attempt, "reply");
-        self.chat.borrow_mut().reply(&[("user", request)], SAMPLING, key).map(Some)
+        let said = self.chat.borrow_mut().reply(&[("user", request)], SAMPLING, key)?;
+        Ok(match said.text {
+            _ if said.cut => Reply::Nothing(format!("cut off after {} tokens", SAMPLING.most)),
+            text => Reply::Text(text),
+        })
     }
 }

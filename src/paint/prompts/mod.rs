@@ -10,29 +10,38 @@
 //! domains.rs    the new domains
 //! images.rs     how many images of each domain and class
 //! write.rs      a prompt for each, and the files
-//! llm.rs        who writes: template.rs, server.rs or local.rs, the latter two through chat.rs and reply.rs
+//! llm.rs        who writes: template.rs, server.rs or local.rs, the latter two through chat.rs
+//! answer.rs     from a server's bytes to a text, or to why there is none
+//! reply.rs      from a text to the description in it; names.rs to names of domains
+//! words.rs      whether a text names something
 //! ```
 
+mod answer;
 mod chat;
 mod domains;
 mod images;
 mod labels;
 mod llm;
 mod local;
+mod names;
 mod reply;
 mod server;
 mod settings;
 mod template;
+mod words;
 mod write;
 
 pub use llm::Llm;
+pub use reply::may_fit;
 pub use server::Server;
 pub use settings::{Prompting, Writing};
 pub use template::{Grammar, Label};
 pub use write::Summary;
 
+use crate::data::writable_folder;
 use anyhow::Result;
 use chat::{Chat, LanguageModel};
+use images::Image;
 use labels::Labels;
 use local::Local;
 use rayon::prelude::*;
@@ -41,33 +50,51 @@ use template::TEMPLATE;
 /// Requests that a server works on at once.
 const IN_FLIGHT: usize = 8;
 
-/// Names new domains and writes a prompt for each image to come.
+/// Names new domains and writes a prompt for each image to come. A model's description must be one that `fits` the text encoder.
 ///
 /// # Errors
 /// A data set that does not open, names that do not fit it, a model that does not reply, Ctrl-C.
-pub fn run(settings: &Prompting, llm: &Llm, grammar: &Grammar) -> Result<Summary> {
+pub fn run(
+    settings: &Prompting,
+    llm: &Llm,
+    grammar: &Grammar,
+    fits: &(dyn Fn(&str) -> bool + Sync),
+) -> Result<Summary> {
     let labels = Labels::open(settings, grammar)?;
+    writable_folder(&settings.out)?;
     let cache = settings.out.join("llm_cache");
     match llm {
         Llm::Template => {
             let new = labels.new_domains(TEMPLATE, vec![])?;
-            labels.write(TEMPLATE, &new, |images, _| Ok(vec![None; images.len()]))
+            labels.write(TEMPLATE, &new, None)
         }
         Llm::Server(server) => {
             let chat = Chat { model: server, cache };
             let new = labels.new_domains(server.name(), labels.ask_names(&chat)?)?;
             let pool = rayon::ThreadPoolBuilder::new().num_threads(IN_FLIGHT).build()?;
-            labels.write(server.name(), &new, |images, progress| {
-                pool.install(|| images.par_iter().map(|i| labels.ask_prompt(&chat, i, progress)).collect())
-            })
+            labels.write(
+                server.name(),
+                &new,
+                Some(&|images, attempts, progress| {
+                    let ask =
+                        |image: &&Image| labels.ask_prompt(&chat, image, attempts.clone(), fits, progress);
+                    pool.install(|| images.par_iter().map(ask).collect())
+                }),
+            )
         }
         Llm::Local { folder, gpu } => {
             let model = Local::open(folder, gpu)?;
             let chat = Chat { model: &model, cache };
             let new = labels.new_domains(model.name(), labels.ask_names(&chat)?)?;
-            labels.write(model.name(), &new, |images, progress| {
-                images.iter().map(|i| labels.ask_prompt(&chat, i, progress)).collect()
-            })
+            labels.write(
+                model.name(),
+                &new,
+                Some(&|images, attempts, progress| {
+                    let ask =
+                        |image: &&Image| labels.ask_prompt(&chat, image, attempts.clone(), fits, progress);
+                    images.iter().map(ask).collect()
+                }),
+            )
         }
     }
 }

@@ -1,21 +1,25 @@
 //! A server that speaks chat completions.
 
-use super::chat::LanguageModel;
+use super::answer::{self, Answer, Failure};
+use super::chat::{LanguageModel, Reply};
 use crate::data::one_line;
 use crate::progress::bail_if_stopped;
 use anyhow::{Context, Result, bail};
 use reqwest::blocking::{Client, Response};
-use reqwest::header::{HeaderValue, RETRY_AFTER};
+use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{StatusCode, Url, redirect};
 use serde_json::{Value, json};
 use std::io::Read;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Most times that a request is sent to a server that is busy or fails.
 const TRIES: u32 = 5;
 /// Longest pause that a server may ask for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How freely replies are drawn: enough that equal requests differ.
+const TEMPERATURE: f64 = 0.8;
 /// A longer answer is truncated, and so cannot be read.
 const MOST_BYTES: u64 = 1 << 20;
 /// Shorter keys ("none", "ollama") are no secrets, and could be words of a reply.
@@ -35,10 +39,13 @@ pub struct Server {
     client: Client,
     /// Whether it has answered with a chat completion yet.
     understood: AtomicBool,
+    /// Whether it takes no seed or no temperature: some models refuse them.
+    plain: AtomicBool,
 }
 
 impl Server {
-    /// The server at `base` (`https://api.openai.com/v1`), to which `key` is sent.
+    /// The server at `base` (`https://api.openai.com/v1`), to which `key` is sent. The environment's proxy is not asked for a server on
+    /// this machine.
     ///
     /// # Errors
     /// A base that is no such URL, a key that cannot be sent.
@@ -57,15 +64,16 @@ impl Server {
         if key.as_ref().is_some_and(|k| HeaderValue::from_str(k).is_err()) {
             bail!("{}: the key holds characters that cannot be sent", shown(&url));
         }
-        let client = Client::builder()
+        let client = if is_here(&url) { Client::builder().no_proxy() } else { Client::builder() };
+        let client = client
             .user_agent(concat!("kaleid/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(10))
             .redirect(redirect::Policy::none())
             .build()
             .context("cannot set up HTTP")?;
         let (timeout, backoff) = (Duration::from_secs(60), Duration::from_secs(1));
-        let understood = AtomicBool::new(false);
-        Ok(Server { model: model.into(), timeout, backoff, url, key, client, understood })
+        let (understood, plain) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Server { model: model.into(), timeout, backoff, url, key, client, understood, plain })
     }
 
     /// Sends the request once: status, the pause that the server asks for, and the body. A failure on the way is a text.
@@ -75,38 +83,20 @@ impl Server {
             request = request.bearer_auth(key);
         }
         let response: Response = request.send().map_err(|e| match e.is_timeout() && !e.is_connect() {
-            true => format!("no answer in {} s", self.timeout.as_secs_f64()),
+            true => format!("no answer in {} s; --timeout sets how long to wait", self.timeout.as_secs_f64()),
             // Its URL may have a secret in its query.
             false => one_line(&format!("{:#}", anyhow::Error::from(e.without_url()))),
         })?;
-        let (status, after) = (response.status(), response.headers().get(RETRY_AFTER));
-        let seconds = after.and_then(|v| v.to_str().ok()?.trim().parse().ok());
-        let pause = seconds.map(|s| Duration::from_secs(s).min(LONGEST_PAUSE));
+        let (status, pause) = (response.status(), pause(response.headers()));
         let mut bytes = vec![];
         let read = response.take(MOST_BYTES).read_to_end(&mut bytes);
         read.map_err(|_| "the answer broke off".to_string())?;
         Ok((status, pause, String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    /// The reply in the body of an answer.
-    fn content(&self, body: &str, attempt: u32) -> Result<Option<String>> {
-        let answer: Value = serde_json::from_str(body).unwrap_or_default();
-        let reply = answer["choices"][0]["message"]["content"].as_str();
-        if reply.is_some() {
-            self.understood.store(true, Relaxed);
-        } else if attempt > 0 && !self.understood.load(Relaxed) {
-            bail!(
-                "{}: its answers are no chat completions; does the URL end as it should (often /v1)?",
-                self.place()
-            );
-        }
-        Ok(reply.map(|text| self.without_key(text)))
-    }
-
-    /// What the body of a refusal says, as ": text".
-    fn said(&self, body: &str) -> String {
-        let answer: Value = serde_json::from_str(body).unwrap_or_default();
-        let said = answer["error"]["message"].as_str().or(answer["error"].as_str()).unwrap_or_default();
+    /// What the server says went wrong, as ": text".
+    fn said(&self, failure: &Failure) -> String {
+        let said = if failure.message.is_empty() { &failure.code } else { &failure.message };
         let said: String = one_line(&self.without_key(said)).chars().take(200).collect();
         if said.is_empty() { said } else { format!(": {said}") }
     }
@@ -142,27 +132,91 @@ impl LanguageModel for Server {
         shown(&self.url)
     }
 
-    fn reply(&self, request: &str, _seed: u64, attempt: u32) -> Result<Option<String>> {
+    fn reply(&self, request: &str, seed: u64, attempt: u32) -> Result<Reply> {
         let place = self.place();
-        let body = json!({"model": self.model, "messages": [{"role": "user", "content": request}]});
+        let plain =
+            json!({"model": self.model, "messages": [{"role": "user", "content": request}], "stream": false});
+        let mut free = plain.clone();
+        // Some servers keep seeds in 32 bits with a sign.
+        free["seed"] = json!((seed.wrapping_add(u64::from(attempt)) % (1 << 31)) as u32);
+        free["temperature"] = json!(TEMPERATURE);
         let (mut pause, mut why) = (Duration::ZERO, String::new());
-        for n in 0..TRIES {
+        let mut n = 0;
+        while n < TRIES {
             wait(pause)?;
             pause = self.backoff * 2u32.pow(n);
-            match self.send(&body) {
-                Err(failure) => why = failure,
-                Ok((status, _, body)) if status.is_success() => return self.content(&body, attempt),
-                Ok((status, asked, body)) => {
-                    why = format!("{status}{}", self.said(&body));
-                    if !status.is_server_error() && !matches!(status.as_u16(), 408 | 429) {
-                        bail!("{place}: {why}{}", self.what_to_do(status));
-                    }
-                    pause = asked.unwrap_or(pause);
+            n += 1;
+            let is_plain = self.plain.load(Relaxed);
+            let (status, asked, body) = match self.send(if is_plain { &plain } else { &free }) {
+                Ok(answer) => answer,
+                Err(failure) => {
+                    why = failure;
+                    continue;
                 }
+            };
+            let (mut status, mut failure) = (status, Failure::default());
+            match answer::read(&body) {
+                Answer::Reply(reply) if status.is_success() => {
+                    self.understood.store(true, Relaxed);
+                    return Ok(match reply {
+                        Reply::Text(text) => Reply::Text(self.without_key(&text)),
+                        Reply::Nothing(why) => Reply::Nothing(one_line(&self.without_key(&why))),
+                    });
+                }
+                Answer::Error(inside) => {
+                    // A server that has begun its answer can only say so inside.
+                    let of_code = inside.status.and_then(|code| StatusCode::from_u16(code).ok());
+                    status =
+                        if status.is_success() { of_code.unwrap_or(StatusCode::BAD_REQUEST) } else { status };
+                    failure = inside;
+                }
+                Answer::Unknown if status.is_success() && attempt > 0 && !self.understood.load(Relaxed) => {
+                    bail!(
+                        "{place}: its answers are no chat completions; does the URL end as it should (often /v1)?"
+                    )
+                }
+                Answer::Unknown if status.is_success() => {
+                    return Ok(Reply::Nothing("no chat completion".into()));
+                }
+                _ => {}
             }
+            if matches!(status.as_u16(), 400 | 422) && !is_plain {
+                self.plain.store(true, Relaxed);
+                (pause, n) = (Duration::ZERO, n - 1);
+                continue;
+            }
+            why = format!("{status}{}", self.said(&failure));
+            let passes = status.is_server_error() || matches!(status.as_u16(), 408 | 429);
+            if failure.is_final() {
+                bail!("{place}: {why}; waiting will not help: see to the account, or choose another model");
+            }
+            if !passes {
+                bail!("{place}: {why}{}", self.what_to_do(status));
+            }
+            pause = asked.unwrap_or(pause);
         }
         bail!("{place}: {why} (tried {TRIES} times); once it works, the same command resumes from here")
     }
+}
+
+/// The pause that a server asks for, in milliseconds, seconds, or as a date.
+fn pause(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).map(str::trim);
+    let seconds = |text: &str| text.parse::<f64>().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+    let date = |text: &str| {
+        let until = httpdate::parse_http_date(text).ok()?;
+        Some(until.duration_since(SystemTime::now()).unwrap_or_default())
+    };
+    let after = || text(RETRY_AFTER.as_str()).and_then(|t| seconds(t).or_else(|| date(t)));
+    let pause = text("retry-after-ms").and_then(seconds).map(|ms| ms / 1000).or_else(after);
+    pause.map(|pause| pause.min(LONGEST_PAUSE))
+}
+
+/// Whether a URL is one of this machine.
+fn is_here(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let is_loopback = host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified());
+    is_loopback || host == "localhost" || host.ends_with(".localhost")
 }
 
 /// A URL without what may be secret in it.
@@ -183,5 +237,44 @@ fn wait(pause: Duration) -> Result<()> {
             return Ok(());
         }
         std::thread::sleep(left.min(Duration::from_millis(100)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_of_this_machine_are_known() {
+        for (url, here) in [
+            ("http://localhost:8080/v1", true),
+            ("http://127.0.0.5/v1", true),
+            ("http://[::1]:8080/v1", true),
+            ("http://llm.localhost/v1", true),
+            ("http://0.0.0.0:8080", true),
+            ("https://api.openai.com/v1", false),
+            ("http://192.168.1.2/v1", false),
+            ("http://localhost.example.org/v1", false),
+        ] {
+            assert_eq!(is_here(&Url::parse(url).unwrap()), here, "{url}");
+        }
+    }
+
+    #[test]
+    fn pauses_are_read_in_each_form_and_bounded() {
+        let of = |name: &'static str, value: &str| {
+            pause(&HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]))
+        };
+        assert_eq!(of("retry-after", "4"), Some(Duration::from_secs(4)));
+        assert_eq!(of("retry-after", "1.5"), Some(Duration::from_millis(1500)));
+        assert_eq!(of("retry-after-ms", "250"), Some(Duration::from_millis(250)));
+        assert_eq!(of("retry-after", "3600"), Some(LONGEST_PAUSE));
+        let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(10));
+        let asked = of("retry-after", &date).unwrap();
+        assert!(asked > Duration::from_secs(7) && asked <= Duration::from_secs(10), "{asked:?}");
+        assert_eq!(of("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+        for odd in ["soon", "-3", "NaN", "1e300"] {
+            assert_eq!(of("retry-after", odd), None, "{odd}");
+        }
     }
 }

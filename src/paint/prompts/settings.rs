@@ -53,6 +53,9 @@ pub struct Writing {
     /// Images to come for each image there is; a new domain has the mean size of the original ones.
     #[arg(long, default_value_t = 0.5)]
     pub share: f64,
+    /// Longest wait for a server's reply; slow machines with long queues need more.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
+    pub timeout: f64,
     /// Also write prompts in the styles of the domains for the test.
     #[arg(long)]
     pub include_test_style: bool,

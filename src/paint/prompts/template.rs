@@ -1,7 +1,7 @@
 //! The template writer: prompts from a grammar of phrases, without a language model. Draws depend on a key only, so a prompt does not
 //! change when others are added.
 
-use super::reply::normal;
+use super::words::normal;
 use crate::data::rng::Key;
 use crate::data::spaced;
 use anyhow::{Context, Result, bail};
