@@ -58,7 +58,7 @@ fn main() -> std::process::ExitCode {
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {e:#}");
+            eprintln!("error: {}", kaleid::data::printable(&format!("{e:#}")));
             std::process::ExitCode::from(2)
         }
     }

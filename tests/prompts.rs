@@ -392,10 +392,7 @@ fn a_good_server_is_asked_once_for_each_prompt() {
     let first = rows(&config.out);
     let row = first.iter().find(|row| row["file_name"] == "Ukiyo_e/dog/00001.png").unwrap();
     let prompt = row["prompt"].as_str().unwrap();
-    assert!(
-        prompt.starts_with("A dog in Ukiyo-e style softly") && prompt.ends_with(|c| c == '.'),
-        "{prompt}"
-    );
+    assert!(prompt.starts_with("A dog in Ukiyo-e style softly") && prompt.ends_with('.'), "{prompt}");
     assert_eq!([&row["origin"], &row["tries"], &row["reason"]], [&json!("model"), &json!(1), &Value::Null]);
     assert!(first.iter().all(|row| row["written_by"] == "tiny" && row.get("fallback").is_none()));
     let listed = domains(&config.out);

@@ -1,7 +1,8 @@
 //! `kaleid data`
 
 use anyhow::{Result, bail};
-use kaleid::data::check::{Counts, Found};
+use kaleid::data::check::{Counts, Found, Lines};
+use kaleid::data::printable;
 use kaleid::progress::Progress;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -46,7 +47,8 @@ pub fn run(args: Args) -> Result<()> {
         say!(
             "{}",
             json!({"dataset": found.known, "domains": tree(&found.domains), "extra": tree(&found.added),
-                "problems": found.problems})
+                "problems": found.problems.all().collect::<Vec<_>>(), "notes": found.notes.all().collect::<Vec<_>>(),
+                "kinds": counts(&found.problems), "kinds_of_notes": counts(&found.notes)})
         )?;
     } else {
         say!("{}: {}", args.data.display(), found.known.unwrap_or("no data set known by name"))?;
@@ -55,15 +57,33 @@ pub fn run(args: Args) -> Result<()> {
             say!("\n{}: generated images", extra.display())?;
             table(&found.added)?;
         }
-        for problem in &found.problems {
-            say!("wrong: {problem}")?;
-        }
+        print("note", &found.notes)?;
+        print("wrong", &found.problems)?;
     }
     match found.problems.len() {
         0 => Ok(()),
         1 => bail!("{}: one thing is wrong", args.data.display()),
         n => bail!("{}: {n} things are wrong", args.data.display()),
     }
+}
+
+/// The first lines of each kind, and how many more there are.
+fn print(word: &str, lines: &Lines) -> Result<()> {
+    const SHOWN: usize = 8;
+    for (kind, lines) in lines.kinds() {
+        for line in lines.iter().take(SHOWN) {
+            say!("{word}: {}", printable(line))?;
+        }
+        if let more @ 1.. = lines.len().saturating_sub(SHOWN) {
+            say!("{word}: {kind}: {} in all, {more} more than these (--json names them)", lines.len())?;
+        }
+    }
+    Ok(())
+}
+
+/// Number of lines of each kind.
+fn counts(lines: &Lines) -> BTreeMap<&'static str, usize> {
+    lines.kinds().map(|(kind, lines)| (kind, lines.len())).collect()
 }
 
 /// Domains as JSON.

@@ -6,6 +6,7 @@ use super::rng::Mt19937;
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
+use unicode_normalization::UnicodeNormalization;
 
 /// Endings that count as images, in any case.
 const ENDINGS: [&str; 9] = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp"];
@@ -56,6 +57,9 @@ impl Dataset {
             bail!("{}: no domain folders here: a data set is ROOT/DOMAIN/CLASS/image", root.display());
         };
         let classes = folders(&root.join(first))?;
+        if let Some(why) = not_classes(&root.join(first), &classes) {
+            bail!("{why}");
+        }
         if classes.is_empty() {
             bail!(
                 "{}: no class folders here: a data set is ROOT/DOMAIN/CLASS/image",
@@ -118,11 +122,13 @@ fn domain(path: &Path, first: &str, classes: &[String]) -> Result<Vec<Item>> {
             true => String::new(),
             false => format!(" {what} {}", list.join(", ")),
         };
+        let pairs = missing.iter().flat_map(|a| more.iter().filter_map(move |b| Some((a, alike(a, b)?))));
+        let spelled: String = pairs.map(|(a, why)| format!(" ({a} differs {why})")).collect();
         bail!(
-            "{}: its classes differ from those of {first}:{}{}; every domain must have the same class folders",
+            "{}: its classes differ from those of {first}:{}{}{spelled}; every domain must have the same class folders",
             path.display(),
-            says("it lacks", missing),
-            says("it also has", more)
+            says("it lacks", missing.clone()),
+            says("it also has", more.clone())
         );
     }
     let mut items = vec![];
@@ -139,14 +145,51 @@ fn domain(path: &Path, first: &str, classes: &[String]) -> Result<Vec<Item>> {
     Ok(items)
 }
 
-/// Names of the folders in `path`, sorted by code point. Links are followed.
+/// What a class folder that is part of a split is called.
+const SPLITS: [&str; 10] =
+    ["train", "training", "val", "valid", "validation", "test", "testing", "crossval", "full", "dev"];
+
+/// Why the folders in a domain are no classes, if they are the parts of a split.
+pub(super) fn not_classes(domain: &Path, classes: &[String]) -> Option<String> {
+    let is_split = |class: &String| SPLITS.contains(&class.to_lowercase().as_str());
+    (!classes.is_empty() && classes.iter().all(is_split)).then(|| {
+        let (place, names) = (domain.display(), classes.join(", "));
+        format!(
+            "{place}: its folders {names} are parts of a split, not classes: a data set is ROOT/DOMAIN/CLASS/image; move the class \
+             folders of one part (or of all) up into {place}"
+        )
+    })
+}
+
+/// In what alone two different names differ, where people would take them for one.
+pub(super) fn alike(a: &str, b: &str) -> Option<&'static str> {
+    let composed = |name: &str| name.nfc().collect::<String>();
+    let lower = |name: &str| composed(name).to_lowercase();
+    let joined = |name: &str| lower(name).replace([' ', '_', '-'], "");
+    match () {
+        () if a == b => None,
+        () if composed(a) == composed(b) => {
+            Some("only in how its accented letters are composed (Unicode's NFC and NFD)")
+        }
+        () if lower(a) == lower(b) => Some("only in capital letters"),
+        () if joined(a) == joined(b) => Some("only in blanks, _ and -"),
+        () => None,
+    }
+}
+
+/// Names of the folders in `path`, sorted by code point. Links are followed; one that leads nowhere is no error here if it may be meant
+/// for a file.
 pub(super) fn folders(path: &Path) -> Result<Vec<String>> {
     let list =
         std::fs::read_dir(path).with_context(|| format!("{}: cannot list the folder", path.display()))?;
     let mut names = vec![];
     for entry in list {
         let entry = entry.with_context(|| format!("{}: cannot list the folder", path.display()))?;
-        if entry.path().is_dir() {
+        let path_of = entry.path();
+        if path_of.is_symlink() && !path_of.exists() && path_of.extension().is_none() {
+            bail!("{}: a link that leads nowhere; is its disk mounted?", path_of.display());
+        }
+        if path_of.is_dir() {
             let name = entry.file_name().into_string();
             names.push(name.map_err(|n| anyhow::anyhow!("{}: the name {n:?} is not UTF-8", path.display()))?);
         }
@@ -161,7 +204,14 @@ pub(super) fn images(path: &Path, class: usize) -> Result<Vec<Item>> {
     let mut next = 0;
     while next < all.len() {
         let here = all[next].clone();
-        all.extend(folders(&here)?.iter().map(|name| here.join(name)));
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        for name in folders(&here)? {
+            let below = here.join(name);
+            if below.is_symlink() && real(&here).starts_with(real(&below)) {
+                bail!("{}: a link that leads in a circle; delete it", below.display());
+            }
+            all.push(below);
+        }
         next += 1;
     }
     all.sort_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
@@ -179,11 +229,11 @@ pub(super) fn is_image(path: &Path) -> bool {
     ending.is_some_and(|e| ENDINGS.contains(&e.as_str()))
 }
 
-/// The files in `path`, sorted by name.
+/// The files in `path`, sorted by name, and links that lead nowhere: torchvision lists these too, and then fails to open them.
 pub(super) fn files(path: &Path) -> Result<Vec<PathBuf>> {
     let list =
         std::fs::read_dir(path).with_context(|| format!("{}: cannot list the folder", path.display()))?;
-    let mut files: Vec<PathBuf> = list.filter_map(|e| Some(e.ok()?.path())).filter(|f| f.is_file()).collect();
+    let mut files: Vec<PathBuf> = list.filter_map(|e| Some(e.ok()?.path())).filter(|f| !f.is_dir()).collect();
     files.sort_by(|a, b| a.file_name().cmp(&b.file_name()));
     Ok(files)
 }

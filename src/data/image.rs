@@ -1,8 +1,8 @@
 //! Images on the CPU: decoding, and resizing that equals Pillow's to the bit, so that what a network sees is what it saw in
 //! the papers' code.
 
-use super::one_line;
-use anyhow::{Context, Result, bail};
+use super::decode::decode;
+use anyhow::{Context, Result};
 use std::path::Path;
 
 /// An 8-bit RGB image, rows from the top, three bytes per pixel.
@@ -66,37 +66,17 @@ impl Filter {
 }
 
 impl Rgb {
-    /// Reads an image file of any supported format, whatever its name says. Transparent pixels are laid over white.
+    /// Reads an image file of any supported format, whatever its name says: see [`decode`].
     ///
     /// # Errors
     /// A file that cannot be read or is not an image.
     pub fn open(path: impl AsRef<Path>) -> Result<Rgb> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
-        Rgb::decode(&bytes)
+        let nowhere = path.is_symlink() && !path.exists();
+        let why = if nowhere { "a link that leads nowhere; is its disk mounted?" } else { "cannot read" };
+        let bytes = std::fs::read(path).with_context(|| format!("{}: {why}", path.display()))?;
+        decode(&bytes)
             .with_context(|| format!("{}: not a readable image; replace or delete it", path.display()))
-    }
-
-    /// An image from the bytes of a file.
-    ///
-    /// # Errors
-    /// Bytes that are no image, or a damaged one.
-    pub fn decode(bytes: &[u8]) -> Result<Rgb> {
-        let image = match image::load_from_memory(bytes) {
-            Ok(image) => image,
-            Err(_) if bytes.is_empty() => bail!("the file is empty"),
-            Err(image::ImageError::Unsupported(_)) => bail!("unknown format"),
-            Err(e) => bail!("{}", one_line(&e.to_string())),
-        };
-        let (width, height) = (image.width() as usize, image.height() as usize);
-        if !image.color().has_alpha() {
-            return Ok(Rgb { width, height, data: image.into_rgb8().into_raw() });
-        }
-        let rgba = image.into_rgba8().into_raw();
-        let over =
-            |v: u8, a: u8| ((u32::from(v) * u32::from(a) + 255 * (255 - u32::from(a)) + 127) / 255) as u8;
-        let data = rgba.chunks_exact(4).flat_map(|p| [0, 1, 2].map(|c| over(p[c], p[3]))).collect();
-        Ok(Rgb { width, height, data })
     }
 
     /// Its pixels.
@@ -125,6 +105,12 @@ impl Rgb {
         }
         Rgb { width, height, data }
     }
+}
+
+/// A transparent value over white.
+pub(super) fn over_white(v: u8, alpha: u8) -> u8 {
+    let [v, alpha] = [v, alpha].map(u32::from);
+    ((v * alpha + 255 * (255 - alpha) + 127) / 255) as u8
 }
 
 /// Bits of the fixed-point weights.
@@ -232,7 +218,7 @@ pub(super) mod tests {
         let rgba = image::RgbaImage::from_raw(3, 1, vec![10, 20, 30, 255, 10, 20, 30, 0, 0, 100, 200, 128]);
         let mut png = std::io::Cursor::new(vec![]);
         rgba.unwrap().write_to(&mut png, image::ImageFormat::Png).unwrap();
-        let rgb = Rgb::decode(png.get_ref()).unwrap();
+        let rgb = decode(png.get_ref()).unwrap();
         assert_eq!((rgb.width, rgb.height), (3, 1));
         assert_eq!(rgb.data, [10, 20, 30, 255, 255, 255, 127, 177, 227]);
     }

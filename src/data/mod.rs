@@ -5,6 +5,7 @@ pub mod check;
 pub mod checkpoint;
 pub mod config;
 pub mod dataset;
+pub mod decode;
 pub mod disk;
 pub mod folder;
 pub mod image;
@@ -17,11 +18,13 @@ pub mod python;
 pub mod rng;
 pub mod synthetic;
 pub mod text;
+mod tiff;
 pub mod tokenizer;
 pub mod weight_files;
 
 use anyhow::{Context, Result};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Writes `bytes` to `path` so that the file appears whole or not at all: a temporary file beside it, then a rename.
 /// Missing parent folders are made.
@@ -30,9 +33,10 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     if let Some(parent) = path.parent() {
         make_folder(parent)?;
     }
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temp = path.with_file_name(name);
+    // Short, whatever the file is called: names have a longest length.
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let temp = format!(".kaleid-{}-{}.tmp", std::process::id(), WRITTEN.fetch_add(1, Relaxed));
+    let temp = path.with_file_name(temp);
     let written = std::fs::write(&temp, bytes).and_then(|()| std::fs::rename(&temp, path));
     if written.is_err() {
         let _ = std::fs::remove_file(&temp);
@@ -55,8 +59,7 @@ pub fn make_folder(path: impl AsRef<Path>) -> Result<()> {
 /// # Errors
 /// A place where no folder can be, or no file in it.
 pub fn writable_folder(path: impl AsRef<Path>) -> Result<()> {
-    let probe = path.as_ref().join("probe");
-    let probe = probe.with_extension(format!("{}.tmp", std::process::id()));
+    let probe = path.as_ref().join(format!(".kaleid-{}-probe.tmp", std::process::id()));
     write_atomic(&probe, b"0")?;
     let _ = std::fs::remove_file(probe);
     Ok(())
@@ -84,13 +87,70 @@ fn transpose_last(x: &[f32], n: usize, a: usize, b: usize) -> Vec<f32> {
     out
 }
 
-/// The name of a folder in words: `art_painting` becomes `art painting`.
+/// The name of a folder in words: `art_painting` becomes `art painting`, `TrashCan` `trash can`.
 pub fn spaced(folder: &str) -> String {
-    let words = folder.split(['_', '-', ' ']).filter(|w| !w.is_empty());
-    words.collect::<Vec<_>>().join(" ")
+    let (mut words, mut is_camel, mut before) = (String::new(), false, ' ');
+    for c in folder.chars() {
+        let humps = before.is_lowercase() && c.is_uppercase();
+        is_camel |= humps;
+        let is_gap = ['_', '-', ' '].contains(&c);
+        if (is_gap || humps) && !words.ends_with(' ') {
+            words.push(' ');
+        }
+        if !is_gap {
+            words.push(c);
+        }
+        before = c;
+    }
+    if is_camel { words.trim().to_lowercase() } else { words.trim().to_string() }
+}
+
+/// Whether a name holds a word, which a painter could paint: `0` and `n01440764` hold none.
+pub fn has_word(name: &str) -> bool {
+    let runs = name.split(|c: char| !c.is_alphabetic());
+    runs.into_iter().any(|run| run.chars().count() > 1 || run.chars().any(|c| !c.is_ascii()))
+}
+
+/// A text on one line, whatever a file's name holds: control characters are written out.
+pub fn printable(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 /// A message of another library on one line, as all errors here are.
 pub fn one_line(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_names_in_words() {
+        for (folder, words) in [
+            ("art_painting", "art painting"),
+            ("Alarm_Clock", "Alarm Clock"),
+            ("TrashCan", "trash can"),
+            ("TV", "TV"),
+            ("T-Shirt", "T Shirt"),
+            ("3d_render", "3d render"),
+            ("__x  y_", "x y"),
+            ("ÉcoleMaternelle", "école maternelle"),
+        ] {
+            assert_eq!(spaced(folder), words);
+        }
+        assert!(["TV", "dog (copy)", "猫", "n0 cat"].iter().all(|name| has_word(name)));
+        assert!(!["0", "n01440764", "c1", "_", ""].iter().any(|name| has_word(name)));
+    }
+
+    #[test]
+    fn names_of_any_length_are_written_and_control_characters_written_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = "é".repeat(125) + ".png!";
+        assert_eq!(name.len(), 255);
+        write_atomic(dir.path().join(&name), b"1").unwrap();
+        assert!(write_atomic(dir.path().join(name + "x"), b"1").is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left of what failed");
+        assert_eq!(printable("two\nlines \u{1b}[31mé"), "two\\nlines \\u{1b}[31mé");
+    }
 }

@@ -3,6 +3,7 @@
 use super::settings::Prompting;
 use super::template::{Grammar, Label};
 use crate::data::dataset::Dataset;
+use crate::data::has_word;
 use anyhow::{Result, bail};
 
 /// The names of a data set's classes and domains, and what is wanted of them.
@@ -38,6 +39,15 @@ impl<'a> Labels<'a> {
         });
         let (held_out, originals): (Vec<_>, Vec<_>) =
             domains.partition(|(label, _)| settings.hold_out.contains(&label.folder));
+        let names = originals.iter().map(|(label, _)| label).chain(&classes);
+        let wordless: Vec<&str> =
+            names.map(|label| label.name.as_str()).filter(|name| !has_word(name)).collect();
+        if !wordless.is_empty() {
+            let names = wordless.join(", ");
+            eprintln!(
+                "warning: {names}: no word that could be painted; name the folders after what they show"
+            );
+        }
         if originals.is_empty() {
             bail!("{}: every domain is held out, so there is none to learn from", settings.data.display());
         }
