@@ -108,7 +108,7 @@ pub fn spaced(folder: &str) -> String {
 /// Whether a name holds a word, which a painter could paint: `0` and `n01440764` hold none.
 pub fn has_word(name: &str) -> bool {
     let runs = name.split(|c: char| !c.is_alphabetic());
-    runs.into_iter().any(|run| run.chars().count() > 1 || run.chars().any(|c| !c.is_ascii()))
+    runs.into_iter().any(|run| run.chars().count() > 1 || !run.is_ascii())
 }
 
 /// A text on one line, whatever a file's name holds: control characters are written out.

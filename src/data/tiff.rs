@@ -60,7 +60,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Rgb> {
                 let left = u32::from(255 - p[3]);
                 [0, 1, 2].map(|c| {
                     let product = u32::from(p[c]) * left + 128;
-                    (left - ((product >> 8) + product >> 8)) as u8
+                    (left - (((product >> 8) + product) >> 8)) as u8
                 })
             };
             Some(Rgb { width, height, data: samples.as_raw().as_chunks().0.iter().flat_map(pixel).collect() })
