@@ -80,10 +80,13 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     }
     let report = study::run(gpu, &study, &args.out)?;
     let rows = table(&args.out, &study)?;
-    say!("accuracy on {}, mean and standard error of {} seeds:", study.test_domain, study.compare.seeds)?;
+    let (domain, seeds) = (&study.test_domain, study.compare.seeds);
+    say!("accuracy on {domain}, mean and standard error (n - 1), seeds: {seeds}")?;
     for row in &rows {
-        let unseen = row.unseen.map_or(String::new(), |m| format!(", concepts never trained on {m}"));
-        say!("  {:8} {:3} {}{unseen}", row.algorithm, row.variant.name(), row.all)?;
+        let more = |what: &str, of| row.mean(of).map_or(String::new(), |m| format!(", {what} {m}"));
+        let (balanced, unseen) =
+            (more("balanced", &row.balanced), more("concepts never trained on", &row.unseen));
+        say!("  {:8} {:3} {}{balanced}{unseen}", row.algorithm, row.variant.name(), row.all())?;
     }
     for line in findings(&rows) {
         say!("{line}")?;

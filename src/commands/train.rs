@@ -34,7 +34,11 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     eprintln!("{}", gpu.caps().adapter);
     let outcome = train::run(&gpu, &training)?;
     if outcome.accuracy.is_finite() {
-        say!("accuracy on {}: {:.1} %", training.test_domains.join(", "), 100.0 * outcome.accuracy)?;
+        let domains = training.test_domains.join(", ");
+        let balanced = outcome
+            .balanced_accuracy
+            .map_or(String::new(), |b| format!(", mean over classes {:.1} %", 100.0 * b));
+        say!("accuracy on {domains}: {:.1} %{balanced}", 100.0 * outcome.accuracy)?;
     }
     if let Some(unseen) = outcome.unseen_accuracy {
         say!("accuracy on concepts never trained on: {:.1} %", 100.0 * unseen)?;

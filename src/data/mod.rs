@@ -16,6 +16,7 @@ pub mod packed;
 pub mod preprocess;
 pub mod python;
 pub mod rng;
+pub mod stats;
 pub mod synthetic;
 pub mod text;
 mod tiff;

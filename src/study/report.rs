@@ -31,9 +31,9 @@ pub fn run(dir: &Path) -> Result<PathBuf> {
         "adapter": run.stages.adapter, "version": run.stages.version,
         "matrix": (run.study.compare.algorithms.len() > 1).then(|| matrix(&rows, &run.study)),
         "cells": rows.iter().map(|r| {
-            let seeds: Vec<String> = r.seeds.iter().map(|a| format!("{:.1}", 100.0 * a)).collect();
-            let unseen = r.unseen.map(|m| m.to_string());
-            (&r.algorithm, r.variant.name(), r.all.to_string(), unseen, seeds.join(", "))
+            let seeds: Vec<String> = r.seeds.values().map(|a| format!("{:.1}", 100.0 * a)).collect();
+            let [balanced, unseen] = [&r.balanced, &r.unseen].map(|of| r.mean(of).map(|m| m.to_string()));
+            (&r.algorithm, r.variant.name(), r.all().to_string(), balanced, unseen, seeds.join(", "))
         }).collect::<Vec<_>>(),
         "findings": findings(&rows),
         "domains": run.domains(), "grid": run.grid()?, "nearest": run.nearest()?,

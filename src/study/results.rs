@@ -1,11 +1,12 @@
 //! What the trainings of a run came to: accuracies by algorithm and variant, and what they say.
 
 use super::config::Study;
+use crate::data::stats::{Mean, verdict};
 use crate::sweep::records::{Record, record};
 use crate::sweep::select::validation;
 use crate::train::Variant;
 use anyhow::{Context, Result};
-use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Folder of a training of the run in `out`.
@@ -13,44 +14,30 @@ pub fn folder(out: &Path, algorithm: &str, variant: Variant, seed: u64) -> PathB
     out.join("train").join(format!("{algorithm}-{}-{seed}", variant.name()))
 }
 
-/// Accuracies of one algorithm on one variant, over seeds.
+/// Accuracies on the held-out domain of one algorithm on one variant, by seed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Accuracies {
     /// DomainBed's name.
     pub algorithm: String,
     /// Which generated images joined.
     pub variant: Variant,
-    /// Accuracy on the held-out domain, of each seed.
-    pub seeds: Vec<f64>,
-    /// Mean and standard error of `seeds`.
-    pub all: Mean,
-    /// The same over the concepts that were kept from training.
-    pub unseen: Option<Mean>,
+    /// Of all images.
+    pub seeds: BTreeMap<u64, f64>,
+    /// Mean over classes, since these differ in size; empty where trainings of before did not record it.
+    pub balanced: BTreeMap<u64, f64>,
+    /// Of the concepts that were kept from training.
+    pub unseen: BTreeMap<u64, f64>,
 }
 
-/// Mean over seeds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Mean {
-    /// The mean.
-    pub mean: f64,
-    /// Standard deviation (n - 1) over the root of n; 0 with one seed.
-    pub standard_error: f64,
-}
-
-impl Mean {
-    /// Of at least one value.
-    pub fn of(values: &[f64]) -> Mean {
-        let n = values.len() as f64;
-        let mean = values.iter().sum::<f64>() / n;
-        let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-        let standard_error = if values.len() > 1 { (squares / (n - 1.0) / n).sqrt() } else { 0.0 };
-        Mean { mean, standard_error }
+impl Accuracies {
+    /// Mean over all images and seeds.
+    pub fn all(&self) -> Mean {
+        Mean::of(&self.seeds.values().copied().collect::<Vec<_>>())
     }
-}
 
-impl std::fmt::Display for Mean {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(f, "{:.1} ± {:.1} %", 100.0 * self.mean, 100.0 * self.standard_error)
+    /// The same of another accuracy, where each seed has it.
+    pub fn mean(&self, of: &BTreeMap<u64, f64>) -> Option<Mean> {
+        (of.len() == self.seeds.len()).then(|| Mean::of(&of.values().copied().collect::<Vec<_>>()))
     }
 }
 
@@ -62,19 +49,18 @@ pub fn table(dir: &Path, study: &Study) -> Result<Vec<Accuracies>> {
     let mut rows = vec![];
     for algorithm in &study.compare.algorithms {
         for &variant in &study.compare.variants {
-            let (mut seeds, mut unseen) = (vec![], vec![]);
+            let [mut seeds, mut balanced, mut unseen] = [const { BTreeMap::new() }; 3];
             for seed in 0..study.compare.seeds {
                 let folder = folder(dir, algorithm, variant, seed);
                 if folder.join("done").exists() {
                     let record = selected(&folder.join("results.jsonl"))?;
-                    seeds.extend(record.test);
-                    unseen.extend(record.unseen);
+                    seeds.extend(record.test.map(|v| (seed, v)));
+                    balanced.extend(record.balanced.map(|v| (seed, v)));
+                    unseen.extend(record.unseen.map(|v| (seed, v)));
                 }
             }
             if !seeds.is_empty() {
-                let all = Mean::of(&seeds);
-                let unseen = (unseen.len() == seeds.len()).then(|| Mean::of(&unseen));
-                rows.push(Accuracies { algorithm: algorithm.clone(), variant, seeds, all, unseen });
+                rows.push(Accuracies { algorithm: algorithm.clone(), variant, seeds, balanced, unseen });
             }
         }
     }
@@ -102,39 +88,38 @@ pub fn matrix(rows: &[Accuracies], study: &Study) -> (Vec<&'static str>, Vec<(St
     let shown = |mean: Option<Mean>| mean.map_or("–".into(), |m| m.to_string());
     let mut table: Vec<(String, Vec<String>)> = vec![];
     for algorithm in &study.compare.algorithms {
-        let cells = variants.iter().map(|&v| shown(of(algorithm, v).map(|r| r.all))).collect();
+        let cells = variants.iter().map(|&v| shown(of(algorithm, v).map(Accuracies::all))).collect();
         table.push((algorithm.clone(), cells));
     }
     let average = |variant: Variant| {
         let all: Option<Vec<&Accuracies>> = study.compare.algorithms.iter().map(|a| of(a, variant)).collect();
-        let all = all.filter(|all| all.iter().all(|row| row.seeds.len() == all[0].seeds.len()))?;
-        let seeds = 0..all[0].seeds.len();
-        let means = seeds.map(|s| all.iter().map(|r| r.seeds[s]).sum::<f64>() / all.len() as f64);
+        let all = all.filter(|all| all.iter().all(|row| row.seeds.keys().eq(all[0].seeds.keys())))?;
+        let means =
+            all[0].seeds.keys().map(|s| all.iter().map(|r| r.seeds[s]).sum::<f64>() / all.len() as f64);
         Some(Mean::of(&means.collect::<Vec<_>>()))
     };
     table.push(("average".into(), variants.iter().map(|&v| shown(average(v))).collect()));
     (variants.iter().map(|v| v.name()).collect(), table)
 }
 
-/// What the table says, in sentences: each variant against the originals alone.
+/// What the table says, in sentences: each variant against the originals alone, seed by seed.
 pub fn findings(rows: &[Accuracies]) -> Vec<String> {
     let mut lines = vec![];
     for row in rows.iter().filter(|r| r.variant != Variant::O) {
         let Some(o) = rows.iter().find(|o| o.variant == Variant::O && o.algorithm == row.algorithm) else {
             continue;
         };
-        let points = 100.0 * (row.all.mean - o.all.mean);
-        let error = 100.0 * row.all.standard_error.hypot(o.all.standard_error);
-        let verdict = match (points / error).abs() {
-            _ if error == 0.0 => "one seed has no error bar".to_string(),
-            ratio if ratio < 2.0 => format!("{ratio:.1} standard errors: seeds could do that"),
-            ratio => format!("{ratio:.1} standard errors"),
+        let (algorithm, variant) = (&row.algorithm, row.variant.name());
+        let differences = |of: &BTreeMap<u64, f64>, o: &BTreeMap<u64, f64>| -> Vec<f64> {
+            of.iter().filter_map(|(seed, v)| Some(v - o.get(seed)?)).collect()
         };
-        lines.push(format!(
-            "{}: {} against o: {points:+.1} points ({verdict})",
-            row.algorithm,
-            row.variant.name()
-        ));
+        for (what, of, o) in [("", &row.seeds, &o.seeds), (", balanced accuracy", &row.balanced, &o.balanced)]
+        {
+            let differences = differences(of, o);
+            if !differences.is_empty() {
+                lines.push(format!("{algorithm}: {variant} against o{what}: {}", verdict(&differences)));
+            }
+        }
     }
     lines
 }

@@ -76,21 +76,50 @@ const TABLE_2: [[f64; 6]; 8] = [
 ];
 const AVERAGE_2: [f64; 6] = [66.5, 76.7, 83.6, 70.1, 76.9, 86.3];
 
-/// DomainBed's tables: a section for each way to choose, with a table for each data set and one of averages.
+/// What stands after ±.
+const SAMPLE: &str = "Standard error over trials, variance over n - 1.";
+const DOMAINBEDS: &str =
+    "Standard error over trials as DomainBed has it, variance over n; balanced accuracies over n - 1.";
+
+/// Which accuracy tables show.
+#[derive(Clone, Copy, PartialEq)]
+enum Accuracy {
+    /// Of all images, its spread as DomainBed's.
+    DomainBeds,
+    /// Of all images.
+    Plain,
+    /// Mean over classes.
+    Balanced,
+}
+
+/// DomainBed's tables: a section for each way to choose, with a table for each data set and one of averages. The same of balanced
+/// accuracies follows where records have them, which DomainBed's have not.
 pub fn tables(records: &Records) -> Page {
-    let section = |method: Method| {
-        let chosen = Chosen::new(records, method);
+    let section = |(method, accuracy): (Method, Accuracy)| {
+        let chosen = Chosen::new(records, method, accuracy);
         let mut tables: Vec<Table> = chosen.datasets().iter().map(|d| chosen.by_domain(d)).collect();
         tables.push(chosen.averages());
-        (format!("Model selection: {}", method.name()), tables)
+        (format!("Model selection: {}{}", method.name(), chosen.which()), tables)
     };
-    Page { records: records.all.len(), sections: Method::ALL.map(section).into() }
+    let mut sections: Vec<(Method, Accuracy)> = Method::ALL.map(|m| (m, Accuracy::DomainBeds)).into();
+    if has_balanced(records) {
+        sections.extend(Method::ALL.map(|m| (m, Accuracy::Balanced)));
+    }
+    Page {
+        records: records.all.len(),
+        note: DOMAINBEDS,
+        sections: sections.into_iter().map(section).collect(),
+    }
+}
+
+fn has_balanced(records: &Records) -> bool {
+    records.all.iter().any(|r| !r.balanced_by_env.is_empty())
 }
 
 /// The paper's tables 1 and 2, ours and in brackets the published numbers, and ours by domain. Models are chosen by validation on the
 /// training domains, and so is the variant in the column `chosen`.
 pub fn paper(records: &Records) -> Page {
-    let chosen = Chosen::new(records, Method::Iid);
+    let chosen = Chosen::new(records, Method::Iid, Accuracy::Plain);
     let datasets = chosen.datasets();
     let mut own: Vec<&str> = datasets.iter().map(String::as_str).collect();
     if own.is_empty() {
@@ -98,25 +127,48 @@ pub fn paper(records: &Records) -> Page {
     }
     let mut tables: Vec<Table> = own.iter().map(|dataset| chosen.table_1(dataset)).collect();
     tables.push(chosen.table_2());
-    let by_domain = datasets.iter().map(|d| chosen.by_domain(d)).collect();
+    let mut by_domain: Vec<Table> = datasets.iter().map(|d| chosen.by_domain(d)).collect();
+    if has_balanced(records) {
+        let balanced = Chosen::new(records, Method::Iid, Accuracy::Balanced);
+        tables.extend(datasets.iter().map(|d| balanced.table_1(d)));
+        by_domain.extend(datasets.iter().map(|d| balanced.by_domain(d)));
+    }
     let sections = vec![("The paper's tables".into(), tables), ("By domain".into(), by_domain)];
-    Page { records: records.all.len(), sections }
+    Page { records: records.all.len(), note: SAMPLE, sections }
 }
 
 /// What one way to choose chose in each group.
 struct Chosen<'a> {
     records: &'a Records,
     method: Method,
+    accuracy: Accuracy,
     groups: BTreeMap<Group, Choice<'a>>,
 }
 
 impl<'a> Chosen<'a> {
-    fn new(records: &'a Records, method: Method) -> Self {
+    fn new(records: &'a Records, method: Method, accuracy: Accuracy) -> Self {
         let best = |(group, of): (Group, Vec<_>)| {
             let ranked = ranked(method, &of, group.test_env, records.originals(&group.dataset));
             ranked.first().map(|&choice| (group, choice))
         };
-        Chosen { records, method, groups: groups(records).into_iter().filter_map(best).collect() }
+        Chosen { records, method, accuracy, groups: groups(records).into_iter().filter_map(best).collect() }
+    }
+
+    /// What titles say of the accuracy.
+    fn which(&self) -> &'static str {
+        if self.accuracy == Accuracy::Balanced { ", balanced accuracy (mean over classes)" } else { "" }
+    }
+
+    fn cell(&self, values: &[f64]) -> Cell {
+        if self.accuracy == Accuracy::DomainBeds { Cell::domainbeds(values) } else { Cell::of(values) }
+    }
+
+    /// The accuracy that tables show of a choice.
+    fn shown(&self, test_env: usize, choice: &Choice) -> Option<f64> {
+        match self.accuracy {
+            Accuracy::Balanced => choice.record.balanced_by_env.get(&test_env).copied(),
+            _ => Some(choice.test),
+        }
     }
 
     /// DomainBed's first, in its order.
@@ -158,7 +210,8 @@ impl<'a> Chosen<'a> {
         let mut trials: BTreeMap<u64, BTreeMap<usize, f64>> = BTreeMap::new();
         for (group, choice) in &self.groups {
             if group.dataset == dataset && group.algorithm == algorithm && group.variant == variant {
-                trials.entry(group.trial_seed).or_default().insert(group.test_env, choice.test);
+                let shown = self.shown(group.test_env, choice);
+                trials.entry(group.trial_seed).or_default().extend(shown.map(|v| (group.test_env, v)));
             }
         }
         trials
@@ -169,14 +222,18 @@ impl<'a> Chosen<'a> {
         let row = |(algorithm, variant): (&str, &str)| {
             let trials = self.accuracies(dataset, algorithm, variant);
             let cell =
-                |env| Cell::of(&trials.values().filter_map(|t| t.get(&env).copied()).collect::<Vec<_>>());
+                |env| self.cell(&trials.values().filter_map(|t| t.get(&env).copied()).collect::<Vec<_>>());
             let mut cells: Vec<Cell> = (0..domains.len()).map(cell).collect();
             cells.push(Cell::average(&cells));
             (row_name(algorithm, variant), cells)
         };
         Table {
-            title: format!("Dataset: {dataset}, model selection method: {}", self.method.name()),
-            short: dataset.into(),
+            title: format!(
+                "Dataset: {dataset}, model selection method: {}{}",
+                self.method.name(),
+                self.which()
+            ),
+            short: format!("{dataset}{}", self.which()),
             columns: domains.iter().cloned().chain(["Avg".into()]).collect(),
             rows: self.rows().into_iter().map(row).collect(),
             width: 20,
@@ -189,14 +246,14 @@ impl<'a> Chosen<'a> {
             let cell = |dataset: &String| {
                 let trials = self.accuracies(dataset, algorithm, variant);
                 let means = trials.values().filter_map(|t| mean(&t.values().copied().collect::<Vec<_>>()));
-                Cell::of(&means.collect::<Vec<_>>())
+                self.cell(&means.collect::<Vec<_>>())
             };
             let mut cells: Vec<Cell> = datasets.iter().map(cell).collect();
             cells.push(Cell::average(&cells));
             (row_name(algorithm, variant), cells)
         };
         Table {
-            title: format!("Averages, model selection method: {}", self.method.name()),
+            title: format!("Averages, model selection method: {}{}", self.method.name(), self.which()),
             short: "Averages".into(),
             rows: self.rows().into_iter().map(row).collect(),
             columns: datasets.into_iter().chain(["Avg".into()]).collect(),
@@ -210,9 +267,7 @@ impl<'a> Chosen<'a> {
         let tested = tested.collect::<BTreeSet<_>>().len();
         let whole = trials.values().filter(|t| t.len() == tested);
         let means: Vec<f64> = whole.filter_map(|t| mean(&t.values().copied().collect::<Vec<_>>())).collect();
-        // DomainBed gives one trial an error of 0, which claims too much.
-        let error = Cell::of(&means).error.filter(|_| means.len() > 1);
-        Cell { error, ..Cell::of(&means) }
+        self.cell(&means)
     }
 
     /// The same of whichever variant has the best validation in each trial and test domain.
@@ -230,7 +285,7 @@ impl<'a> Chosen<'a> {
         }
         let mut trials: BTreeMap<u64, BTreeMap<usize, f64>> = BTreeMap::new();
         for ((trial, env), choice) in best {
-            trials.entry(trial).or_default().insert(env, choice.test);
+            trials.entry(trial).or_default().extend(self.shown(env, choice).map(|v| (env, v)));
         }
         self.whole(dataset, &trials)
     }
@@ -270,10 +325,11 @@ impl<'a> Chosen<'a> {
             VARIANTS.map(one).into_iter().chain([self.of_chosen_variant(dataset, algorithm)]).collect()
         };
         let (published, average): (fn(usize) -> Vec<f64>, &[f64]) = match dataset {
-            "PACS" => (|i| TABLE_1[i].to_vec(), &AVERAGE_1),
+            "PACS" if self.accuracy != Accuracy::Balanced => (|i| TABLE_1[i].to_vec(), &AVERAGE_1),
             _ => (|_| vec![], &[]),
         };
-        let name = format!("Table 1: {dataset}, mean over test domains (in brackets: the paper)");
+        let beside = if self.accuracy == Accuracy::Balanced { "" } else { " (in brackets: the paper)" };
+        let name = format!("Table 1: {dataset}, mean over test domains{}{beside}", self.which());
         Table {
             title: name.clone(),
             short: name,

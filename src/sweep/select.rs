@@ -166,6 +166,8 @@ mod tests {
             accuracy: [large, small].map(|part| part.iter().copied().map(Some).collect()),
             test: None,
             unseen: None,
+            balanced: None,
+            balanced_by_env: BTreeMap::new(),
             hparams: Map::new(),
             folder: String::new(),
         }

@@ -1,5 +1,6 @@
 //! A table of accuracies in the four forms that `kaleid sweep collect` prints. The text is DomainBed's to the byte.
 
+use crate::data::stats::Mean;
 use serde_json::{Map, Value, json};
 
 /// How tables are written.
@@ -35,8 +36,17 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// Mean and standard error of accuracies from 0 to 1; variance over n, as in DomainBed, not n - 1. Empty for no values.
+    /// Mean and standard error (n - 1) of accuracies from 0 to 1; one value has no error. Empty for no values.
     pub fn of(values: &[f64]) -> Cell {
+        if values.is_empty() {
+            return Cell::default();
+        }
+        let Mean { mean, standard_error, .. } = Mean::of(values);
+        Cell { mean: Some(100.0 * mean), error: standard_error.map(|e| 100.0 * e), published: None }
+    }
+
+    /// The same as DomainBed prints it: the variance is divided by n, and one value has an error of 0.
+    pub fn domainbeds(values: &[f64]) -> Cell {
         let n = values.len() as f64;
         let Some(mean) = super::select::mean(values) else { return Cell::default() };
         let scaled: Vec<f64> = values.iter().map(|v| v / n.sqrt()).collect();
@@ -93,6 +103,8 @@ pub struct Table {
 pub struct Page {
     /// Number of records behind them.
     pub records: usize,
+    /// What the numbers after ± are; the text, which is DomainBed's, does not say.
+    pub note: &'static str,
     /// Titles, and their tables.
     pub sections: Vec<(String, Vec<Table>)>,
 }
@@ -129,8 +141,8 @@ impl Page {
                 .collect::<String>()
         };
         let mut out = format!(
-            "\\documentclass{{article}}\n\\usepackage{{booktabs}}\n\\usepackage{{adjustbox}}\n\\begin{{document}}\n\\section{{Results}}\n% Total records: {}\n",
-            self.records
+            "\\documentclass{{article}}\n\\usepackage{{booktabs}}\n\\usepackage{{adjustbox}}\n\\begin{{document}}\n\\section{{Results}}\n% Total records: {}\n% {}\n",
+            self.records, self.note
         );
         for (title, tables) in &self.sections {
             out += &format!("\n\\subsection{{{}}}\n", plain(title));
@@ -153,7 +165,7 @@ impl Page {
     }
 
     fn markdown(&self) -> String {
-        let mut out = format!("{} records\n", self.records);
+        let mut out = format!("{} records. {}\n", self.records, self.note);
         for (title, tables) in &self.sections {
             out += &format!("\n## {title}\n");
             for table in tables {
@@ -185,7 +197,7 @@ impl Page {
             .iter()
             .map(|(title, tables)| json!({"title": title, "tables": tables.iter().map(table).collect::<Vec<_>>()}))
             .collect();
-        json!({"records": self.records, "unit": "percent", "sections": sections})
+        json!({"records": self.records, "unit": "percent", "note": self.note, "sections": sections})
     }
 }
 
@@ -206,7 +218,12 @@ mod tests {
 
     #[test]
     fn cells_are_domainbeds() {
-        assert_eq!(Cell::of(&[0.1, 0.2, 0.3]).text("+/-"), "20.0 +/- 4.7");
+        assert_eq!(Cell::domainbeds(&[0.1, 0.2, 0.3]).text("+/-"), "20.0 +/- 4.7");
+        assert_eq!(Cell::of(&[0.1, 0.2, 0.3]).text("+/-"), "20.0 +/- 5.8");
+        assert_eq!(
+            [Cell::domainbeds(&[0.1]), Cell::of(&[0.1])].map(|c| c.text("+/-")),
+            ["10.0 +/- 0.0", "10.0"]
+        );
         assert_eq!(Cell::of(&[]).text("+/-"), "X");
         let cells = [Cell::of(&[0.5]), Cell::of(&[0.75])];
         assert_eq!(Cell { published: Some(84.4), ..Cell::average(&cells) }.text("+/-"), "62.5 (84.4)");
@@ -222,7 +239,8 @@ mod tests {
             rows: vec![("ERM".into(), vec![Cell::of(&[0.5, 0.5]), Cell::default()])],
             width: 20,
         };
-        let page = Page { records: 2, sections: vec![("Choice".into(), vec![table])] };
+        let page =
+            Page { records: 2, note: "Standard error.", sections: vec![("Choice".into(), vec![table])] };
         let text = "Total records: 2\n\n-------- Dataset: a_b\n\
             Algorithm             one                   a name that is too l \n\
             ERM                   50.0 +/- 0.0          X                    \n";

@@ -11,6 +11,7 @@ use crate::domainbed::predictor::Predictor;
 use crate::domainbed::samples::{Rows, Samples};
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// The two splits of an environment, in the order in which they are evaluated.
 #[derive(Clone, Copy, PartialEq)]
@@ -25,6 +26,23 @@ impl Split {
             Split::Train => &env.train,
             Split::Validation => &env.validation,
         }
+    }
+}
+
+/// Images of each class: how many are classified rightly, and how many there are.
+#[derive(Default)]
+struct ByClass(BTreeMap<usize, [usize; 2]>);
+
+impl ByClass {
+    fn add(&mut self, class: usize, correct: bool) {
+        let [right, all] = self.0.entry(class).or_default();
+        *right += usize::from(correct);
+        *all += 1;
+    }
+
+    /// Balanced accuracy: the mean over the classes that have images.
+    fn mean(&self) -> f64 {
+        self.0.values().map(|[right, all]| *right as f64 / *all as f64).sum::<f64>() / self.0.len() as f64
     }
 }
 
@@ -102,6 +120,7 @@ impl<'a> Shown<'a> {
         record: &mut Map<String, Value>,
     ) -> Result<()> {
         let (mut right, mut unseen) = ([0, 0], [0, 0]);
+        let mut by_class = ByClass::default();
         for (split, name) in [(Split::Train, "in"), (Split::Validation, "out")] {
             for (e, env) in self.envs.iter().enumerate() {
                 let places = split.of(env);
@@ -113,19 +132,23 @@ impl<'a> Shown<'a> {
                 let share = correct.iter().filter(|&&c| c).count() as f64 / places.len() as f64;
                 record.insert(format!("env{e}_{name}_acc"), json!(share));
                 if env.test {
+                    let mut own = ByClass::default();
                     for (&i, &c) in places.iter().zip(&correct) {
+                        [&mut own, &mut by_class].into_iter().for_each(|b| b.add(env.items[i].class, c));
                         let add = |to: &mut [usize; 2]| *to = [to[0] + usize::from(c), to[1] + 1];
                         add(&mut right);
                         if is_unseen(&env.items[i]) {
                             add(&mut unseen);
                         }
                     }
+                    record.insert(format!("env{e}_{name}_balanced_acc"), json!(own.mean()));
                 }
             }
         }
         let share = |[right, all]: [usize; 2]| json!(right as f64 / all as f64);
         if right[1] > 0 {
             record.insert("test_acc".into(), share(right));
+            record.insert("test_balanced_acc".into(), json!(by_class.mean()));
         }
         if self.config.hold_out_concepts && unseen[1] > 0 {
             record.insert("test_unseen_acc".into(), share(unseen));

@@ -26,7 +26,9 @@ use std::time::Instant;
 pub struct Outcome {
     /// Share of all images of the test domains that were classified rightly.
     pub accuracy: f64,
-    /// The same over the concepts that were kept from training.
+    /// Mean over classes of the share of each.
+    pub balanced_accuracy: Option<f64>,
+    /// Share over the concepts that were kept from training.
     pub unseen_accuracy: Option<f64>,
     /// The rows of results.jsonl.
     pub records: Vec<Map<String, Value>>,
@@ -36,8 +38,12 @@ impl Outcome {
     fn new(records: Vec<Map<String, Value>>) -> Result<Outcome> {
         let last = records.last().context("no results")?;
         let number = |key: &str| last.get(key).and_then(Value::as_f64);
-        let (accuracy, unseen_accuracy) = (number("test_acc"), number("test_unseen_acc"));
-        Ok(Outcome { accuracy: accuracy.unwrap_or(f64::NAN), unseen_accuracy, records })
+        Ok(Outcome {
+            accuracy: number("test_acc").unwrap_or(f64::NAN),
+            balanced_accuracy: number("test_balanced_acc"),
+            unseen_accuracy: number("test_unseen_acc"),
+            records,
+        })
     }
 }
 
@@ -294,7 +300,9 @@ fn summary(record: &Map<String, Value>) -> String {
     for (key, value) in record {
         let Some(value) = value.as_f64() else { continue };
         match key.as_str() {
-            "test_acc" | "test_unseen_acc" => line += &format!(", {key} {:.1} %", 100.0 * value),
+            "test_acc" | "test_balanced_acc" | "test_unseen_acc" => {
+                line += &format!(", {key} {:.1} %", 100.0 * value)
+            }
             key if key.ends_with("_out_acc") => line += &format!(", {key} {:.1} %", 100.0 * value),
             "step" | "epoch" | "mem_gb" | "step_time" | "data_time" => {}
             key if key.ends_with("_acc") => {}
