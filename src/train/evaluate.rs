@@ -222,3 +222,17 @@ impl<'a> Shown<'a> {
         Ok(all)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::ByClass;
+
+    #[test]
+    fn every_class_counts_the_same_in_balanced_accuracy() {
+        let mut all = ByClass::default();
+        // Nine of ten of one class, one of two of another, none of a class without images.
+        (0..10).for_each(|i| all.add(0, i > 0));
+        (0..2).for_each(|i| all.add(3, i > 0));
+        assert!((all.mean() - (0.9 + 0.5) / 2.0).abs() < 1e-12);
+    }
+}

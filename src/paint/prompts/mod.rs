@@ -47,6 +47,17 @@ use local::Local;
 use rayon::prelude::*;
 use template::TEMPLATE;
 
+/// Reads a text by every parser of what models and servers say, and leaves what they find: no text may make one of them panic, as a test
+/// over damaged replies sees.
+#[doc(hidden)]
+pub fn read_reply(text: &str) {
+    let _ = (
+        answer::read(text),
+        names::domain_names(text),
+        reply::description(text, "dog", "watercolor", may_fit),
+    );
+}
+
 /// Requests that a server works on at once.
 const IN_FLIGHT: usize = 8;
 
