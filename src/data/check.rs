@@ -1,10 +1,10 @@
 //! Checks a folder of labelled images: everything that shifts labels, hides images, breaks a run hours after its start, or lets the
 //! network see what it is tested on.
 
-use super::dataset::{alike, files, folders, images, is_image, not_classes};
+use super::dataset::{alike, dead_links, files, folders, images, is_image, not_classes};
 use super::image::Rgb;
 use super::known::{self, KNOWN, Known};
-use super::{decode, has_word};
+use super::{NOWHERE, decode, has_word};
 use anyhow::Result;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -200,26 +200,10 @@ impl Found {
 
     /// The folders in `path`; notes links that lead nowhere.
     fn below(&mut self, path: &Path) -> Result<Vec<String>> {
-        match folders(path) {
-            Ok(names) => Ok(names),
-            Err(_) if path.is_dir() => {
-                let broken: Vec<PathBuf> =
-                    files(path)?.into_iter().filter(|f| f.is_symlink() && !f.exists()).collect();
-                for link in &broken {
-                    self.problems.add(
-                        "links",
-                        format!("{}: a link that leads nowhere; is its disk mounted?", link.display()),
-                    );
-                }
-                let read =
-                    std::fs::read_dir(path)?.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_dir());
-                let mut names: Vec<String> =
-                    read.filter_map(|p| p.file_name()?.to_str().map(str::to_string)).collect();
-                names.sort();
-                Ok(names)
-            }
-            Err(e) => Err(e),
+        for link in dead_links(path)? {
+            self.problems.add("links", format!("{}: {NOWHERE}", link.display()));
         }
+        folders(path)
     }
 
     /// Images beside folders are never read.
@@ -235,6 +219,10 @@ impl Found {
     /// Files in a class folder that are no images by their names: pictures all the same, or something else.
     fn left_out(&mut self, class: &Path) -> Result<()> {
         let others: Vec<PathBuf> = files(class)?.into_iter().filter(|f| !is_image(f)).collect();
+        let (others, dead): (Vec<_>, Vec<_>) = others.into_iter().partition(|f| f.exists());
+        for link in dead {
+            self.problems.add("links", format!("{}: {NOWHERE}", link.display()));
+        }
         let (pictures, rest): (Vec<_>, Vec<_>) = others.into_iter().partition(|f| is_picture(f));
         let told = |files: &[PathBuf]| {
             let ending = |f: &PathBuf| {

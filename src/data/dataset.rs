@@ -1,6 +1,7 @@
 //! Labelled images of several domains, `ROOT/DOMAIN/CLASS/image`, listed and split exactly as DomainBed (Gulrajani and
 //! Lopez-Paz, "In search of lost domain generalization", 2020) does it, so that a seed means the same split here and there.
 
+use super::NOWHERE;
 use super::image::Rgb;
 use super::rng::Mt19937;
 use anyhow::{Context, Result, bail};
@@ -52,6 +53,7 @@ impl Dataset {
     /// No such folder, no domains, domains whose classes differ (labels would shift silently), a class without an image.
     pub fn open(root: impl AsRef<Path>) -> Result<Dataset> {
         let root = root.as_ref();
+        no_dead_links(root)?;
         let names = folders(root)?;
         let Some(first) = names.first() else {
             bail!("{}: no domain folders here: a data set is ROOT/DOMAIN/CLASS/image", root.display());
@@ -114,6 +116,7 @@ impl Dataset {
 }
 
 fn domain(path: &Path, first: &str, classes: &[String]) -> Result<Vec<Item>> {
+    no_dead_links(path)?;
     let own = folders(path)?;
     if own != classes {
         let missing: Vec<_> = classes.iter().filter(|c| !own.contains(c)).cloned().collect();
@@ -177,19 +180,26 @@ pub(super) fn alike(a: &str, b: &str) -> Option<&'static str> {
     }
 }
 
-/// Names of the folders in `path`, sorted by code point. Links are followed; one that leads nowhere is no error here if it may be meant
-/// for a file.
+/// Links in `path` that lead nowhere. Where folders belong they would shift labels or splits without a word.
+pub(super) fn dead_links(path: &Path) -> Result<Vec<PathBuf>> {
+    Ok(files(path)?.into_iter().filter(|f| !f.exists()).collect())
+}
+
+fn no_dead_links(path: &Path) -> Result<()> {
+    match dead_links(path)?.first() {
+        Some(link) => bail!("{}: {NOWHERE}", link.display()),
+        None => Ok(()),
+    }
+}
+
+/// Names of the folders in `path`, sorted by code point. Links are followed.
 pub(super) fn folders(path: &Path) -> Result<Vec<String>> {
     let list =
         std::fs::read_dir(path).with_context(|| format!("{}: cannot list the folder", path.display()))?;
     let mut names = vec![];
     for entry in list {
         let entry = entry.with_context(|| format!("{}: cannot list the folder", path.display()))?;
-        let path_of = entry.path();
-        if path_of.is_symlink() && !path_of.exists() && path_of.extension().is_none() {
-            bail!("{}: a link that leads nowhere; is its disk mounted?", path_of.display());
-        }
-        if path_of.is_dir() {
+        if entry.path().is_dir() {
             let name = entry.file_name().into_string();
             names.push(name.map_err(|n| anyhow::anyhow!("{}: the name {n:?} is not UTF-8", path.display()))?);
         }
@@ -233,7 +243,10 @@ pub(super) fn is_image(path: &Path) -> bool {
 pub(super) fn files(path: &Path) -> Result<Vec<PathBuf>> {
     let list =
         std::fs::read_dir(path).with_context(|| format!("{}: cannot list the folder", path.display()))?;
-    let mut files: Vec<PathBuf> = list.filter_map(|e| Some(e.ok()?.path())).filter(|f| !f.is_dir()).collect();
+    let mut files: Vec<PathBuf> = list
+        .filter_map(|e| Some(e.ok()?.path()))
+        .filter(|f| f.is_file() || f.is_symlink() && !f.exists())
+        .collect();
     files.sort_by(|a, b| a.file_name().cmp(&b.file_name()));
     Ok(files)
 }

@@ -3,11 +3,27 @@
 //! transparent pixels lie over white, and 16-bit grey keeps its brightness where Pillow makes it white.
 
 use super::image::{Rgb, over_white};
-use super::{one_line, text, tiff};
-use anyhow::{Result, anyhow, bail};
+use super::{NOWHERE, one_line, text, tiff};
+use anyhow::{Context, Result, anyhow, bail};
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader};
 use std::borrow::Cow;
 use std::io::{Cursor, ErrorKind};
+use std::path::Path;
+
+impl Rgb {
+    /// Reads an image file of any supported format, whatever its name says.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not an image.
+    pub fn open(path: impl AsRef<Path>) -> Result<Rgb> {
+        let path = path.as_ref();
+        let is_dead = path.is_symlink() && !path.exists();
+        let why = if is_dead { NOWHERE } else { "cannot read" };
+        let bytes = std::fs::read(path).with_context(|| format!("{}: {why}", path.display()))?;
+        decode(&bytes)
+            .with_context(|| format!("{}: not a readable image; replace or delete it", path.display()))
+    }
+}
 
 /// The end of every PNG: an empty chunk.
 const IEND: [u8; 12] = [0, 0, 0, 0, b'I', b'E', b'N', b'D', 0xae, 0x42, 0x60, 0x82];

@@ -1,9 +1,4 @@
-//! Images on the CPU: decoding, and resizing that equals Pillow's to the bit, so that what a network sees is what it saw in
-//! the papers' code.
-
-use super::decode::decode;
-use anyhow::{Context, Result};
-use std::path::Path;
+//! Images on the CPU: pixels, and resizing that equals Pillow's to the bit, so that what a network sees is what it saw in the papers' code.
 
 /// An 8-bit RGB image, rows from the top, three bytes per pixel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,19 +61,6 @@ impl Filter {
 }
 
 impl Rgb {
-    /// Reads an image file of any supported format, whatever its name says: see [`decode`].
-    ///
-    /// # Errors
-    /// A file that cannot be read or is not an image.
-    pub fn open(path: impl AsRef<Path>) -> Result<Rgb> {
-        let path = path.as_ref();
-        let nowhere = path.is_symlink() && !path.exists();
-        let why = if nowhere { "a link that leads nowhere; is its disk mounted?" } else { "cannot read" };
-        let bytes = std::fs::read(path).with_context(|| format!("{}: {why}", path.display()))?;
-        decode(&bytes)
-            .with_context(|| format!("{}: not a readable image; replace or delete it", path.display()))
-    }
-
     /// Its pixels.
     pub fn pixels(&self) -> Pixels<'_> {
         Pixels { width: self.width, height: self.height, data: &self.data }
@@ -189,6 +171,7 @@ fn clip(sum: i32) -> u8 {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::data::decode::decode;
 
     /// What Pillow made of [`picture`].
     pub fn golden() -> serde_json::Value {

@@ -117,6 +117,9 @@ pub fn printable(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
+/// What is said of a link that leads nowhere.
+const NOWHERE: &str = "a link that leads nowhere; is its disk mounted?";
+
 /// A message of another library on one line, as all errors here are.
 pub fn one_line(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
