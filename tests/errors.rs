@@ -298,7 +298,7 @@ fn data_that_is_no_data_set_is_named() {
         (&b"no image"[..], "photo/up/5.png: not a readable image; replace or delete it: unknown format"),
         (&whole[..whole.len() / 2], "photo/up/5.png: not a readable image; replace or delete it"),
         (&whole[..20], "photo/up/5.png: not a readable image; replace or delete it"),
-        (b"", "photo/up/5.png: not a readable image; replace or delete it: the file is empty"),
+        (b"", "photo/up/5.png: not a readable image; replace or delete it: an empty file"),
     ] {
         std::fs::write(&image, bytes).unwrap();
         fails(&[], says);
