@@ -72,6 +72,6 @@ fn unet_and_autoencoder_take_f16_weights() {
     });
     let config = VaeConfig::new(&Config::of(&folder.sub("vae")).unwrap()).unwrap();
     both("autoencoder", |dtype| {
-        run("vae", dtype, &|w, input| decode(w, &config, input("z", &[1, 8, 8, config.latent_channels])))
+        run("vae", dtype, &|w, input| decode(w, &config, input("z", &[1, 8, 8, config.latents.channels])))
     });
 }

@@ -13,8 +13,9 @@ use crate::data::nchw_to_nhwc;
 use crate::data::rng::Mt19937;
 use crate::diffusion::{self, Scheduler};
 use crate::flags;
+use crate::models::autoencoder::Autoencoder;
 use crate::models::unet::{self, UnetConfig};
-use crate::models::vae::{self, VaeConfig};
+use crate::models::vae::{Latents, modern_names};
 use anyhow::{Error, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -29,7 +30,7 @@ const PIXELS: usize = 512 * 512;
 pub struct Model {
     folder: Folder,
     unet: UnetConfig,
-    vae: VaeConfig,
+    vae: Autoencoder,
     scheduler: Config,
 }
 
@@ -49,24 +50,21 @@ impl Model {
                 bail!("{}: not a Stable Diffusion folder: it has no {part}", folder.name(""));
             }
         }
-        let of_class = |part: &str, class: &str| {
-            let config = Config::of(&folder.sub(part))?;
-            config.only("_class_name", &[json!(class)])?;
-            Ok::<_, Error>(config)
-        };
-        let config = of_class("unet", "UNet2DConditionModel")?;
+        let config = Config::of(&folder.sub("unet"))?;
+        config.only("_class_name", &[json!("UNet2DConditionModel")])?;
         let unet = UnetConfig::new(&config)?;
-        let vae = VaeConfig::new(&of_class("vae", "AutoencoderKL")?)?;
+        let vae = Autoencoder::new(&Config::of(&folder.sub("vae"))?)?;
+        let latents = vae.latents();
         for (key, channels) in [("in_channels", unet.in_channels), ("out_channels", unet.out_channels)] {
-            if channels != vae.latent_channels {
+            if channels != latents.channels {
                 return Err(config.unsupported(key, channels));
             }
         }
-        if vae.in_channels != 3 {
+        if latents.image_channels != 3 {
             bail!(
                 "{}: the autoencoder's images have {} channels, expected 3",
                 folder.name("vae"),
-                vae.in_channels
+                latents.image_channels
             );
         }
         let scheduler = folder.sub("scheduler");
@@ -88,7 +86,7 @@ impl Model {
     /// # Errors
     /// A size that no latent fits.
     pub fn size(&self, wanted: Option<[usize; 2]>) -> Result<[usize; 2]> {
-        let scale = self.vae.scale();
+        let scale = self.vae.latents().scale;
         let size = wanted.unwrap_or(self.unet.sample_size.unwrap_or([64, 64]).map(|s| s * scale));
         let [height, width] = size;
         if size.iter().any(|&s| s == 0 || s % scale != 0) {
@@ -198,8 +196,8 @@ impl Painter {
             let (name, wanted) = (model.folder.name("unet"), model.unet.cross_attention_dim);
             bail!("{name}: cross_attention_dim = {wanted}, but the text encoder is {context_width} wide");
         }
-        let latent = [height, width].map(|s| s / model.vae.scale());
-        let latents = |n: usize| [n, latent[0], latent[1], model.vae.latent_channels];
+        let latent = [height, width].map(|s| s / model.vae.latents().scale);
+        let latents = |n: usize| [n, latent[0], latent[1], model.vae.latents().channels];
         let sized = |e| sized(e, size, batch);
         let record = |w: &Weights| {
             let input = |name: &str, shape: &[usize]| w.graph().input(name, shape, DType::F32);
@@ -217,9 +215,9 @@ impl Painter {
         let unet = Part::open(gpu, dtype, &unet_weights, record).map_err(sized)?;
         let record = |w: &Weights| {
             let z = w.graph().input("latents", &latents(vae_batch), DType::F32);
-            w.graph().output("image", vae::decode(w, &model.vae, z));
+            w.graph().output("image", model.vae.decode(w, z));
         };
-        let vae_weights = vae::modern_names(model.folder.sub("vae").weights()?);
+        let vae_weights = modern_names(model.folder.sub("vae").weights()?);
         let vae = Part::open(gpu, dtype, &vae_weights, record).map_err(sized)?;
         let memory = text.needs().memory + unet.needs().memory + vae.needs().memory;
         plan::fits(gpu, &memory, memory.total()).map_err(sized)?;
@@ -303,8 +301,8 @@ impl Painter {
             unet.write("guidance", &self.model.unet.guidance_embedding(self.options.guidance))?;
         }
 
-        let [h, w] = self.size.map(|s| s / self.model.vae.scale());
-        let c = self.model.vae.latent_channels;
+        let [h, w] = self.size.map(|s| s / self.model.vae.latents().scale);
+        let c = self.model.vae.latents().channels;
         let each = h * w * c;
         let mut generators: Vec<Mt19937> = requests.iter().map(|r| Mt19937::new(r.seed)).collect();
         let mut draw = || -> Vec<f32> {
@@ -341,7 +339,7 @@ impl Painter {
 
     /// Pixels of latents.
     fn decode(&mut self, latents: &[f32], each: usize, requests: &[Request]) -> Result<Vec<Vec<u8>>> {
-        let VaeConfig { scaling_factor, shift_factor, .. } = self.model.vae;
+        let Latents { scaling_factor, shift_factor, .. } = self.model.vae.latents();
         let byte = |v: &f32| ((v * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
         let mut images = Vec::with_capacity(latents.len() / each);
         let vae = self.vae.plan(&self.vae_weights).map_err(|e| sized(e, self.size, self.batch))?;

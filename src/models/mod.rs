@@ -1,8 +1,10 @@
 //! Models as functions: each reads a configuration and records a graph. Weight paths equal the Hugging Face and torchvision names.
 
+pub mod autoencoder;
 mod blocks;
 pub mod clip;
 pub mod llama;
 pub mod resnet;
+pub mod taesd;
 pub mod unet;
 pub mod vae;

@@ -14,17 +14,45 @@ const EPS: f32 = 1e-6;
 /// Most levels, and most blocks in one.
 const MOST: usize = 16;
 
-/// An autoencoder as its config.json describes it.
-#[derive(Clone, Debug)]
-pub struct VaeConfig {
+/// What an autoencoder stands between: images, and the latents that diffusion models work on.
+#[derive(Clone, Copy, Debug)]
+pub struct Latents {
     /// Channels of the images.
-    pub in_channels: usize,
+    pub image_channels: usize,
     /// Channels of the latents.
-    pub latent_channels: usize,
+    pub channels: usize,
+    /// Pixels of an image along one side of a pixel of its latent.
+    pub scale: usize,
     /// What diffusion models call a latent is (mean - `shift_factor`) * `scaling_factor`.
     pub scaling_factor: f32,
     /// See `scaling_factor`.
     pub shift_factor: f32,
+}
+
+impl Latents {
+    /// Sees that x is images that divide into latents: (N, H, W, image_channels).
+    #[track_caller]
+    pub(super) fn assert_image(&self, x: Tensor) {
+        let Latents { image_channels, scale, .. } = self;
+        assert!(
+            x.rank() == 4 && x.dim(3) == *image_channels && x.dim(1) % scale == 0 && x.dim(2) % scale == 0,
+            "encode of {x:?}: (N, H, W, {image_channels}), H and W multiples of {scale}"
+        );
+    }
+
+    /// Sees that z is latents: (N, h, w, channels).
+    #[track_caller]
+    pub(super) fn assert_latent(&self, z: Tensor) {
+        let c = self.channels;
+        assert!(z.rank() == 4 && z.dim(3) == c, "decode of {z:?}: (N, h, w, {c})");
+    }
+}
+
+/// An autoencoder as its config.json describes it.
+#[derive(Clone, Debug)]
+pub struct VaeConfig {
+    /// Images and latents.
+    pub latents: Latents,
     channels: Vec<usize>,
     layers: usize,
     blocks: Blocks,
@@ -62,13 +90,17 @@ impl VaeConfig {
             let groups = blocks.groups;
             bail!("{}: norm_num_groups = {groups} does not divide {width} channels", c.name());
         }
-        let in_channels = c.usize("in_channels", 3)?;
-        c.only("out_channels", &[json!(in_channels)])?;
-        Ok(VaeConfig {
-            in_channels,
-            latent_channels: c.usize("latent_channels", 4)?,
+        let image_channels = c.usize("in_channels", 3)?;
+        c.only("out_channels", &[json!(image_channels)])?;
+        let latents = Latents {
+            image_channels,
+            channels: c.usize("latent_channels", 4)?,
+            scale: 1 << (channels.len() - 1),
             scaling_factor: c.positive("scaling_factor", 0.18215)?,
             shift_factor: c.f32("shift_factor", 0.0)?,
+        };
+        Ok(VaeConfig {
+            latents,
             channels,
             layers: c.count("layers_per_block", 1, MOST)?,
             blocks,
@@ -76,11 +108,6 @@ impl VaeConfig {
             quant_conv: c.bool("use_quant_conv", true)?,
             post_quant_conv: c.bool("use_post_quant_conv", true)?,
         })
-    }
-
-    /// Pixels of an image along one side of a pixel of its latent.
-    pub fn scale(&self) -> usize {
-        1 << (self.channels.len() - 1)
     }
 }
 
@@ -92,21 +119,13 @@ pub fn modern_names(checkpoint: Checkpoint) -> Checkpoint {
         .rename(|name| Some(OLD.iter().fold(name.to_string(), |name, (old, new)| name.replace(old, new))))
 }
 
-/// The distribution of the latent of images x (N, H, W, in_channels) in -1..1: mean and logarithm of the variance, each
-/// (N, H / scale, W / scale, latent_channels), before `scaling_factor`. (diffusers clamps the logarithm to -30..20 when it draws.)
+/// The distribution of the latent of images x (N, H, W, image_channels) in -1..1: mean and logarithm of the variance, each
+/// (N, H / scale, W / scale, channels), before `scaling_factor`. (diffusers clamps the logarithm to -30..20 when it draws.)
 #[track_caller]
 pub fn encode(w: &Weights, cfg: &VaeConfig, x: Tensor) -> (Tensor, Tensor) {
-    assert!(
-        x.rank() == 4
-            && x.dim(3) == cfg.in_channels
-            && x.dim(1) % cfg.scale() == 0
-            && x.dim(2) % cfg.scale() == 0,
-        "encode of {x:?}: (N, H, W, {}), H and W multiples of {}",
-        cfg.in_channels,
-        cfg.scale()
-    );
+    cfg.latents.assert_image(x);
     let g = w.graph();
-    let moments = 2 * cfg.latent_channels;
+    let moments = 2 * cfg.latents.channels;
     let last = cfg.channels.len() - 1;
     let e = w.sub("encoder");
     let _scope = g.scope("encoder");
@@ -128,26 +147,22 @@ pub fn encode(w: &Weights, cfg: &VaeConfig, x: Tensor) -> (Tensor, Tensor) {
     if cfg.quant_conv {
         h = nn::conv2d(&w.sub("quant_conv"), h, moments, Conv::same(1));
     }
-    let half = cfg.latent_channels;
+    let half = cfg.latents.channels;
     (g.slice(h, 3, 0, half), g.slice(h, 3, half, half))
 }
 
-/// The images of latents z (N, h, w, latent_channels), after division by `scaling_factor`: (N, h * scale, w * scale,
-/// in_channels), about -1..1.
+/// The images of latents z (N, h, w, channels), after division by `scaling_factor`: (N, h * scale, w * scale,
+/// image_channels), about -1..1.
 #[track_caller]
 pub fn decode(w: &Weights, cfg: &VaeConfig, z: Tensor) -> Tensor {
-    assert!(
-        z.rank() == 4 && z.dim(3) == cfg.latent_channels,
-        "decode of {z:?}: (N, h, w, {})",
-        cfg.latent_channels
-    );
+    cfg.latents.assert_latent(z);
     let g = w.graph();
     let last = cfg.channels.len() - 1;
     let d = w.sub("decoder");
     let _scope = g.scope("decoder");
     let mut h = z;
     if cfg.post_quant_conv {
-        h = nn::conv2d(&w.sub("post_quant_conv"), h, cfg.latent_channels, Conv::same(1));
+        h = nn::conv2d(&w.sub("post_quant_conv"), h, cfg.latents.channels, Conv::same(1));
     }
     h = nn::conv2d(&d.sub("conv_in"), h, cfg.channels[last], Conv::same(3));
     h = mid(&d.sub("mid_block"), cfg, h);
@@ -163,7 +178,7 @@ pub fn decode(w: &Weights, cfg: &VaeConfig, z: Tensor) -> Tensor {
         }
     }
     h = cfg.blocks.norm(&d.sub("conv_norm_out"), h);
-    nn::conv2d(&d.sub("conv_out"), h, cfg.in_channels, Conv::same(3))
+    nn::conv2d(&d.sub("conv_out"), h, cfg.latents.image_channels, Conv::same(3))
 }
 
 /// Two residual blocks around attention.

@@ -1,8 +1,8 @@
 //! Convolutions as implicit matrix products: the gemm kernel with loaders that find the pixel under a tap. No im2col buffer, no
 //! atomics; both gradients are gemms too.
 
-use super::Epilogue;
 use super::matmul::Gemm;
+use super::{Act, Epilogue};
 use crate::core::{Graph, Tensor};
 
 /// Options of [`Graph::conv2d`].
@@ -38,6 +38,11 @@ impl Conv {
     /// With a bias (out).
     pub fn bias(self, bias: Tensor) -> Self {
         Conv { epilogue: Epilogue { bias: Some(bias), ..self.epilogue }, ..self }
+    }
+
+    /// With an activation.
+    pub fn act(self, act: Act) -> Self {
+        Conv { epilogue: Epilogue { act, ..self.epilogue }, ..self }
     }
 
     /// Plus a residual of the result's shape.

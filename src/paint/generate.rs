@@ -1,5 +1,6 @@
 //! Images from prompts: PNG files that say how they were made, and a `metadata.jsonl` that Hugging Face's `imagefolder` reads.
 
+use super::painted::{encode, is_painted};
 use super::picture::{Names, Picture};
 use crate::core::Gpu;
 use crate::data::disk::room_for;
@@ -9,7 +10,7 @@ use crate::engines::painter::{Model, Options, Painter, Request};
 use crate::progress::{self, Progress};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -49,7 +50,11 @@ pub fn run(
         let picture = Picture { seed: picture.seed.or(Some(seed.wrapping_add(i as u64))), ..picture.clone() };
         all.push(Planned { metadata: metadata(&model, folder, &picture, options)?, picture });
     }
-    let is_left = |p: &&Planned| !is_painted(&out.join(&p.picture.file_name), &p.metadata);
+    let is_there = |p: &Planned| {
+        let file = File::open(out.join(&p.picture.file_name));
+        file.is_ok_and(|file| is_painted(BufReader::new(file), &p.metadata))
+    };
+    let is_left = |p: &&Planned| !is_there(p);
     let left: Vec<&Planned> = all.iter().filter(is_left).collect();
     if !left.is_empty() {
         paint(gpu, &model, &left, all.len(), out, options)?;
@@ -102,7 +107,7 @@ fn paint(
             progress::bail_if_stopped()
         })?;
         for ((planned, file), pixels) in batch.iter().zip(files).zip(&images) {
-            let png = encode_png(pixels, width, height, &text_chunks(&planned.metadata));
+            let png = encode(pixels, width, height, &planned.metadata);
             write_atomic(file, &png.with_context(|| format!("{}: cannot encode", file.display()))?)?;
         }
     }
@@ -163,53 +168,4 @@ fn metadata(
     let Value::Object(mut row) = row else { unreachable!("an object") };
     row.retain(|_, v| !v.is_null());
     Ok(row)
-}
-
-/// The text chunks of an image: its metadata, except where it lies and how large it is.
-fn text_chunks(metadata: &Map<String, Value>) -> BTreeMap<String, String> {
-    let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_string);
-    let not_here = ["file_name", "domain", "class", "width", "height"];
-    metadata
-        .iter()
-        .filter(|(k, _)| !not_here.contains(&k.as_str()))
-        .map(|(k, v)| (k.clone(), text(v)))
-        .collect()
-}
-
-/// Whether the file is whole and says that it was made with this `metadata`.
-fn is_painted(path: &Path, metadata: &Map<String, Value>) -> bool {
-    let Ok(file) = File::open(path) else { return false };
-    let Ok(mut reader) = png::Decoder::new(BufReader::new(file)).read_info() else { return false };
-    if metadata["width"] != reader.info().width || metadata["height"] != reader.info().height {
-        return false;
-    }
-    // All of it: a file may be truncated after its texts.
-    let mut pixels = vec![0; reader.output_buffer_size().unwrap_or(0)];
-    if reader.next_frame(&mut pixels).is_err() {
-        return false;
-    }
-    let info = reader.info();
-    let latin = info.uncompressed_latin1_text.iter().map(|c| (c.keyword.clone(), c.text.clone()));
-    let utf8 = info.utf8_text.iter().map(|c| (c.keyword.clone(), c.get_text().unwrap_or_default()));
-    latin.chain(utf8).collect::<BTreeMap<_, _>>() == text_chunks(metadata)
-}
-
-/// An RGB image as PNG. Texts that are not plain ASCII go to international chunks.
-fn encode_png(
-    pixels: &[u8],
-    width: usize,
-    height: usize,
-    chunks: &BTreeMap<String, String>,
-) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
-    encoder.set_color(png::ColorType::Rgb);
-    for (key, text) in chunks {
-        match text.is_ascii() {
-            true => encoder.add_text_chunk(key.clone(), text.clone())?,
-            false => encoder.add_itxt_chunk(key.clone(), text.clone())?,
-        }
-    }
-    encoder.write_header()?.write_image_data(pixels)?;
-    Ok(bytes)
 }

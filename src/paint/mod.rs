@@ -2,5 +2,6 @@
 //! stands between them, and `generate` paints PNG files.
 
 pub mod generate;
+pub mod painted;
 pub mod picture;
 pub mod prompts;

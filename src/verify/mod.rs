@@ -10,6 +10,7 @@ pub mod golden;
 mod llama;
 mod resnet;
 pub mod schedulers;
+mod taesd;
 mod unet;
 mod vae;
 
@@ -31,6 +32,7 @@ include!(concat!(env!("OUT_DIR"), "/goldens.rs"));
 /// What runs a class, by `architectures` or `_class_name` of its config.json.
 const RUNNERS: &[(&str, Runner)] = &[
     ("AutoencoderKL", vae::compare),
+    ("AutoencoderTiny", taesd::compare),
     ("CLIPModel", clip::compare),
     ("CLIPTextModel", clip::compare_text),
     ("LlamaForCausalLM", llama::compare),

@@ -208,6 +208,16 @@ def vae(name, widths, layers, groups):
                        logvar=encoded.logvar)
 
 
+def taesd_tiny():
+    """More blocks on one level, latents that the tangent bends."""
+    from diffusers import AutoencoderTiny
+
+    widths = dict(encoder_block_out_channels=(16, 16, 16), decoder_block_out_channels=(16, 16, 16))
+    model = filled(AutoencoderTiny(num_encoder_blocks=(1, 2, 1), num_decoder_blocks=(2, 1, 1), **widths))
+    latent, pixels = 4 * uniform("input.taesd_tiny.latent", 1, 4, 6, 5), uniform("input.taesd_tiny.pixels", 2, 3, 24, 20)
+    return model, dict(latent=latent, image=model.decode(latent).sample, pixels=pixels, latents=model.encode(pixels).latents)
+
+
 GRADIENTS = ["conv1.weight", "bn1.weight", "bn1.bias", "layer2.0.conv1.weight", "layer2.0.downsample.0.weight",
              "layer4.0.conv2.weight", "layer4.0.bn2.weight", "fc.weight", "fc.bias"]
 
@@ -358,6 +368,7 @@ MODELS = {
     "unet_sd1_tiny": unet_sd1_tiny,
     "unet_sd2_tiny": unet_sd2_tiny,
     "vae_tiny": lambda: vae("vae_tiny", (16, 32, 32), 1, 8),
+    "taesd_tiny": taesd_tiny,
     "resnet18": lambda: resnet("resnet18", 4, 5),
     "resnet50": lambda: resnet("resnet50", 2, 3),
 }
