@@ -4,6 +4,7 @@ use super::folder::Folder;
 use super::one_line;
 use super::text::{self, whole};
 use anyhow::{Context, Result, anyhow, bail};
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use tokenizers::{Encoding, PaddingParams, PaddingStrategy, TruncationParams};
@@ -36,9 +37,10 @@ impl Tokenizer {
         } else {
             bail!("{}: neither tokenizer.json nor vocab.json with merges.txt in it", folder.name(""));
         };
-        let inner = tokenizers::Tokenizer::from_bytes(json);
-        let mut inner =
-            inner.map_err(|e| anyhow!("{name}: not a tokenizer: {}", one_line(&e.to_string())))?;
+        let wrong = |e: &str| anyhow!("{name}: not a tokenizer: {}", one_line(e));
+        // The crate panics at some places that are no JSON.
+        serde_json::from_slice::<IgnoredAny>(&json).map_err(|e| wrong(&e.to_string()))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| wrong(&e.to_string()))?;
         // A file may ask for a length of its own; models say theirs.
         inner.with_padding(None).with_truncation(None).map_err(|e| anyhow!("{name}: {e}"))?;
         let special = optional(folder, "special_tokens_map.json")?;
