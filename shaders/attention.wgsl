@@ -1,4 +1,4 @@
-// y = softmax(scale q k^T) v for each head, and lse = log(sum of exp(scale q k^T)), one number per query. Sums are f32.
+// y = softmax(scale q k^T) v for each head. Sums are f32. Backward does not use it: it stores scores, of some queries at a time.
 //
 // Layouts, and how heads are grouped: attention/rows.wgsl. Causal: query i sees the keys 0 to i.
 //
@@ -10,7 +10,6 @@
 // what the hardware has.
 
 @group(0) @binding(4) var<storage, read_write> y: array<vec4f>;
-@group(0) @binding(5) var<storage, read_write> lse: array<f32>;
 
 fn write_block(m: Rows, row: u32, c: u32, block: mat4x4f) {
     if !exists(c) { return; }
@@ -18,13 +17,6 @@ fn write_block(m: Rows, row: u32, c: u32, block: mat4x4f) {
     if row + 1u < m.n { y[place(m, row + 1u, c)] = block[1]; }
     if row + 2u < m.n { y[place(m, row + 2u, c)] = block[2]; }
     if row + 3u < m.n { y[place(m, row + 3u, c)] = block[3]; }
-}
-
-fn write_lse(at: u32, row: u32, value: vec4f) {
-    if row < p.tq { lse[at + row] = value.x; }
-    if row + 1u < p.tq { lse[at + row + 1u] = value.y; }
-    if row + 2u < p.tq { lse[at + row + 2u] = value.z; }
-    if row + 3u < p.tq { lse[at + row + 3u] = value.w; }
 }
 
 @compute @workgroup_size(THREADS)
@@ -62,7 +54,4 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         //@ end
     }
     write_block(queries, row + 4u * u_i, part + PARTS * u_d, scale_columns(y_i_d, 1.0 / l_i)); //@ i d
-    if part == 0u {
-        write_lse(head * p.tq, row + 4u * u_i, m_i / LOG2_E + log(l_i)); //@ i
-    }
 }

@@ -43,7 +43,7 @@ fn to_hsv(v: vec3i) -> vec3u {
     let whole = quotient(u32(255 * h), u32(6 * range));
     var below = BELOW;
     let exact = whole * u32(6 * range) == u32(255 * h);
-    let hue = whole - select(0u, below[whole / 32u] >> (whole % 32u) & 1u, exact);
+    let hue = whole - select(0u, (below[whole / 32u] >> (whole % 32u)) & 1u, exact);
     return vec3u(hue, quotient(u32(255 * range), u32(most)), u32(most));
 }
 
@@ -116,7 +116,7 @@ fn resize(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: 
         sum += i32(pictures[rows + 1u + r]) * rounded(along);
     }
     let v = colours(rounded(sum), header, 0u, contrast(header), 0);
-    resized[i] = u32(v.r | v.g << 8u | v.b << 16u);
+    resized[i] = u32(v.r | (v.g << 8u) | (v.b << 16u));
 }
 
 // ---- mean

@@ -3,9 +3,10 @@
 // Bindings of every kernel: @group(0) @binding(0) the uniform `p` with this step's numbers (shapes above all), then inputs, then
 // outputs. A grid of more than 65,535 workgroups is folded into x and y; `flat_group` undoes it.
 
-// `u_i` in a line that is repeated for every i becomes one of these: the number itself. R_i may be 16 at most.
+// `u_i` in a line that is repeated for every i becomes one of these: the number itself. R_i may be 20 at most.
 const u_0 = 0u; const u_1 = 1u; const u_2 = 2u; const u_3 = 3u; const u_4 = 4u; const u_5 = 5u; const u_6 = 6u; const u_7 = 7u;
 const u_8 = 8u; const u_9 = 9u; const u_10 = 10u; const u_11 = 11u; const u_12 = 12u; const u_13 = 13u; const u_14 = 14u; const u_15 = 15u;
+const u_16 = 16u; const u_17 = 17u; const u_18 = 18u; const u_19 = 19u;
 
 /// Linear workgroup number.
 fn flat_group(group: vec3u, groups: vec3u) -> u32 { return group.x + group.y * groups.x; }

@@ -1,32 +1,11 @@
 // C = act(A B + bias) + residual, for each entry z of a batch.
 //
-//   A (M, K), B (K, N), C (M, N), bias (N), residual like C. Everything is f32 or read as f32; sums are f32.
-//
-// The core of every matrix product and convolution. What A and B are is up to the part files: `load_a` gives a 4x4 block of A, a
-// stored matrix, its transpose, or the pixels under the taps of a convolution (gemm/a_*.wgsl); `load_b` likewise (gemm/b_*.wgsl).
-// How elements are read is another part: vec4, scalar, packed f16 (gemm/read_*.wgsl).
+// The core of every matrix product and convolution on a GPU, and on CPU drivers that are fastest with it; gemm_direct.wgsl is the other.
+// Shapes, loaders and the pieces of K: gemm/result.wgsl.
 //
 // A workgroup makes a TILE_M x TILE_N tile of C, walking over K in slices of TILE_K that it keeps in workgroup memory. A thread
 // holds R_i x R_j named 4x4 accumulators. On matrices of four columns `c += b * a` is a 4x4x4 block product: the columns of b are four
 // rows of the slice of B, the columns of a four rows of A, the columns of c four rows of C.
-//
-// K may be cut into `splits` pieces (for long, narrow products such as weight gradients): piece s of entry z is written as entry
-// z * splits + s, and a sum over the pieces follows.
-
-struct Params {
-    m: u32, n: u32, k: u32,          // rows and columns of C, inner size
-    a_step: u32, b_step: u32,        // elements from one batch entry to the next; 0 where all share one
-    splits: u32,
-    bias: u32,                       // 1 where given
-    // Of a convolution: input (h, w, c), output (oh, ow, o), kernel (kh, kw), stride, padding above and to the left.
-    h: u32, w: u32, c: u32, oh: u32, ow: u32, o: u32, kh: u32, kw: u32, stride: u32, top: i32, left: i32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> a: array<A>;
-@group(0) @binding(2) var<storage, read> b: array<B>;
-@group(0) @binding(3) var<storage, read> bias: array<f32>;
-@group(0) @binding(5) var<storage, read_write> c: array<C>;
 
 const THREADS = WG_M * WG_N;
 const TILE_M = WG_M * 4u * R_i;
@@ -69,27 +48,6 @@ fn get_b(k4: u32, n4: u32) -> mat4x4f {
     return mat4x4f(b_tile[at], b_tile[at + N4], b_tile[at + 2u * N4], b_tile[at + 3u * N4]);
 }
 
-/// What the accumulators of four columns start with. No branch: lavapipe compiles a kernel again at every dispatch where a branch
-/// depends on nothing but parameters.
-fn start(n: u32) -> mat4x4f {
-    let at = n * p.bias;
-    let v = select(vec4f(), vec4f(bias[at], bias[at + 1u], bias[at + 2u], bias[at + 3u]), p.bias == 1u);
-    return mat4x4f(v, v, v, v);
-}
-
-/// Four rows from m of entry z, four columns from n.
-fn finish_block(z: u32, m: u32, n: u32, sums: mat4x4f) {
-    if n >= p.n { return; }
-    finish(c_row(z, m), n, sums[0]);
-    finish(c_row(z, m + 1u), n, sums[1]);
-    finish(c_row(z, m + 2u), n, sums[2]);
-    finish(c_row(z, m + 3u), n, sums[3]);
-}
-
-fn finish(row: u32, n: u32, sum: vec4f) {
-    if row != 0xffffffffu { write_c(row * p.n + n, min(p.n - n, 4u), act(sum) + residual_at(row * p.n + n)); }
-}
-
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
     let z = group.z / p.splits;
@@ -114,8 +72,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         workgroupBarrier();
         for (var k4 = 0u; k4 < K4; k4++) {
             let b_j = get_b(k4, n4 + u_j * WG_N); //@ j
-            let a_i = get_a(m4 + u_i * WG_M, k4); //@ i
-            c_i_j += b_j * a_i; //@ i j
+            //@ for i
+            let a_i = get_a(m4 + u_i * WG_M, k4);
+            c_i_j += b_j * a_i; //@ j
+            //@ end
         }
         workgroupBarrier();
     }

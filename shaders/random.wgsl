@@ -16,7 +16,7 @@ fn wide_product(a: u32, b: u32) -> vec2u {
     let ah = a >> 16u;
     let bl = b & 0xffffu;
     let bh = b >> 16u;
-    let mid = ah * bl + (al * bl >> 16u); // below 2^32
+    let mid = ah * bl + ((al * bl) >> 16u); // below 2^32
     let mid2 = al * bh + (mid & 0xffffu);
     return vec2u(ah * bh + (mid >> 16u) + (mid2 >> 16u), a * b);
 }

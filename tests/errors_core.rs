@@ -1,13 +1,13 @@
 //! Mistakes of who writes a model panic when the graph is built, with the shapes; what an adapter cannot do is an error in one
 //! line that says what to change.
 
-use kaleid::core::{Caps, Class, DType, Gpu, GpuOptions, Graph, Init, Plan, Store};
+use kaleid::core::{Arch, Caps, Class, DType, Gpu, GpuOptions, Graph, Init, Plan, Store};
 use kaleid::ops::{Adam, Attention, Conv};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Text of the panic of `record`.
 fn panic_of(record: impl FnOnce(&Graph)) -> String {
-    let g = Graph::new(&Caps::nominal(Class::Software));
+    let g = Graph::new(&Caps::nominal(Class::Software, Arch::Other));
     let panic = catch_unwind(AssertUnwindSafe(|| record(&g))).expect_err("recording must panic");
     let text = panic.downcast_ref::<String>().cloned();
     text.or(panic.downcast_ref::<&str>().map(|s| s.to_string())).expect("a text")
@@ -58,13 +58,12 @@ fn gradients_that_cannot_be_are_panics_not_zeros() {
     });
     says(&text, &["scalar", "[2, 4]"]);
     let text = panic_of(|g| {
-        let x = g.input("x", &[1, 4, 2, 8], DType::F32);
+        let x = g.input("x", &[4, 8], DType::F32);
         let _tower = g.scope("tower");
-        let y = g.attention(x, x, x, Attention::default());
-        let first = g.backward(g.sum(y, &[0, 1, 2, 3]), &[x])[0];
-        g.backward(g.sum(first, &[0, 1, 2, 3]), &[x]);
+        let y = g.less(x, g.constant(&[1], &[0.5]));
+        g.backward(g.sum(y, &[0, 1]), &[x]);
     });
-    says(&text, &["no backward", "attention", "tower"]);
+    says(&text, &["no backward", "less", "tower"]);
     let text = panic_of(|g| {
         let [x, one] = [g.input("x", &[4], DType::F32), g.constant(&[1], &[1.0])];
         g.adam(&[(x, x)], one, one, Adam::default());

@@ -1,7 +1,7 @@
-//! Every kernel variant of every class of devices, as SPIR-V, HLSL and MSL, within the limits that WebGPU guarantees.
+//! Every kernel variant of every kind of devices, as SPIR-V, HLSL and MSL, within the limits that WebGPU guarantees.
 
 use kaleid::bench;
-use kaleid::core::Class;
+use kaleid::core::Caps;
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module};
@@ -18,9 +18,9 @@ fn parse(name: &str, source: &str) -> (Module, ModuleInfo) {
 }
 
 fn all_variants(check: impl Fn(&str, &Module, &ModuleInfo)) {
-    for class in Class::ALL {
-        for (name, source) in bench::sources(class) {
-            let name = format!("{name}.{class}");
+    for (kind, caps) in Caps::kinds() {
+        for (name, source) in bench::sources(&caps) {
+            let name = format!("{name}.{kind}");
             let (module, info) = parse(&name, &source);
             check(&name, &module, &info);
         }

@@ -3,7 +3,7 @@
 //! rooms use only those below them.
 
 use kaleid::bench;
-use kaleid::core::Class;
+use kaleid::core::Caps;
 use std::path::{Path, PathBuf};
 
 /// All files below a folder of the repository, with their text.
@@ -74,7 +74,7 @@ fn every_op_has_all_its_steps() {
 #[test]
 fn every_shader_has_a_header_and_a_bench_case() {
     let variants: Vec<String> =
-        Class::ALL.into_iter().flat_map(|c| bench::sources(c).into_values()).collect();
+        Caps::kinds().iter().flat_map(|(_, caps)| bench::sources(caps).into_values()).collect();
     let mut unreached = vec![];
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
     for (path, text) in shaders() {

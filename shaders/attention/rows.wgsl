@@ -70,9 +70,6 @@ fn sum_of_columns(s: mat4x4f) -> vec4f { return vec4f(sum4(s[0]), sum4(s[1]), su
 
 fn scale_columns(s: mat4x4f, f: vec4f) -> mat4x4f { return mat4x4f(s[0] * f.x, s[1] * f.y, s[2] * f.z, s[3] * f.w); }
 
-/// a * b, number by number.
-fn times(a: mat4x4f, b: mat4x4f) -> mat4x4f { return mat4x4f(a[0] * b[0], a[1] * b[1], a[2] * b[2], a[3] * b[3]); }
-
 /// exp2(s - m), one m for each column.
 fn weights(s: mat4x4f, m: vec4f) -> mat4x4f {
     return mat4x4f(exp2(s[0] - m.x), exp2(s[1] - m.y), exp2(s[2] - m.z), exp2(s[3] - m.w));

@@ -28,7 +28,5 @@ fn total(thread: u32, slot: u32, s: mat4x4f) -> mat4x4f {
     return mat4x4f(totals[at], totals[at + 1u], totals[at + 2u], totals[at + 3u]);
 }
 
-/// Rows of the other side that a workgroup walks over: all, since its threads wait for one another.
-fn first_of(first: u32) -> u32 { return 0u; }
-
+/// Keys that a workgroup walks over: all, since its threads wait for one another.
 fn end_of(end: u32, all: u32) -> u32 { return all; }

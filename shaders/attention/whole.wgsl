@@ -6,7 +6,5 @@ fn add_parts(thread: u32) {}
 
 fn total(thread: u32, slot: u32, s: mat4x4f) -> mat4x4f { return s; }
 
-/// Rows of the other side that a workgroup walks over, when this thread needs those from `first` to `end`.
-fn first_of(first: u32) -> u32 { return first; }
-
+/// Keys that a workgroup walks over, when this thread needs those below `end`.
 fn end_of(end: u32, all: u32) -> u32 { return min(end, all); }

@@ -3,7 +3,7 @@
 
 mod cases;
 
-use crate::core::{Caps, Class, DType, Gpu, Graph, Kernel, Plan, Store, Tensor};
+use crate::core::{Caps, DType, Gpu, Graph, Kernel, Plan, Store, Tensor};
 use crate::data::rng::fnv1a;
 use anyhow::{Context, Result};
 use std::cell::RefCell;
@@ -74,16 +74,16 @@ impl Case {
         (floats, inputs.words.into_inner())
     }
 
-    /// The kernels that it takes on a device of a class. Needs no device.
-    fn kernels(&self, class: Class) -> Vec<Kernel> {
-        let g = Graph::new(&Caps::nominal(class));
+    /// The kernels that it takes on such a device. Needs no device.
+    fn kernels(&self, caps: &Caps) -> Vec<Kernel> {
+        let g = Graph::new(caps);
         self.record(&g);
         g.kernels()
     }
 
     /// Whether the tile of matrix products changes anything about it.
-    pub fn has_tiles(&self, class: Class) -> bool {
-        self.kernels(class).iter().any(|kernel| kernel.name().starts_with("gemm"))
+    pub fn has_tiles(&self, caps: &Caps) -> bool {
+        self.kernels(caps).iter().any(|kernel| kernel.name().starts_with("gemm"))
     }
 
     fn plan(&self, gpu: &Gpu, tile: Option<[usize; 5]>) -> Result<Plan> {
@@ -197,9 +197,9 @@ impl Roofline {
     }
 }
 
-/// Final WGSL of every kernel variant that the cases take on devices of a class, by a name that tells them apart.
-pub fn sources(class: Class) -> BTreeMap<String, String> {
-    let kernels = all().into_iter().flat_map(|case| case.kernels(class));
+/// Final WGSL of every kernel variant that the cases take on such a device, by a name that tells them apart.
+pub fn sources(caps: &Caps) -> BTreeMap<String, String> {
+    let kernels = all().into_iter().flat_map(|case| case.kernels(caps));
     let named = kernels.map(|kernel| {
         let source = kernel.source();
         // Two variants may have the same parts and other constants.

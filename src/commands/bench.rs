@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use kaleid::bench::{self, Case, Measured, Roofline};
-use kaleid::core::{Class, Gpu, GpuOptions, OutOfMemory};
+use kaleid::core::{Caps, Gpu, GpuOptions, OutOfMemory};
 use kaleid::ops::tile_candidates;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
   kaleid bench conv --json > before.jsonl   cases with conv in their name, for machines
   kaleid bench conv --compare before.jsonl  the same with the speed-up since then
   kaleid bench matmul_1024 --tune           the same product in sixty tiles, to see which is best here
-  kaleid bench --dump wgsl                  the source of every kernel variant, for all classes of devices")]
+  kaleid bench --dump wgsl                  the source of every kernel variant, for all kinds of devices")]
 pub struct Args {
     /// Only the case of this name, or all cases whose names contain it
     pattern: Option<String>,
@@ -30,7 +30,7 @@ pub struct Args {
     /// Time one case with every promising tile of its matrix products, and say which is best on this adapter
     #[arg(long, conflicts_with_all = ["json", "compare", "dump"])]
     tune: bool,
-    /// Write the WGSL of every kernel variant as DIR/KERNEL.CLASS.wgsl, and time nothing
+    /// Write the WGSL of every kernel variant as DIR/KERNEL.DEVICE.wgsl, and time nothing
     #[arg(long, value_name = "DIR")]
     dump: Option<PathBuf>,
 }
@@ -94,7 +94,7 @@ fn tune(cases: &[Case], gpu: &Gpu) -> Result<()> {
         let names: Vec<&str> = cases.iter().map(|c| c.name.as_str()).take(5).collect();
         bail!("--tune takes the name of one case, such as {}", names.join(", "));
     };
-    if !case.has_tiles(gpu.caps().class) {
+    if !case.has_tiles(gpu.caps()) {
         bail!("{}: there is no matrix product or convolution in it to tune", case.name);
     }
     say!("{} on {}", case.name, gpu.caps().adapter)?;
@@ -168,12 +168,12 @@ fn earlier(path: &Path) -> Result<HashMap<String, f64>> {
 
 fn dump(dir: &Path) -> Result<()> {
     kaleid::data::make_folder(dir)?;
-    for class in Class::ALL {
-        let sources = bench::sources(class);
+    for (kind, caps) in Caps::kinds() {
+        let sources = bench::sources(&caps);
         for (name, source) in &sources {
-            kaleid::data::write_atomic(dir.join(format!("{name}.{class}.wgsl")), source.as_bytes())?;
+            kaleid::data::write_atomic(dir.join(format!("{name}.{kind}.wgsl")), source.as_bytes())?;
         }
-        say!("{class}: {} kernels", sources.len())?;
+        say!("{kind}: {} kernels", sources.len())?;
     }
     Ok(())
 }

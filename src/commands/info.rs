@@ -27,7 +27,7 @@ pub fn run(args: Args, options: &GpuOptions) -> Result<()> {
     }
     for (i, caps) in all.iter().enumerate() {
         say!("{i}: {}{}", caps.adapter, if caps.adapter == chosen { "  <- used" } else { "" })?;
-        say!("   class      {} (matrix products: {})", caps.class, tiles(caps))?;
+        say!("   class      {}, {}; matrix products: {}", caps.class, caps.arch, tiles(caps))?;
         say!("   abilities  {}", abilities(caps).join(", "))?;
         say!("   limits     {}", limits(caps))?;
     }
@@ -62,6 +62,8 @@ fn json(index: usize, caps: &Caps, used: bool) -> serde_json::Value {
         "adapter": caps.adapter,
         "used": used,
         "class": caps.class.to_string(),
+        "arch": caps.arch.to_string(),
+        "subgroup_sizes": caps.subgroup,
         "tiles": tiles(caps),
         "abilities": abilities(caps),
         "max_buffer_size": caps.buffer_bytes,

@@ -1,5 +1,6 @@
 //! What a device can do, as far as the choice of kernels depends on it.
 
+use super::arch::Arch;
 use super::dtype::DType;
 use std::fmt;
 
@@ -15,9 +16,6 @@ pub enum Class {
 }
 
 impl Class {
-    /// All classes, for tools that print every variant.
-    pub const ALL: [Class; 3] = [Class::Software, Class::Integrated, Class::Discrete];
-
     /// Rough sustained rate in GFLOP/s, only used to split work into submits of bounded length.
     pub(crate) fn gflops(self) -> f64 {
         match self {
@@ -45,6 +43,10 @@ pub struct Caps {
     pub adapter: String,
     /// Kind of device.
     pub class: Class,
+    /// Whose device it is.
+    pub arch: Arch,
+    /// Fewest and most threads that run together.
+    pub subgroup: [u32; 2],
     /// f16 arithmetic and storage in shaders. Reported by `kaleid info`; no kernel uses it, and no device is opened with it.
     pub f16: bool,
     /// Subgroup operations; reported only, as `f16`.
@@ -75,9 +77,21 @@ impl Caps {
         if self.class == Class::Software { DType::F32 } else { DType::F16 }
     }
 
-    /// A device of a class with WebGPU's guaranteed limits; for tools that look at kernels without running them.
-    pub fn nominal(class: Class) -> Self {
-        Self::new(format!("nominal {class}"), class, &wgpu::Limits::default(), wgpu::Features::empty())
+    /// A device with WebGPU's guaranteed limits, for tools that look at kernels without running them.
+    pub fn nominal(class: Class, arch: Arch) -> Self {
+        let (limits, features) = (wgpu::Limits::default(), wgpu::Features::empty());
+        Self::new(format!("nominal {class} ({arch})"), (class, arch), &limits, features)
+    }
+
+    /// A name and a device of each kind that gets kernels of its own, for tools that print every variant.
+    pub fn kinds() -> [(&'static str, Caps); 5] {
+        [
+            ("software_old", Caps::nominal(Class::Software, Arch::Llvm(15))),
+            ("software", Caps::nominal(Class::Software, Arch::Llvm(22))),
+            ("integrated", Caps::nominal(Class::Integrated, Arch::Other)),
+            ("discrete", Caps::nominal(Class::Discrete, Arch::Other)),
+            ("nvidia_amd", Caps::nominal(Class::Discrete, Arch::Nvidia)),
+        ]
     }
 
     pub(super) fn of(adapter: &wgpu::Adapter) -> Self {
@@ -89,13 +103,22 @@ impl Caps {
             _ => Class::Integrated,
         };
         let parallel_compile = info.backend != wgpu::Backend::Gl;
-        Caps { parallel_compile, ..Self::new(name, class, &adapter.limits(), adapter.features()) }
+        let subgroup = [info.subgroup_min_size, info.subgroup_max_size];
+        let kind = (class, Arch::of(&info));
+        Caps { parallel_compile, subgroup, ..Self::new(name, kind, &adapter.limits(), adapter.features()) }
     }
 
-    fn new(adapter: String, class: Class, limits: &wgpu::Limits, features: wgpu::Features) -> Self {
+    fn new(
+        adapter: String,
+        (class, arch): (Class, Arch),
+        limits: &wgpu::Limits,
+        features: wgpu::Features,
+    ) -> Self {
         Caps {
             adapter,
             class,
+            arch,
+            subgroup: [0; 2],
             f16: features.contains(wgpu::Features::SHADER_F16),
             subgroups: features.contains(wgpu::Features::SUBGROUP),
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),

@@ -8,6 +8,7 @@
 //! 5. The device: `adapter` (choosing one), `caps` (what it can do), `gpu`, `pipeline`, `download`.
 
 mod adapter;
+mod arch;
 mod backward;
 mod call;
 mod caps;
@@ -25,6 +26,7 @@ mod store;
 mod tensor;
 
 pub use adapter::{Backend, GpuOptions};
+pub use arch::Arch;
 pub use call::Call;
 pub use caps::{Caps, Class};
 pub use download::Later;

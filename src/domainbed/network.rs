@@ -1,6 +1,6 @@
 //! Networks that the algorithms train: a featurizer and a classifier.
 
-use crate::core::{Caps, Class, DType, Graph, Tensor, Weights};
+use crate::core::{Arch, Caps, Class, DType, Graph, Tensor, Weights};
 use crate::data::rng::Key;
 use crate::models::resnet::{self, ResNet, ResNetConfig, image_kernel};
 use crate::nn::{self, KEEP, NormMode};
@@ -150,7 +150,7 @@ impl Network {
 
     /// Names of the featurizer's tensors for images of `size` pixels, and their numbers of elements.
     pub fn featurizer_tensors(&self, size: usize) -> BTreeMap<String, usize> {
-        let g = Graph::new(&Caps::nominal(Class::Software));
+        let g = Graph::new(&Caps::nominal(Class::Software, Arch::Other));
         let w = Weights::new(&g, DType::F32);
         self.features(&w, g.input("x", &[1, size, size, 4], DType::F32), Pass::Predict);
         w.params().into_iter().map(|(name, t)| (name, t.len())).collect()

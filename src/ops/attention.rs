@@ -1,7 +1,7 @@
 //! Attention that never stores its scores, and rotary position embedding.
 
-use super::tuning;
-use crate::core::{DType, Graph, Kernel, Tensor};
+use super::{Matmul, tuning};
+use crate::core::{Graph, Kernel, Tensor};
 
 /// Options of [`Graph::attention`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -26,20 +26,19 @@ struct Split {
 impl Split {
     /// For heads of `width` vectors.
     fn new(width: usize, tuned: tuning::Attention) -> Self {
-        let parts = width.div_ceil(tuned.columns).next_power_of_two();
+        let parts = width.div_ceil(tuned.columns);
         let columns = width.div_ceil(parts);
-        let full = columns * parts == width && tuned.unchecked;
+        let full = columns * parts == width;
         Split { rows: tuned.rows, columns, parts, items: (tuned.threads / parts).max(1), full }
     }
 
-    /// The kernel of `shaders/FILE.wgsl`, which adds up `sums` blocks of scores for each block of rows.
-    fn kernel(&self, file: &'static str, sums: usize) -> Kernel {
-        let kernel = Kernel::new(file, "main")
+    fn kernel(&self) -> Kernel {
+        let kernel = Kernel::new("attention", "main")
             .int("R_i", self.rows)
             .int("R_d", self.columns)
             .int("PARTS", self.parts)
             .int("THREADS", self.items * self.parts)
-            .int("SLOTS", sums * self.rows)
+            .int("SLOTS", self.rows)
             .int("FULL", self.full as usize)
             .part("attention/rows");
         kernel.part(if self.parts == 1 { "attention/whole" } else { "attention/split" })
@@ -54,6 +53,9 @@ impl Split {
 impl Graph {
     /// y = softmax(scale q k^T) v for each head: q (B, Tq, H, D), k and v (B, Tk, Hk, D) -> (B, Tq, H, D). Where Hk is smaller
     /// than H, neighbouring heads of q share one of k and v (grouped-query attention, Ainslie et al. 2023). f32.
+    ///
+    /// Scores are never stored (FlashAttention, Dao et al. 2022), but in the backward pass, and of wide heads: there, of some queries at a
+    /// time.
     #[track_caller]
     pub fn attention(&self, q: Tensor, k: Tensor, v: Tensor, options: Attention) -> Tensor {
         assert!(
@@ -74,39 +76,21 @@ impl Graph {
             return self.slice(y, 3, 0, d);
         }
         let (tk, hk, width) = (k.dim(1), k.dim(2), d / 4);
-        // Products of two matrices of the size of q k^T, for the count of operations.
-        let product = 2.0 * (b * h * tq) as f64 * (tk * d) as f64 * if options.causal { 0.5 } else { 1.0 };
-        let split = Split::new(width, tuning::attention(self.caps().class));
-        let sizes = [b, tq, tk, h, hk, width, options.causal as usize];
-        let row_shape = [b, h, tq];
-        let call = self.call(split.kernel("attention", 1)).input(q).input(k).input(v);
-        let call = call.ints(sizes).float(scale).groups(split.groups(b * h, tq)).flops(2.0 * product);
-        let [y, lse] = call.outputs([(q.shape(), DType::F32), (&row_shape, DType::F32)]);
-
+        let y = match tuning::attention(self.caps(), tq, width) {
+            Some(tuned) => {
+                let split = Split::new(width, tuned);
+                // Two products of the size of q k^T, for the count of operations.
+                let share = if options.causal { 0.5 } else { 1.0 };
+                let flops = 4.0 * (b * h * tq) as f64 * (tk * d) as f64 * share;
+                let call = self.call(split.kernel()).input(q).input(k).input(v);
+                let call = call.ints([b, tq, tk, h, hk, width, options.causal as usize]).float(scale);
+                call.groups(split.groups(b * h, tq)).flops(flops).output(q.shape())
+            }
+            None => ByHead::new(self, q, k, v, scale, options.causal).attention(self),
+        };
         self.vjp(y, move |g, dy| {
-            let split = Split::new(width, tuning::attention_dq(g.caps().class));
-            let call = g
-                .call(split.kernel("attention_dq", 2).part("attention/dy"))
-                .input(q)
-                .input(k)
-                .input(v)
-                .input(dy)
-                .input(y)
-                .input(lse);
-            let call = call.ints(sizes).float(scale).groups(split.groups(b * h, tq)).flops(3.0 * product);
-            let [dq, delta] = call.outputs([(q.shape(), DType::F32), (&row_shape, DType::F32)]);
-            let dkv = Split::new(width, tuning::attention_dkv(g.caps().class, width));
-            let call = g
-                .call(dkv.kernel("attention_dkv", 2).part("attention/dy"))
-                .input(q)
-                .input(k)
-                .input(v)
-                .input(dy)
-                .input(lse)
-                .input(delta);
-            let call = call.ints(sizes).float(scale).groups(dkv.groups(b * hk, tk)).flops(4.0 * product);
-            let [dk, dv] = call.outputs([(k.shape(), DType::F32), (v.shape(), DType::F32)]);
-            vec![(q, dq), (k, dk), (v, dv)]
+            let grads = ByHead::new(g, q, k, v, scale, options.causal).backward(g, dy);
+            [q, k, v].into_iter().zip(grads).collect()
         });
         y
     }
@@ -142,4 +126,84 @@ impl Graph {
         self.vjp(y, move |g, dy| vec![(x, g.rotate(dy, cos, sin, -sign))]);
         y
     }
+}
+
+/// Attention whose scores are stored, of some queries at a time: two matrix products, and softmax between them.
+struct ByHead {
+    /// Scaled queries (B, Hk, rows, D): those of the heads that share one of k and v lie below one another.
+    q: Tensor,
+    /// (B, Hk, Tk, D), as `v`.
+    k: Tensor,
+    v: Tensor,
+    scale: f32,
+    causal: bool,
+    /// Queries of one head.
+    tq: usize,
+}
+
+impl ByHead {
+    fn new(g: &Graph, q: Tensor, k: Tensor, v: Tensor, scale: f32, causal: bool) -> Self {
+        let (hk, tq) = (k.dim(2), q.dim(1));
+        let [k, v] = [k, v].map(|x| by_head(g, x, hk));
+        ByHead { q: by_head(g, g.scale(q, scale), hk), k, v, scale, causal, tq }
+    }
+
+    /// First row and number of rows of each piece.
+    fn pieces(&self) -> impl Iterator<Item = (usize, usize)> {
+        let [b, hk, rows, _] = [0, 1, 2, 3].map(|i| self.q.dim(i));
+        let at_once = (tuning::SCORES / (b * hk * self.k.dim(2))).clamp(1, rows);
+        (0..rows).step_by(at_once).map(move |first| (first, at_once.min(rows - first)))
+    }
+
+    /// softmax(q k^T) of n rows q from `first` on.
+    fn weights(&self, g: &Graph, q: Tensor, first: usize) -> Tensor {
+        let scores = g.matmul_with(q, self.k, Matmul { transpose_b: true, ..Default::default() });
+        let (n, tk) = (q.dim(2), self.k.dim(2));
+        let hidden = |i: usize| if i % tk > (first + i / tk) % self.tq { f32::MIN } else { 0.0 };
+        g.softmax(match self.causal {
+            true => g.add(scores, g.constant(&[n, tk], &(0..n * tk).map(hidden).collect::<Vec<_>>())),
+            false => scores,
+        })
+    }
+
+    fn attention(&self, g: &Graph) -> Tensor {
+        let piece = |(first, n)| g.matmul(self.weights(g, g.slice(self.q, 2, first, n), first), self.v);
+        let pieces: Vec<Tensor> = self.pieces().map(piece).collect();
+        by_token(g, g.concat(&pieces, 2), self.tq)
+    }
+
+    /// Gradients of q, k and v: p = softmax(q k^T), dv = p^T dy, ds = p (t - sum p t) with t = dy v^T, dq = ds k, dk = ds^T q.
+    fn backward(&self, g: &Graph, dy: Tensor) -> [Tensor; 3] {
+        let dy = by_head(g, dy, self.k.dim(1));
+        let [transpose_a, transpose_b] = [[true, false], [false, true]]
+            .map(|[transpose_a, transpose_b]| Matmul { transpose_a, transpose_b, ..Default::default() });
+        let (mut dq, mut dk, mut dv) = (vec![], vec![], vec![]);
+        for (first, n) in self.pieces() {
+            let [q, dy] = [self.q, dy].map(|x| g.slice(x, 2, first, n));
+            let p = self.weights(g, q, first);
+            let ds = g.softmax_backward(p, g.matmul_with(dy, self.v, transpose_b));
+            dq.push(g.matmul(ds, self.k));
+            dk.push(g.matmul_with(ds, q, transpose_a));
+            dv.push(g.matmul_with(p, dy, transpose_a));
+        }
+        let sum =
+            |parts: Vec<Tensor>| parts.into_iter().reduce(|a, b| g.add(a, b)).expect("at least one piece");
+        [
+            by_token(g, g.scale(g.concat(&dq, 2), self.scale), self.tq),
+            by_token(g, sum(dk), self.k.dim(2)),
+            by_token(g, sum(dv), self.k.dim(2)),
+        ]
+    }
+}
+
+/// (B, T, H, D) -> (B, heads, H / heads * T, D)
+fn by_head(g: &Graph, x: Tensor, heads: usize) -> Tensor {
+    let [b, t, h, d] = [0, 1, 2, 3].map(|i| x.dim(i));
+    g.reshape(g.permute(x, &[0, 2, 1, 3]), &[b, heads, h / heads * t, d])
+}
+
+/// The reverse of [`by_head`], for heads of t rows.
+fn by_token(g: &Graph, x: Tensor, t: usize) -> Tensor {
+    let [b, heads, rows, d] = [0, 1, 2, 3].map(|i| x.dim(i));
+    g.permute(g.reshape(x, &[b, heads * rows / t, t, d]), &[0, 2, 1, 3])
 }

@@ -13,7 +13,7 @@ impl Graph {
     }
 
     /// dx = y (dy - sum y dy), with y of softmax.
-    fn softmax_backward(&self, y: Tensor, dy: Tensor) -> Tensor {
+    pub(super) fn softmax_backward(&self, y: Tensor, dy: Tensor) -> Tensor {
         let dx = self.softmax_rows("backward", y).input(y).input(dy).output(y.shape());
         self.vjp(dx, move |g, v| {
             let dot = |a, b| g.sum(g.mul(a, b), &[y.rank() - 1]);

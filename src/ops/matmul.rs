@@ -176,7 +176,7 @@ impl Graph {
         if m <= 4 && rows_of_k && call.a.dtype() == DType::F32 {
             return self.gemv(call);
         }
-        let tile = Tile::choose(self.caps(), m, n);
+        let tile = Tile::choose(self.caps(), call.conv != [0; 11], m, n);
         let groups = tile.groups(m, n) * batch;
         let wanted = tuning::gemm_workgroups(self.caps().class);
         let plain = epilogue.bias.is_none() && epilogue.residual.is_none() && epilogue.act == Act::None;

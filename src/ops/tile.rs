@@ -10,13 +10,14 @@ pub(crate) struct Tile {
     pub wg_n: usize,
     pub r_i: usize,
     pub r_j: usize,
+    /// 0: nothing is kept there, and threads read what they need themselves.
     pub k: usize,
 }
 
 impl Tile {
-    /// The tile for an (m, n) result on this device.
-    pub fn choose(caps: &Caps, m: usize, n: usize) -> Self {
-        let [wg_m, wg_n, r_i, r_j, k] = caps.tile.unwrap_or_else(|| tuning::tile(caps.class, m, n));
+    /// The tile for an (m, n) result on this device, of a product or of a convolution.
+    pub fn choose(caps: &Caps, conv: bool, m: usize, n: usize) -> Self {
+        let [wg_m, wg_n, r_i, r_j, k] = caps.tile.unwrap_or_else(|| tuning::tile(caps, conv, m, n));
         Tile { wg_m, wg_n, r_i, r_j, k }
     }
 
@@ -35,6 +36,13 @@ impl Tile {
 
     /// The gemm kernel with this tile; loaders and readers are still to be added.
     pub fn kernel(&self, b_along_k: bool) -> Kernel {
+        if self.k == 0 {
+            return Kernel::new("gemm_direct", "main")
+                .int("THREADS", self.wg_m)
+                .int("R_i", self.r_i)
+                .int("R_j", self.r_j)
+                .part("gemm/result");
+        }
         let threads = self.wg_m * self.wg_n;
         Kernel::new("gemm", "main")
             .int("WG_M", self.wg_m)
@@ -45,12 +53,13 @@ impl Tile {
             .int("R_s", (self.m() * self.k / 16).div_ceil(threads))
             .int("R_t", (self.n() * self.k / 16).div_ceil(threads))
             .int("B_ALONG_K", b_along_k as usize)
+            .part("gemm/result")
     }
 }
 
 /// The tile of large matrix products on a device, in words.
 pub fn tiles(caps: &Caps) -> String {
-    let t = Tile::choose(caps, 1024, 1024);
+    let t = Tile::choose(caps, false, 1024, 1024);
     let (m, n) = (4 * t.r_i, 4 * t.r_j);
     format!("{} x {} tiles, {} x {} threads of {m} x {n}, slices of {}", t.m(), t.n(), t.wg_m, t.wg_n, t.k)
 }
@@ -58,6 +67,9 @@ pub fn tiles(caps: &Caps) -> String {
 /// Tiles for [`Caps::tile`] that this device can run: those worth a try.
 pub fn tile_candidates(caps: &Caps) -> Vec<[usize; 5]> {
     let mut found = vec![];
+    for [r_i, r_j] in [[1, 2], [1, 4], [1, 8], [2, 1], [2, 2], [2, 4], [2, 5], [4, 1], [4, 2], [4, 3]] {
+        found.push([8, 1, r_i, r_j, 0]);
+    }
     for [wg_m, wg_n] in [[8, 4], [4, 8], [8, 8], [16, 8], [8, 16], [16, 16]] {
         for [r_i, r_j] in [[1, 1], [2, 2], [4, 2], [2, 4], [4, 4]] {
             for k in [8, 16] {

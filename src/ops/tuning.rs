@@ -6,12 +6,17 @@
 //! `kaleid bench`. Registers were read from AMD's compiler (RADV, RDNA1 to RDNA3) without a card. Integrated GPUs were never
 //! measured: they have what is known to be safe.
 
-use crate::core::Class;
+use crate::core::{Arch, Caps, Class};
 
 /// The tile of a matrix product with an (m, n) result: threads along m and n, blocks of 4 x 4 a thread along m and n, and the slice
 /// of K that is kept in workgroup memory.
-pub(super) fn tile(class: Class, m: usize, n: usize) -> [usize; 5] {
-    match class {
+pub(super) fn tile(caps: &Caps, conv: bool, m: usize, n: usize) -> [usize; 5] {
+    match caps.class {
+        // Convolutions on Mesa 26.2, GFLOP/s, against tiles in workgroup memory: 320 channels at 64 x 64 25 against 20; 64 channels,
+        // batch 32, 24 against 20, with both gradients 40 against 26. Matrix products: no faster.
+        Class::Software if conv && is_direct(caps.arch) => {
+            [8, 1, if m > 32 { 2 } else { 1 }, n.div_ceil(4).min(4), 0]
+        }
         // Matrix product 1024^3: 17.1 GFLOP/s, against 0.97 with one thread per output. Small results (weight gradients of narrow
         // convolutions, few channels) fill smaller tiles; 144 and 288 columns fill tiles of 5 x 32 better than of 4 x 32.
         Class::Software if m <= 64 && n <= 32 => [8, 4, 2, 2, 8],
@@ -23,17 +28,27 @@ pub(super) fn tile(class: Class, m: usize, n: usize) -> [usize; 5] {
         Class::Software if n <= 64 => [8, 4, 4, 4, 8],
         Class::Software if n <= 96 => [8, 8, 4, 3, 8],
         Class::Software => [8, 8, 4, 4, 8],
-        // Not measured.
-        Class::Integrated if m <= 64 || n <= 64 => [16, 16, 1, 1, 16],
-        Class::Integrated => [16, 16, 2, 2, 16],
-        // Small results: not measured.
-        Class::Discrete if m <= 64 || n <= 64 => [16, 16, 1, 1, 16],
+        // Not measured: 64 x 64 in as few registers as can be. Tiles of 2 x 2 blocks spill on Apple's M1 and Adreno.
+        Class::Integrated => [16, 16, 1, 1, 16],
+        // Small results, and other cards: not measured; 64 x 64 in as few registers as can be.
+        Class::Discrete if m <= 64 || n <= 64 || !is_big(caps.arch) => [16, 16, 1, 1, 16],
         // TFLOP/s on 4096^3; on a convolution 3 x 3 of 320 channels, 64 x 64 pixels, batch 2:
         //   8 x 8 threads, 2 x 2 blocks: 30.6; 22.7       16 x 16 threads, 2 x 2 blocks: 28.5; 16.1
         //   8 x 8 threads, 4 x 2 blocks: 32.8; -          16 x 8 and 8 x 16 threads, 2 x 2 blocks: -; 20.0 and 20.5
         // Any tile with 4 x 4 blocks spills: 8 to 12 on 4096^3.
         Class::Discrete => [8, 8, 2, 2, 16],
     }
+}
+
+/// Whether a CPU driver sees that threads read the same address, and reads it once: Mesa 26.2 with LLVM 22 does; Mesa 22.3 (LLVM 15) and
+/// 25.0 (LLVM 19) do not, and are faster with workgroup memory (a product of 1024^3: 12.2 GFLOP/s against 9.8).
+fn is_direct(arch: Arch) -> bool {
+    matches!(arch, Arch::Llvm(20..))
+}
+
+/// Graphics cards with at least 128 registers a thread for the taking, as their compilers show (`benches/notes/registers.md`).
+fn is_big(arch: Arch) -> bool {
+    matches!(arch, Arch::Nvidia | Arch::Gcn | Arch::Rdna(_))
 }
 
 /// Workgroups that a matrix product should have: where its tiles are fewer, K is cut into pieces.
@@ -61,42 +76,29 @@ pub(super) struct Attention {
     pub rows: usize,
     /// Vectors of four columns that fit into its registers; wider heads are shared by several threads.
     pub columns: usize,
-    /// Whether the check that a column exists may be left out where all do.
-    pub unchecked: bool,
 }
 
-/// Attention forward. Software: 45 GFLOP/s (8 heads, 1024 x 40). Discrete: 7.4 TFLOP/s (8 heads, 4096 x 40, batch 2).
-pub(super) fn attention(class: Class) -> Attention {
-    match class {
-        Class::Software => Attention { threads: 32, rows: 4, columns: 10, unchecked: true },
-        // Not measured against other numbers. Heads of 64 take 256 registers on RDNA1, none spilled.
-        Class::Integrated | Class::Discrete => {
-            Attention { threads: 64, rows: 1, columns: 4, unchecked: true }
+/// The kernel of attention for `n` queries a head of `width` vectors; none where two products and their scores are better.
+pub(super) fn attention(caps: &Caps, n: usize, width: usize) -> Option<Attention> {
+    match caps.class {
+        // Threads that share a head wait for one another at barriers, which CPU drivers compile for minutes: none share. A workgroup is
+        // as many threads as a SIMD register holds, all busy if there are rows enough.
+        Class::Software if width > 20 => None,
+        Class::Software => {
+            let rows = if width > 10 { 2 } else { 4 };
+            Some(Attention { threads: 32, rows: n.div_ceil(4 * 32).clamp(1, rows), columns: 20 })
         }
+        // Heads above 80 columns: a thread's share is so small that its sums cost more than its products. Not measured.
+        _ if width > 20 => None,
+        // 7.4 TFLOP/s (8 heads, 4096 x 40, batch 2). Four columns spill 250 registers on NVIDIA.
+        Class::Discrete if is_big(caps.arch) => Some(Attention { threads: 64, rows: 1, columns: 3 }),
+        // With two columns Apple's compiler spills 100 registers.
+        Class::Discrete | Class::Integrated => Some(Attention { threads: 64, rows: 1, columns: 1 }),
     }
 }
 
-/// The gradient of queries.
-pub(super) fn attention_dq(class: Class) -> Attention {
-    match class {
-        Class::Software => Attention { threads: 32, rows: 2, columns: 10, unchecked: true }, // not measured apart
-        // Heads of 64: 256 registers on RDNA1, none spilled.
-        Class::Integrated | Class::Discrete => {
-            Attention { threads: 64, rows: 1, columns: 2, unchecked: true }
-        }
-    }
-}
-
-/// The gradient of keys and values, of heads of `width` vectors.
-pub(super) fn attention_dkv(class: Class, width: usize) -> Attention {
-    match class {
-        Class::Software => Attention { threads: 32, rows: 2, columns: 10, unchecked: true }, // not measured apart
-        // Without the check whether a column exists, RDNA1's compiler loads two columns so early that it must spill.
-        _ if width > 64 => Attention { threads: 64, rows: 1, columns: 2, unchecked: false },
-        // Heads of 64: 168 registers on RDNA1.
-        _ => Attention { threads: 64, rows: 1, columns: 1, unchecked: true },
-    }
-}
+/// Scores that attention by products stores at once: 16 MiB. Not measured against other numbers.
+pub(super) const SCORES: usize = 1 << 22;
 
 /// Threads in a workgroup of a kernel that works on whole rows of `width` numbers, and whether they share one row (else each has
 /// its own).

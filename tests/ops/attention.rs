@@ -47,6 +47,18 @@ fn lengths_that_divide_nothing_batches_and_causal_masks() {
 }
 
 #[test]
+fn gradients_can_be_differentiated_again() {
+    let sizes = [[1, 3, 2, 4], [1, 2, 1, 4], [1, 2, 1, 4]];
+    for i in 0..3 {
+        Case::new("attention", &[&sizes[0], &sizes[1], &sizes[2]]).check_second(
+            i,
+            |g, x| g.attention(x[0], x[1], x[2], Attention::default()),
+            |x| attention(&x[0], &x[1], &x[2], 0.5, false),
+        );
+    }
+}
+
+#[test]
 fn grouped_heads_share_keys_and_values() {
     check([2, 10, 7, 6, 2, 16], false);
     check([1, 10, 10, 4, 1, 64], true);

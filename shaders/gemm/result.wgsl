@@ -1,0 +1,45 @@
+// What every kernel of matrix products has: its numbers and tensors, and how a block of C is started and written.
+//
+//   A (M, K), B (K, N), C (M, N), bias (N), residual like C. Everything is f32 or read as f32; sums are f32.
+//
+// What A and B are is up to other parts: `load_a` gives a 4x4 block of A, a stored matrix, its transpose, or the pixels under the taps
+// of a convolution (a_*.wgsl); `load_b` likewise (b_*.wgsl). How elements are read is another part: vec4, scalar, packed f16 (read_*.wgsl).
+//
+// K may be cut into `splits` pieces (for long, narrow products such as weight gradients): piece s of entry z is written as entry
+// z * splits + s, and a sum over the pieces follows.
+
+struct Params {
+    m: u32, n: u32, k: u32,          // rows and columns of C, inner size
+    a_step: u32, b_step: u32,        // elements from one batch entry to the next; 0 where all share one
+    splits: u32,
+    bias: u32,                       // 1 where given
+    // Of a convolution: input (h, w, c), output (oh, ow, o), kernel (kh, kw), stride, padding above and to the left.
+    h: u32, w: u32, c: u32, oh: u32, ow: u32, o: u32, kh: u32, kw: u32, stride: u32, top: i32, left: i32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> a: array<A>;
+@group(0) @binding(2) var<storage, read> b: array<B>;
+@group(0) @binding(3) var<storage, read> bias: array<f32>;
+@group(0) @binding(5) var<storage, read_write> c: array<C>;
+
+/// What the accumulators of four columns start with. No branch: lavapipe compiles a kernel again at every dispatch where a branch
+/// depends on nothing but parameters.
+fn start(n: u32) -> mat4x4f {
+    let at = n * p.bias;
+    let v = select(vec4f(), vec4f(bias[at], bias[at + 1u], bias[at + 2u], bias[at + 3u]), p.bias == 1u);
+    return mat4x4f(v, v, v, v);
+}
+
+/// Four rows from m of entry z, four columns from n.
+fn finish_block(z: u32, m: u32, n: u32, sums: mat4x4f) {
+    if n >= p.n { return; }
+    finish(c_row(z, m), n, sums[0]);
+    finish(c_row(z, m + 1u), n, sums[1]);
+    finish(c_row(z, m + 2u), n, sums[2]);
+    finish(c_row(z, m + 3u), n, sums[3]);
+}
+
+fn finish(row: u32, n: u32, sum: vec4f) {
+    if row != 0xffffffffu { write_c(row * p.n + n, min(p.n - n, 4u), act(sum) + residual_at(row * p.n + n)); }
+}
