@@ -91,4 +91,11 @@ fn broken_tokenizers_say_what_and_where() {
     assert!(error(&[("merges.txt", "#version: 0.2\na b</w>\n")]).contains("vocab.json: not a tokenizer"));
     assert!(error(&[("vocab.json", "{\"a\": 0}")]).contains("no token <|startoftext|>"));
     assert!(error(&[("tokenizer.json", "{}")]).contains("tokenizer.json: not a tokenizer"));
+    // The crate panics at these two.
+    for broken in [
+        r#"{"decoder": {"type": "ByteLevel"|}}"#,
+        r#"{"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}"#,
+    ] {
+        assert!(error(&[("tokenizer.json", broken)]).contains("tokenizer.json: not a tokenizer"));
+    }
 }

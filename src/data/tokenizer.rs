@@ -4,15 +4,35 @@ use super::folder::Folder;
 use super::one_line;
 use super::text::{self, whole};
 use anyhow::{Context, Result, anyhow, bail};
-use serde::de::IgnoredAny;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use tokenizers::normalizers::Precompiled;
 use tokenizers::{Encoding, PaddingParams, PaddingStrategy, TruncationParams};
 
 /// CLIP splits text into contractions, runs of letters, single digits and runs of anything else.
 const CLIP_PATTERN: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
+
+/// What is looked at before the crate reads a `tokenizer.json`.
+#[derive(Deserialize)]
+struct Normalizers {
+    #[serde(default)]
+    normalizer: Value,
+}
+
+/// Sees that every normalizer `Precompiled`, however deep in a sequence, can be read.
+fn character_maps(normalizer: &Value) -> serde_json::Result<()> {
+    match normalizer {
+        Value::Object(map) if map.get("type").is_some_and(|name| name == "Precompiled") => {
+            serde_json::from_str::<Precompiled>(&normalizer.to_string()).map(drop)
+        }
+        Value::Object(map) => map.values().try_for_each(character_maps),
+        Value::Array(list) => list.iter().try_for_each(character_maps),
+        _ => Ok(()),
+    }
+}
 
 /// From text to token ids and back.
 pub struct Tokenizer {
@@ -38,8 +58,9 @@ impl Tokenizer {
             bail!("{}: neither tokenizer.json nor vocab.json with merges.txt in it", folder.name(""));
         };
         let wrong = |e: &str| anyhow!("{name}: not a tokenizer: {}", one_line(e));
-        // The crate panics at some places that are no JSON.
-        serde_json::from_slice::<IgnoredAny>(&json).map_err(|e| wrong(&e.to_string()))?;
+        // The crate panics at some places that are no JSON, and at a map of characters that is none.
+        let read: Normalizers = serde_json::from_slice(&json).map_err(|e| wrong(&e.to_string()))?;
+        character_maps(&read.normalizer).map_err(|e| wrong(&e.to_string()))?;
         let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| wrong(&e.to_string()))?;
         // A file may ask for a length of its own; models say theirs.
         inner.with_padding(None).with_truncation(None).map_err(|e| anyhow!("{name}: {e}"))?;

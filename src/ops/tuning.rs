@@ -40,13 +40,13 @@ pub(super) fn tile(caps: &Caps, conv: bool, m: usize, n: usize) -> [usize; 5] {
     }
 }
 
-/// Whether a CPU driver sees that threads read the same address, and reads it once: Mesa 26.2 with LLVM 22 does; Mesa 22.3 (LLVM 15) and
-/// 25.0 (LLVM 19) do not, and are faster with workgroup memory (a product of 1024^3: 12.2 GFLOP/s against 9.8).
+/// Whether convolutions of a CPU driver are faster without workgroup memory: on Mesa 26.2 with LLVM 22 they are, on Mesa 25.0 with LLVM 19
+/// they are not (a product of 1024^3: 9.8 GFLOP/s against 12.2), nor on 22.3 with LLVM 15. Between, nothing was measured.
 fn is_direct(arch: Arch) -> bool {
     matches!(arch, Arch::Llvm(20..))
 }
 
-/// Graphics cards with at least 128 registers a thread for the taking, as their compilers show (`benches/notes/registers.md`).
+/// Graphics cards whose compilers have 128 registers and more for a thread (`benches/notes/registers.md`).
 fn is_big(arch: Arch) -> bool {
     matches!(arch, Arch::Nvidia | Arch::Gcn | Arch::Rdna(_))
 }
