@@ -17,13 +17,7 @@ pub(super) struct Blocks {
 impl Blocks {
     /// `norm_num_groups` and `act_fn` of a config.json.
     pub fn new(c: &Config, eps: f32) -> Result<Blocks> {
-        let act = match c.str("act_fn", "silu")?.as_str() {
-            "silu" | "swish" => Act::Silu,
-            "gelu" => Act::Gelu,
-            "relu" => Act::Relu,
-            other => return Err(c.unsupported("act_fn", other)),
-        };
-        Ok(Blocks { groups: c.usize("norm_num_groups", 32)?, eps, act })
+        Ok(Blocks { groups: c.usize("norm_num_groups", 32)?, eps, act: act_fn(c, "silu")? })
     }
 
     /// GroupNorm and activation, one kernel.
@@ -40,6 +34,16 @@ impl Blocks {
         let h = self.norm(&w.sub("norm2"), h);
         let x = if x.last() == out { x } else { nn::conv2d(&w.sub("conv_shortcut"), x, out, Conv::same(1)) };
         nn::conv2d(&w.sub("conv2"), h, out, Conv::same(3).plus(x))
+    }
+}
+
+/// `act_fn` of a config.json.
+pub(super) fn act_fn(c: &Config, default: &'static str) -> Result<Act> {
+    match c.str("act_fn", default)?.as_str() {
+        "silu" | "swish" => Ok(Act::Silu),
+        "gelu" => Ok(Act::Gelu),
+        "relu" => Ok(Act::Relu),
+        other => Err(c.unsupported("act_fn", other)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! AutoencoderTiny: the small autoencoder by Ollin Boer Bohan (TAESD, <https://github.com/madebyollin/taesd>), which was taught to do what
 //! Stable Diffusion's own does, in a fortieth of its work. Names are diffusers'.
 
+use super::blocks::act_fn;
 use super::vae::Latents;
 use crate::core::{Tensor, Weights};
 use crate::data::config::Config;
@@ -39,27 +40,14 @@ impl TaesdConfig {
     pub fn new(c: &Config) -> Result<Self> {
         c.only("upsample_fn", &[json!("nearest")])?;
         c.only("upsampling_scaling_factor", &[json!(2)])?;
-        let act = match c.str("act_fn", "relu")?.as_str() {
-            "relu" => Act::Relu,
-            "silu" | "swish" => Act::Silu,
-            "gelu" => Act::Gelu,
-            other => return Err(c.unsupported("act_fn", other)),
-        };
+        let act = act_fn(c, "relu")?;
         let encoder = Stages::new(c, "encoder", &[1, 3, 3, 3])?;
         let decoder = Stages::new(c, "decoder", &[3, 3, 3, 1])?;
         if encoder.blocks.len() != decoder.blocks.len() {
             let [down, up] = [&encoder, &decoder].map(|stages| stages.blocks.len());
             bail!("{}: num_encoder_blocks has {down} levels, num_decoder_blocks {up}", c.name());
         }
-        let image_channels = c.usize("in_channels", 3)?;
-        c.only("out_channels", &[json!(image_channels)])?;
-        let latents = Latents {
-            image_channels,
-            channels: c.usize("latent_channels", 4)?,
-            scale: 1 << (decoder.blocks.len() - 1),
-            scaling_factor: c.positive("scaling_factor", 1.0)?,
-            shift_factor: c.f32("shift_factor", 0.0)?,
-        };
+        let latents = Latents::new(c, decoder.blocks.len(), 1.0)?;
         Ok(TaesdConfig { latents, act, encoder, decoder })
     }
 }

@@ -30,6 +30,19 @@ pub struct Latents {
 }
 
 impl Latents {
+    /// Those of a config.json, of an autoencoder with so many levels, each of half the size of the one before.
+    pub(super) fn new(c: &Config, levels: usize, scaling_factor: f32) -> Result<Self> {
+        let image_channels = c.usize("in_channels", 3)?;
+        c.only("out_channels", &[json!(image_channels)])?;
+        Ok(Latents {
+            image_channels,
+            channels: c.usize("latent_channels", 4)?,
+            scale: 1 << (levels - 1),
+            scaling_factor: c.positive("scaling_factor", scaling_factor)?,
+            shift_factor: c.f32("shift_factor", 0.0)?,
+        })
+    }
+
     /// Sees that x is images that divide into latents: (N, H, W, image_channels).
     #[track_caller]
     pub(super) fn assert_image(&self, x: Tensor) {
@@ -90,17 +103,8 @@ impl VaeConfig {
             let groups = blocks.groups;
             bail!("{}: norm_num_groups = {groups} does not divide {width} channels", c.name());
         }
-        let image_channels = c.usize("in_channels", 3)?;
-        c.only("out_channels", &[json!(image_channels)])?;
-        let latents = Latents {
-            image_channels,
-            channels: c.usize("latent_channels", 4)?,
-            scale: 1 << (channels.len() - 1),
-            scaling_factor: c.positive("scaling_factor", 0.18215)?,
-            shift_factor: c.f32("shift_factor", 0.0)?,
-        };
         Ok(VaeConfig {
-            latents,
+            latents: Latents::new(c, channels.len(), 0.18215)?,
             channels,
             layers: c.count("layers_per_block", 1, MOST)?,
             blocks,

@@ -1,5 +1,5 @@
 //! What will be painted, and painting it: `prompts` names new domains and writes a prompt for every image to come, `picture` is what
-//! stands between them, and `generate` paints PNG files.
+//! stands between them, `painted` is a PNG that says how it was made, and `generate` paints them.
 
 pub mod generate;
 pub mod painted;
