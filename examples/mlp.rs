@@ -21,7 +21,7 @@ fn main() -> anyhow::Result<()> {
     let h = g.tanh(nn::linear(&w.sub("second"), h, 32));
     let logits = nn::linear(&w.sub("last"), h, 2);
     let loss = g.cross_entropy(logits, labels);
-    let params: Vec<_> = w.params().into_iter().map(|(_, tensor)| tensor).collect();
+    let params: Vec<_> = w.params().into_iter().map(|p| p.tensor).collect();
     let updates: Vec<_> = params.iter().copied().zip(g.backward(loss, &params)).collect();
     let step = g.input("step", &[1], DType::F32);
     g.adam(&updates, g.constant(&[1], &[0.01]), step, Adam::default());

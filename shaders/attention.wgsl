@@ -26,6 +26,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     let row = item.row;
     let queries = query_rows(head / p.heads, head % p.heads);
     let keys = key_rows(head / p.heads, head % p.heads / (p.heads / p.kv_heads));
+    let values = value_rows(head / p.heads, head % p.heads / (p.heads / p.kv_heads));
     let part = thread % PARTS; // has the columns part, part + PARTS, part + 2 PARTS, ..
 
     let q_i_d = q_block(queries, row + 4u * u_i, part + PARTS * u_d) * (p.scale * LOG2_E); //@ i d
@@ -49,9 +50,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         s_i = weights(s_i, m_i); //@ i
         l_i = l_i * f_i + sum_of_columns(s_i); //@ i
         //@ for d
-        let v_d = v_block(keys, key, part + PARTS * u_d);
+        let v_d = v_block(values, key, part + PARTS * u_d);
         y_i_d = scale_columns(y_i_d, f_i) + v_d * s_i; //@ i
         //@ end
     }
-    write_block(queries, row + 4u * u_i, part + PARTS * u_d, scale_columns(y_i_d, 1.0 / l_i)); //@ i d
+    let results = result_rows(head / p.heads, head % p.heads);
+    write_block(results, row + 4u * u_i, part + PARTS * u_d, scale_columns(y_i_d, 1.0 / l_i)); //@ i d
 }

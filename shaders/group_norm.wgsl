@@ -10,14 +10,22 @@
 //
 // x, y, dy, dx (n, l, c), f32 or f16 (a part in stored/); weight, bias (c); stats: mean and var, repeated for each channel, (n, 2, c);
 // means: m1 and m2, (n, 2, c); sums (n, pieces, c). A thread has `piece` rows of one column, and so reads what belongs to the column once.
+// With JOINED = 1 the first two passes read two tensors that are the columns of x side by side, `left` of them in the first.
 
-struct Params { n: u32, l: u32, c: u32, piece: u32, eps: f32 }
+struct Params { n: u32, l: u32, c: u32, piece: u32, left: u32, eps: f32 }
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<S>;
+@group(0) @binding(2) var<storage, read> right: array<S>;
 
-/// The work of a thread: element i, i + c, .. below end.
-struct Piece { at: u32, n: u32, column: u32, i: u32, end: u32 }
+fn x_at(row: u32, column: u32) -> E {
+    if JOINED == 0u { return load(x[row * p.c + column]); }
+    if column < p.left { return load(x[row * p.left + column]); }
+    return load(right[row * (p.c - p.left) + column - p.left]);
+}
+
+/// The work of a thread: this column of the rows from `row` to below `end`.
+struct Piece { at: u32, n: u32, column: u32, row: u32, end: u32 }
 
 fn piece_of(group: u32, thread: u32) -> Piece {
     let at = group * 64u + thread;
@@ -25,14 +33,14 @@ fn piece_of(group: u32, thread: u32) -> Piece {
     let n = at / p.c / pieces;
     let first = at / p.c % pieces * p.piece;
     let row = n * p.l + first;
-    let end = select(0u, (row + min(p.piece, p.l - first)) * p.c, n < p.n);
-    return Piece(at, n, at % p.c, row * p.c + at % p.c, end);
+    let end = select(0u, row + min(p.piece, p.l - first), n < p.n);
+    return Piece(at, n, at % p.c, row, end);
 }
 
 // ---- moments
 
-@group(0) @binding(2) var<storage, read_write> mean_out: array<E>;
-@group(0) @binding(3) var<storage, read_write> squares_out: array<E>;
+@group(0) @binding(3) var<storage, read_write> mean_out: array<E>;
+@group(0) @binding(4) var<storage, read_write> squares_out: array<E>;
 
 @compute @workgroup_size(64)
 fn moments(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
@@ -41,8 +49,8 @@ fn moments(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups:
     var count = 0.0;
     var mean = E();
     var squares = E();
-    for (var i = t.i; i < t.end; i += p.c) {
-        let v = load(x[i]);
+    for (var row = t.row; row < t.end; row++) {
+        let v = x_at(row, t.column);
         let d = v - mean;
         count += 1.0;
         mean += d / count;
@@ -54,10 +62,10 @@ fn moments(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups:
 
 // ---- apply; sums and apply_backward read stats, weight and bias too
 
-@group(0) @binding(2) var<storage, read> stats: array<E>;
-@group(0) @binding(3) var<storage, read> weight: array<E>;
-@group(0) @binding(4) var<storage, read> bias: array<E>;
-@group(0) @binding(5) var<storage, read_write> y: array<S>;
+@group(0) @binding(3) var<storage, read> stats: array<E>;
+@group(0) @binding(4) var<storage, read> weight: array<E>;
+@group(0) @binding(5) var<storage, read> bias: array<E>;
+@group(0) @binding(6) var<storage, read_write> y: array<S>;
 
 /// What a column is normalised with.
 struct Column { mean: E, r: E, weight: E, bias: E }
@@ -72,16 +80,16 @@ fn apply(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: v
     let t = piece_of(flat_group(group, groups), thread);
     if t.end == 0u { return; }
     let k = column_of(t);
-    for (var i = t.i; i < t.end; i += p.c) {
-        y[i] = store(element(act(vec4f((load(x[i]) - k.mean) * k.r * k.weight + k.bias))));
+    for (var row = t.row; row < t.end; row++) {
+        y[row * p.c + t.column] = store(element(act(vec4f((x_at(row, t.column) - k.mean) * k.r * k.weight + k.bias))));
     }
 }
 
 // ---- sums; apply_backward reads dy too
 
-@group(0) @binding(5) var<storage, read> dy: array<S>;
-@group(0) @binding(6) var<storage, read_write> sum_out: array<E>;
-@group(0) @binding(7) var<storage, read_write> dot_out: array<E>;
+@group(0) @binding(6) var<storage, read> dy: array<S>;
+@group(0) @binding(7) var<storage, read_write> sum_out: array<E>;
+@group(0) @binding(8) var<storage, read_write> dot_out: array<E>;
 
 @compute @workgroup_size(64)
 fn sums(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
@@ -90,7 +98,8 @@ fn sums(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     let k = column_of(t);
     var sum = E();
     var dot = E();
-    for (var i = t.i; i < t.end; i += p.c) {
+    for (var row = t.row; row < t.end; row++) {
+        let i = row * p.c + t.column;
         let normal = (load(x[i]) - k.mean) * k.r;
         let dz = load(dy[i]) * element(dact(vec4f(normal * k.weight + k.bias)));
         sum += dz;
@@ -102,8 +111,8 @@ fn sums(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
 
 // ---- apply_backward
 
-@group(0) @binding(6) var<storage, read> means: array<E>;
-@group(0) @binding(7) var<storage, read_write> dx: array<S>;
+@group(0) @binding(7) var<storage, read> means: array<E>;
+@group(0) @binding(8) var<storage, read_write> dx: array<S>;
 
 @compute @workgroup_size(64)
 fn apply_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
@@ -113,7 +122,8 @@ fn apply_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) 
     let at = 2u * t.n * p.c + t.column;
     let m1 = means[at];
     let m2 = means[at + p.c];
-    for (var i = t.i; i < t.end; i += p.c) {
+    for (var row = t.row; row < t.end; row++) {
+        let i = row * p.c + t.column;
         let normal = (load(x[i]) - k.mean) * k.r;
         let dz = load(dy[i]) * element(dact(vec4f(normal * k.weight + k.bias)));
         dx[i] = store(k.r * (dz * k.weight - m1 - normal * m2));
@@ -122,10 +132,10 @@ fn apply_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) 
 
 // ---- row_sums
 
-@group(0) @binding(2) var<storage, read> row_dy: array<E>;
-@group(0) @binding(3) var<storage, read> row_stats: array<vec2f>;
-@group(0) @binding(4) var<storage, read_write> row_sum_out: array<E>;
-@group(0) @binding(5) var<storage, read_write> row_dot_out: array<E>;
+@group(0) @binding(3) var<storage, read> row_dy: array<E>;
+@group(0) @binding(4) var<storage, read> row_stats: array<vec2f>;
+@group(0) @binding(5) var<storage, read_write> row_sum_out: array<E>;
+@group(0) @binding(6) var<storage, read_write> row_dot_out: array<E>;
 
 @compute @workgroup_size(64)
 fn row_sums(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
@@ -133,8 +143,9 @@ fn row_sums(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups
     if t.end == 0u { return; }
     var sum = E();
     var dot = E();
-    for (var i = t.i; i < t.end; i += p.c) {
-        let s = row_stats[i / p.c];
+    for (var row = t.row; row < t.end; row++) {
+        let i = row * p.c + t.column;
+        let s = row_stats[row];
         sum += row_dy[i];
         dot += row_dy[i] * (load(x[i]) - s.x) * s.y;
     }

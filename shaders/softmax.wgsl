@@ -1,5 +1,5 @@
 // Softmax over rows, and the cross entropy of its logarithm.
-//   softmax:     y = e^(x - m) / s,  m = max x,  s = sum e^(x - m)
+//   softmax:     y = e^(f x - m) / s,  m = max f x,  s = sum e^(f x - m), for a factor f
 //   log_softmax: y = x - m - ln s
 //   backward:    dx = y (dy - sum y dy), of softmax; reads y and dy
 //   nll:         loss = m + ln s - x[label], one per row
@@ -7,18 +7,18 @@
 // x, y, dy, dx (rows, width); labels (rows) u32; loss, d (rows). m and s come from one pass, each number of an element keeping its own
 // maximum until the end.
 
-struct Params { rows: u32, width: u32 }
+struct Params { rows: u32, width: u32, factor: f32 }
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<E>;
 @group(0) @binding(2) var<storage, read_write> y: array<E>;
 
-/// m and s of the row whose elements start at `at`.
-fn peak_and_sum(at: u32, thread: u32) -> vec2f {
+/// m and s of the row whose elements start at `at`, each times a factor.
+fn peak_and_sum(at: u32, thread: u32, factor: f32) -> vec2f {
     var m = E(-3e38);
     var s = E();
     for (var i = lane_of(thread); i < p.width; i += LANES) {
-        let v = x[at + i];
+        let v = x[at + i] * factor;
         let up = max(m, v);
         s = s * exp(m - up) + exp(v - up);
         m = up;
@@ -32,8 +32,8 @@ fn softmax(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups:
     let row = row_of(flat_group(group, groups), thread);
     if row >= p.rows { return; }
     let at = row * p.width;
-    let ms = peak_and_sum(at, thread);
-    for (var i = lane_of(thread); i < p.width; i += LANES) { y[at + i] = exp(x[at + i] - ms.x) / ms.y; }
+    let ms = peak_and_sum(at, thread, p.factor);
+    for (var i = lane_of(thread); i < p.width; i += LANES) { y[at + i] = exp(x[at + i] * p.factor - ms.x) / ms.y; }
 }
 
 @compute @workgroup_size(THREADS)
@@ -41,7 +41,7 @@ fn log_softmax(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) gro
     let row = row_of(flat_group(group, groups), thread);
     if row >= p.rows { return; }
     let at = row * p.width;
-    let ms = peak_and_sum(at, thread);
+    let ms = peak_and_sum(at, thread, 1.0);
     for (var i = lane_of(thread); i < p.width; i += LANES) { y[at + i] = x[at + i] - ms.x - log(ms.y); }
 }
 
@@ -72,7 +72,7 @@ fn backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups
 fn nll(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
     let row = row_of(flat_group(group, groups), thread);
     if row >= p.rows { return; }
-    let ms = peak_and_sum(row * p.width, thread);
+    let ms = peak_and_sum(row * p.width, thread, 1.0);
     if lane_of(thread) == 0u {
         loss[row] = log(ms.y) - (numbers[row * p.width * u32(EACH) + labels[row]] - ms.x);
     }
@@ -88,7 +88,7 @@ fn nll_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) gr
     let row = row_of(flat_group(group, groups), thread);
     if row >= p.rows { return; }
     let at = row * p.width;
-    let ms = peak_and_sum(at, thread);
+    let ms = peak_and_sum(at, thread, 1.0);
     for (var i = lane_of(thread); i < p.width; i += LANES) {
         let classes = vec4u(i * u32(EACH)) + vec4u(0u, 1u, 2u, 3u);
         let onehot = element(select(vec4f(), vec4f(1.0), classes == vec4u(labels[row])));

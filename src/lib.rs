@@ -12,7 +12,7 @@
 //! let labels = g.input("labels", &[4], DType::U32);
 //! let hidden = g.tanh(nn::linear(&w.sub("first"), x, 16));
 //! let loss = g.cross_entropy(nn::linear(&w.sub("last"), hidden, 2), labels);
-//! let params: Vec<_> = w.params().into_iter().map(|(_, tensor)| tensor).collect();
+//! let params: Vec<_> = w.params().into_iter().map(|p| p.tensor).collect();
 //! let updates: Vec<_> = params.iter().copied().zip(g.backward(loss, &params)).collect();
 //! g.sgd(&updates, g.constant(&[1], &[0.5]), Sgd::default());
 //! g.output("loss", loss);

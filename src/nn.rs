@@ -26,6 +26,33 @@ pub fn linear_no_bias(w: &Weights, x: Tensor, out: usize) -> Tensor {
     w.graph().linear(x, w.get("weight", &[out, x.last()]), None)
 }
 
+/// [`linear`] of layers that share their input, by one product: their results, each (.., out).
+#[track_caller]
+pub fn linears<const N: usize>(w: &Weights, names: [&str; N], x: Tensor, out: usize) -> [Tensor; N] {
+    let bias = w.stack(names.map(|name| (w.sub(name).name("bias"), vec![out])).into());
+    side_by_side(w, names, x, out, Some(bias))
+}
+
+/// [`linears`] without biases.
+#[track_caller]
+pub fn linears_no_bias<const N: usize>(w: &Weights, names: [&str; N], x: Tensor, out: usize) -> [Tensor; N] {
+    side_by_side(w, names, x, out, None)
+}
+
+#[track_caller]
+fn side_by_side<const N: usize>(
+    w: &Weights,
+    names: [&str; N],
+    x: Tensor,
+    out: usize,
+    bias: Option<Tensor>,
+) -> [Tensor; N] {
+    let g = w.graph();
+    let weight = w.stack(names.map(|name| (w.sub(name).name("weight"), vec![out, x.last()])).into());
+    let y = g.linear(x, weight, bias);
+    std::array::from_fn(|i| g.slice(y, y.rank() - 1, i * out, out))
+}
+
 /// Torch's `nn.Conv2d`: x (N, H, W, C) -> (N, OH, OW, out).
 #[track_caller]
 pub fn conv2d(w: &Weights, x: Tensor, out: usize, conv: Conv) -> Tensor {

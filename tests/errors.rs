@@ -8,7 +8,7 @@ use common::{UNET, VAE, toy, write_model};
 use kaleid::core::{Gpu, GpuOptions};
 use kaleid::data::checkpoint::{Checkpoint, TensorData, save};
 use kaleid::data::folder::Folder;
-use kaleid::engines::painter::Model;
+use kaleid::engines::model::Model;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

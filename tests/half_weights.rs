@@ -6,7 +6,7 @@ use kaleid::data::config::Config;
 use kaleid::data::image::Rgb;
 use kaleid::engines::clip::{ClipEmbedder, TextEncoder};
 use kaleid::engines::load;
-use kaleid::models::unet::{Inputs, UnetConfig, unet};
+use kaleid::models::unet::{Inputs, UnetConfig, keys_and_values, unet};
 use kaleid::models::vae::{VaeConfig, decode};
 use kaleid::study::demo;
 use kaleid::verify::golden::Comparison;
@@ -65,7 +65,7 @@ fn unet_and_autoencoder_take_f16_weights() {
     both("UNet", |dtype| {
         run("unet", dtype, &|w, input| {
             let time = input("time", &[1, config.timestep_width()]);
-            let context = input("context", &[1, 77, config.cross_attention_dim]);
+            let context = keys_and_values(w, &config, input("context", &[1, 77, config.cross_attention_dim]));
             let latents = input("x", &[1, 8, 8, config.in_channels]);
             unet(w, &config, Inputs { latents, time, guidance: None, context })
         })

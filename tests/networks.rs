@@ -1,6 +1,6 @@
 //! DomainBed's networks for small images against torch's, and passes in groups.
 
-use kaleid::core::{DType, Gpu, GpuOptions, Graph, Plan, Store, Weights};
+use kaleid::core::{DType, Gpu, GpuOptions, Graph, Param, Plan, Store, Weights};
 use kaleid::data::nchw_to_nhwc;
 use kaleid::domainbed::network::{Featurizer, Network, Pass, TrainNorm};
 
@@ -29,10 +29,10 @@ fn features_equal_torchs() {
             g.output("y", network.features(&w, input, pass));
             if name == "train" {
                 let mut params = w.params();
-                params.sort_by(|a, b| a.0.cmp(&b.0));
+                params.sort_by(|a, b| a.name.cmp(&b.name));
                 let (stats, params): (Vec<_>, Vec<_>) =
-                    params.into_iter().partition(|p| p.0.contains("running"));
-                for (k, (name, t)) in params.iter().enumerate() {
+                    params.into_iter().partition(|p| p.name.contains("running"));
+                for (k, Param { name, tensor: t, .. }) in params.iter().enumerate() {
                     let (shape, fan_in) = match *t.shape() {
                         [o, h, w, i] => (vec![o, i, h, w], i * h * w),
                         ref shape => (shape.to_vec(), 16),
@@ -41,7 +41,7 @@ fn features_equal_torchs() {
                     let data = values(t.len(), k, 1.0 / (fan_in as f64).sqrt(), shift);
                     store.write(name, &shape, &data).unwrap();
                 }
-                for (name, t) in stats {
+                for Param { name, tensor: t, .. } in stats {
                     let start = if name.ends_with("var") { 1.0 } else { 0.0 };
                     store.write(&name, t.shape(), &vec![start; t.len()]).unwrap();
                 }
@@ -82,8 +82,8 @@ fn a_pass_of_groups_is_a_pass_of_each_group() {
         };
         g.output("y", y);
         let mut store = Store::new(&gpu);
-        for (name, t) in w.params() {
-            let shape = match *t.shape() {
+        for Param { name, tensor, .. } in w.params() {
+            let shape = match *tensor.shape() {
                 [o, h, w, i] => vec![o, i, h, w],
                 ref shape => shape.to_vec(),
             };

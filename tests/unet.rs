@@ -5,7 +5,7 @@ use kaleid::core::{DType, Gpu, GpuOptions, Graph, Plan, Store, Weights};
 use kaleid::data::checkpoint::Checkpoint;
 use kaleid::data::config::Config;
 use kaleid::data::synthetic;
-use kaleid::models::unet::{Inputs, UnetConfig, unet};
+use kaleid::models::unet::{Inputs, UnetConfig, keys_and_values, unet};
 use kaleid::models::vae::VaeConfig;
 use serde_json::{Value, json};
 
@@ -42,7 +42,8 @@ fn record(cfg: &UnetConfig, h: usize, w: usize, timesteps: &[f32], gradients: bo
     let input = |name: &str, shape: &[usize]| g.input(name, shape, DType::F32);
     let x = input("x", &[2, h, w, 4]);
     let time = input("time", &[timesteps.len(), cfg.timestep_width()]);
-    let inputs = Inputs { latents: x, time, guidance: None, context: input("context", &CONTEXT) };
+    let context = keys_and_values(&weights, cfg, input("context", &CONTEXT));
+    let inputs = Inputs { latents: x, time, guidance: None, context };
     let out = unet(&weights, cfg, inputs);
     assert_eq!(out.shape(), x.shape());
     let loss = g.mse_loss(out, x);
@@ -50,14 +51,14 @@ fn record(cfg: &UnetConfig, h: usize, w: usize, timesteps: &[f32], gradients: bo
     g.output("loss", loss);
     let params = weights.params();
     if gradients {
-        let tensors: Vec<_> = params.iter().map(|p| p.1).collect();
-        for ((name, _), gradient) in params.iter().zip(g.backward(loss, &tensors)) {
-            g.output(name, gradient);
+        let tensors: Vec<_> = params.iter().map(|p| p.tensor).collect();
+        for (param, gradient) in params.iter().zip(g.backward(loss, &tensors)) {
+            g.output(&param.name, gradient);
         }
     }
     let mut store = Store::new(&gpu);
     store.load(&Checkpoint::synthetic(), &weights.params()).unwrap();
-    let names = params.iter().map(|p| p.0.clone()).collect();
+    let names = params.iter().map(|p| p.name.clone()).collect();
     let mut plan = Plan::new(&gpu, g, &store).unwrap();
     plan.write("x", &synthetic::tensor("conv.x", &[2 * h * w * 4, 1])).unwrap();
     plan.write("context", &synthetic::tensor("conv.context", &[CONTEXT.iter().product(), 1])).unwrap();

@@ -4,9 +4,9 @@ struct RowsA { start: u32, m: u32 }
 
 fn k_size(z: u32) -> u32 { return p.k; }
 
-fn c_row(z: u32, m: u32) -> u32 { return select(0xffffffffu, z * p.m + m, m < p.m); }
+fn c_row(z: u32, m: u32) -> u32 { return plain_row(z, m); }
 
-fn prepare_a(z: u32, m: u32) -> RowsA { return RowsA(z * p.a_step, m); }
+fn prepare_a(z: u32, m: u32) -> RowsA { return RowsA(start_a(z), m); }
 
 fn load_a(r: RowsA, k: u32, k_end: u32) -> mat4x4f {
     return mat4x4f(row_a(r, 0u, k, k_end), row_a(r, 1u, k, k_end), row_a(r, 2u, k, k_end), row_a(r, 3u, k, k_end));
@@ -14,5 +14,5 @@ fn load_a(r: RowsA, k: u32, k_end: u32) -> mat4x4f {
 
 fn row_a(r: RowsA, i: u32, k: u32, k_end: u32) -> vec4f {
     let ok = r.m + i < p.m && k < k_end;
-    return below(read_a(select(0u, r.start + (r.m + i) * p.k + k, ok)), select(0u, k_end - k, ok));
+    return below(read_a(select(0u, r.start + (r.m + i) * p.a_row + k, ok)), select(0u, k_end - k, ok));
 }

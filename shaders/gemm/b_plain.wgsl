@@ -2,7 +2,7 @@
 
 struct ColsB { start: u32, n: u32 }
 
-fn prepare_b(z: u32, n: u32) -> ColsB { return ColsB(z * p.b_step, n); }
+fn prepare_b(z: u32, n: u32) -> ColsB { return ColsB(start_b(z), n); }
 
 fn load_b(r: ColsB, k: u32, k_end: u32) -> mat4x4f {
     return mat4x4f(row_b(r, k, k_end), row_b(r, k + 1u, k_end), row_b(r, k + 2u, k_end), row_b(r, k + 3u, k_end));
@@ -10,5 +10,5 @@ fn load_b(r: ColsB, k: u32, k_end: u32) -> mat4x4f {
 
 fn row_b(r: ColsB, k: u32, k_end: u32) -> vec4f {
     let ok = r.n < p.n && k < k_end;
-    return below(read_b(select(0u, r.start + k * p.n + r.n, ok)), select(0u, p.n - r.n, ok));
+    return below(read_b(select(0u, r.start + k * p.b_row + r.n, ok)), select(0u, p.n - r.n, ok));
 }

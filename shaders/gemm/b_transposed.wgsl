@@ -2,7 +2,7 @@
 
 struct ColsB { start: u32, n: u32 }
 
-fn prepare_b(z: u32, n: u32) -> ColsB { return ColsB(z * p.b_step, n); }
+fn prepare_b(z: u32, n: u32) -> ColsB { return ColsB(start_b(z), n); }
 
 fn load_b(r: ColsB, k: u32, k_end: u32) -> mat4x4f {
     return transpose(mat4x4f(col_b(r, 0u, k, k_end), col_b(r, 1u, k, k_end), col_b(r, 2u, k, k_end), col_b(r, 3u, k, k_end)));
@@ -10,5 +10,5 @@ fn load_b(r: ColsB, k: u32, k_end: u32) -> mat4x4f {
 
 fn col_b(r: ColsB, i: u32, k: u32, k_end: u32) -> vec4f {
     let ok = r.n + i < p.n && k < k_end;
-    return below(read_b(select(0u, r.start + (r.n + i) * p.k + k, ok)), select(0u, k_end - k, ok));
+    return below(read_b(select(0u, r.start + (r.n + i) * p.b_row + k, ok)), select(0u, k_end - k, ok));
 }

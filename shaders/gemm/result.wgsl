@@ -10,9 +10,13 @@
 
 struct Params {
     m: u32, n: u32, k: u32,          // rows and columns of C, inner size
-    a_step: u32, b_step: u32,        // elements from one batch entry to the next; 0 where all share one
     splits: u32,
-    bias: u32,                       // 1 where given
+    heads: u32,                      // entries that are heads of one: their rows lie side by side in C
+    bias: u32, bias_first: u32,      // 1 where given; where it begins
+    // Of matrices that are stored: where the first begins, from a row to the next, from an entry (of all heads) to the next (0 where all
+    // share one), from a head to the next.
+    a_first: u32, a_row: u32, a_step: u32, a_head: u32,
+    b_first: u32, b_row: u32, b_step: u32, b_head: u32,
     // Of a convolution: input (h, w, c), output (oh, ow, o), kernel (kh, kw), stride, padding above and to the left.
     h: u32, w: u32, c: u32, oh: u32, ow: u32, o: u32, kh: u32, kw: u32, stride: u32, top: i32, left: i32,
 }
@@ -26,10 +30,19 @@ struct Params {
 /// What the accumulators of four columns start with. No branch: lavapipe compiles a kernel again at every dispatch where a branch
 /// depends on nothing but parameters.
 fn start(n: u32) -> mat4x4f {
-    let at = n * p.bias;
+    let at = p.bias_first + n * p.bias;
     let v = select(vec4f(), vec4f(bias[at], bias[at + 1u], bias[at + 2u], bias[at + 3u]), p.bias == 1u);
     return mat4x4f(v, v, v, v);
 }
+
+/// Where entry z of a stored A begins.
+fn start_a(z: u32) -> u32 { return p.a_first + z / p.heads * p.a_step + z % p.heads * p.a_head; }
+
+/// Where entry z of a stored B begins.
+fn start_b(z: u32) -> u32 { return p.b_first + z / p.heads * p.b_step + z % p.heads * p.b_head; }
+
+/// The row of C that row m of entry z is; none behind the end.
+fn plain_row(z: u32, m: u32) -> u32 { return select(0xffffffffu, (z / p.heads * p.m + m) * p.heads + z % p.heads, m < p.m); }
 
 /// Four rows from m of entry z, four columns from n.
 fn finish_block(z: u32, m: u32, n: u32, sums: mat4x4f) {

@@ -39,6 +39,9 @@ pub struct GpuOptions {
     /// Time every dispatch, and print at the end where the time went, by kernel and by part of the model
     #[arg(long, global = true)]
     pub profile: bool,
+    /// Compile everything again, whatever earlier programs kept on disk.
+    #[arg(skip)]
+    pub cold: bool,
 }
 
 impl GpuOptions {
@@ -48,7 +51,7 @@ impl GpuOptions {
         GpuOptions {
             adapter: std::env::var("KALEID_ADAPTER").ok(),
             backend: backend.and_then(|b| clap::ValueEnum::from_str(&b, true).ok()),
-            profile: false,
+            ..GpuOptions::default()
         }
     }
 

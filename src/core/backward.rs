@@ -104,7 +104,7 @@ impl Graph {
         }
         for id in 0..last {
             depends[id] |= match (made_by[id], &inner.tensors[id].1) {
-                (Some(node), _) => node.inputs.iter().any(|&i| depends[i]),
+                (Some(node), _) => node.depends.iter().any(|&i| depends[i]),
                 // Detached, unless it has a backward of its own.
                 (None, Kind::Alias(of)) => depends[*of] && inner.vjps.contains_key(&id),
                 _ => false,

@@ -8,7 +8,7 @@ use super::tensor::Tensor;
 impl Graph {
     /// Starts the record of one kernel call.
     pub fn call(&self, kernel: Kernel) -> Call<'_> {
-        Call { graph: self, kernel, inputs: vec![], params: vec![], grid: [1, 1, 1], flops: 0.0 }
+        Call { graph: self, kernel, inputs: vec![], of: vec![], params: vec![], grid: [1, 1, 1], flops: 0.0 }
     }
 }
 
@@ -18,6 +18,7 @@ pub struct Call<'g> {
     graph: &'g Graph,
     kernel: Kernel,
     inputs: Vec<Tensor>,
+    of: Vec<Tensor>,
     params: Vec<u32>,
     grid: [u32; 3],
     flops: f64,
@@ -27,6 +28,12 @@ impl Call<'_> {
     /// The next binding.
     pub fn input(mut self, x: Tensor) -> Self {
         self.inputs.push(x);
+        self
+    }
+
+    /// Says that the call is a function of `x`, whose elements it reads where they came from: gradients flow to `x`.
+    pub(crate) fn of(mut self, x: Tensor) -> Self {
+        self.of.push(x);
         self
     }
 
@@ -135,9 +142,11 @@ impl Call<'_> {
                 panic!("{} at '{scope}' does not take {x:?}: use `to` before it", self.kernel.name());
             }
         }
+        let inputs: Vec<usize> = self.inputs.iter().map(|t| t.id).collect();
         inner.nodes.push(Node {
             kernel: self.kernel,
-            inputs: self.inputs.iter().map(|t| t.id).collect(),
+            depends: inputs.iter().copied().chain(self.of.iter().map(|t| t.id)).collect(),
+            inputs,
             outputs,
             params: self.params,
             grid: self.grid,

@@ -97,7 +97,7 @@ impl Gpu {
             .with_context(|| format!("{}: cannot open the device", caps.adapter))?;
         let errors = Errors::default();
         errors.listen(&device);
-        let pipelines = Pipelines::new(&adapter, &device, caps.pipeline_cache);
+        let pipelines = Pipelines::new(&adapter, &device, caps.pipeline_cache && !options.cold);
         let profile = (options.profile || super::debug_level() >= 2).then(Mutex::default);
         Ok(Gpu(Arc::new(Inner { caps, device, queue, pipelines, errors, profile })))
     }

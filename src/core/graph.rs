@@ -37,10 +37,24 @@ pub(crate) enum Kind {
     Alias(usize),
 }
 
+/// What an op that moves elements made its result of. Ops that can read it there do; where all do, the copy is dead code.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Source {
+    /// The columns of a wider tensor from `first` on.
+    Columns { of: Tensor, first: usize },
+    /// The columns of two tensors, side by side.
+    Joined([Tensor; 2]),
+    /// An image of half the size (N, H, W, C), each pixel four times.
+    Doubled(Tensor),
+}
+
 /// One dispatch.
 pub(crate) struct Node {
     pub kernel: Kernel,
+    /// Bound for reading.
     pub inputs: Vec<usize>,
+    /// What the outputs are functions of: the inputs, but for what is read where it came from.
+    pub depends: Vec<usize>,
     /// Bound read-write: fresh tensors, or (for updates in place) states.
     pub outputs: Vec<usize>,
     pub params: Vec<u32>,
@@ -61,6 +75,8 @@ pub(crate) struct Inner {
     pub inputs: HashMap<String, Tensor>,
     /// Newest version of each state.
     pub states: HashMap<String, Tensor>,
+    /// Where the results of ops that move elements came from.
+    pub sources: HashMap<usize, Source>,
     /// Versions of a state that an update in place has overwritten.
     pub stale: HashMap<usize, &'static str>,
     /// The first call whose sizes exceed what a kernel can index. Users choose image sizes, so that this is for the plan to refuse,
@@ -179,6 +195,22 @@ impl Graph {
         Tensor::new(x.id, &full, x.dtype())
     }
 
+    pub(crate) fn note_source(&self, y: Tensor, source: Source) {
+        self.inner.borrow_mut().sources.insert(y.id, source);
+    }
+
+    /// Where `x` came from, if an op that moves elements made it, and the shape that it was made in.
+    pub(crate) fn source(&self, x: Tensor) -> Option<(Source, Tensor)> {
+        let inner = self.inner.borrow();
+        let source = *inner.sources.get(&x.id)?;
+        let from: &[Tensor] = match &source {
+            Source::Columns { of, .. } | Source::Doubled(of) => std::slice::from_ref(of),
+            Source::Joined(both) => both,
+        };
+        let gone = from.iter().any(|t| inner.stale.contains_key(&t.id));
+        (!gone).then(|| (source, inner.tensors[x.id].0))
+    }
+
     /// The kernel variants recorded so far, each once; for tools that look at them.
     pub fn kernels(&self) -> Vec<Kernel> {
         let mut seen = std::collections::HashSet::new();
@@ -197,6 +229,14 @@ impl Graph {
 }
 
 impl Inner {
+    /// Bytes of the tensors that a node reads and writes, each once.
+    pub fn bytes(&self, node: &Node) -> usize {
+        let mut ids: Vec<usize> = node.inputs.iter().chain(&node.outputs).copied().collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids.iter().map(|&id| self.tensors[id].0.bytes()).sum()
+    }
+
     /// The tensor that owns the storage of `id`.
     pub fn root(&self, mut id: usize) -> usize {
         while let Kind::Alias(of) = self.tensors[id].1 {

@@ -5,7 +5,7 @@
 //! 2. Liveness: a tensor lives from the node that makes it to the last node that reads it.
 //! 3. Whole buffers are shared, best fit first, by tensors whose lives do not overlap.
 
-use super::graph::{Inner, Kind};
+use super::graph::{Graph, Inner, Kind};
 use std::collections::{HashMap, HashSet};
 
 /// Bytes of device memory that a plan uses.
@@ -62,6 +62,37 @@ impl std::fmt::Display for Memory {
             mib(self.unshared)
         )
     }
+}
+
+/// One call of a plan, as far as it can be counted without a device.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Dispatch {
+    /// File, entry and parts.
+    pub kernel: String,
+    /// Place in the model.
+    pub scope: String,
+    /// Workgroups.
+    pub groups: usize,
+    /// Floating point operations.
+    pub flops: f64,
+    /// Bytes of the tensors that it is given.
+    pub bytes: usize,
+}
+
+/// The calls that a plan of this graph would make, in order; for tools that count.
+pub fn dispatches(graph: &Graph) -> Vec<Dispatch> {
+    let inner = graph.inner.borrow();
+    let one = |n: usize| {
+        let node = &inner.nodes[n];
+        Dispatch {
+            kernel: node.kernel.name(),
+            scope: node.scope.to_string(),
+            groups: node.grid.iter().map(|&n| n as usize).product(),
+            flops: node.flops,
+            bytes: inner.bytes(node),
+        }
+    };
+    Layout::new(&inner).live.into_iter().map(one).collect()
 }
 
 /// What the planner decides.

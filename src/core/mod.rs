@@ -32,13 +32,15 @@ pub use caps::{Caps, Class};
 pub use download::Later;
 pub use dtype::DType;
 pub use gpu::{Gpu, OutOfMemory};
+pub(crate) use graph::Source;
 pub use graph::{Graph, Init};
 pub use kernel::Kernel;
-pub use layout::{Memory, Needs};
+pub use layout::{Dispatch, Memory, Needs, dispatches};
 pub use plan::Plan;
 pub use profile::Profile;
+pub use steps::compile_each;
 pub(crate) use store::torch_shape;
-pub use store::{Store, Weights};
+pub use store::{Param, Store, Weights};
 pub use tensor::Tensor;
 
 /// The environment variable `DEBUG`. 1: plan summaries; 2: `--profile` as well; 3: every WGSL source as well.

@@ -208,6 +208,17 @@ impl Plan {
         Ok(())
     }
 
+    /// Fills the input `name` with the output `output` of the last run of another plan; both stay on the device.
+    #[track_caller]
+    pub fn copy(&mut self, name: &str, from: &Plan, output: &str) {
+        let Some((t, buffer)) = self.inputs.get(name) else { panic!("the plan has no input {name}") };
+        let Some((y, made)) = from.outputs.get(output) else { panic!("the plan has no output {output}") };
+        assert!(t.shape() == y.shape() && t.dtype() == y.dtype(), "input {name} is {t:?}, given {y:?}");
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(made, 0, buffer, 0, t.bytes().next_multiple_of(4) as u64);
+        self.gpu.queue().submit([encoder.finish()]);
+    }
+
     /// Names of the states that runs read or write.
     pub fn states(&self) -> impl Iterator<Item = &str> {
         self.states.iter().map(|(name, _)| name.as_str())

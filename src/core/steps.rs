@@ -1,13 +1,15 @@
 //! The steps of a plan: live nodes with their pipelines and bindings, ready to be encoded at every run.
 
 use super::gpu::Gpu;
-use super::graph::{Inner, Node};
+use super::graph::{Graph, Inner, Node};
+use super::layout::Layout;
 use super::pipeline::{Key, Pipeline};
 use anyhow::Result;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 /// The numbers of all steps lie in one buffer, a slice of this many bytes each (the alignment that every device takes).
 const PARAM_SLICE: usize = 256;
@@ -49,16 +51,9 @@ pub(super) fn steps(
             offset: (i * PARAM_SLICE) as u64,
             size: std::num::NonZeroU64::new(PARAM_SLICE as u64),
         };
-        let entries: Vec<_> = std::iter::once(wgpu::BindingResource::Buffer(slice))
-            .chain(ids().map(|id| buffers[&inner.root(id)].as_entire_binding()))
-            .enumerate()
-            .map(|(binding, resource)| wgpu::BindGroupEntry { binding: binding as u32, resource })
-            .collect();
-        let bind_group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
-            label: None,
-            layout: &pipeline.layout,
-            entries: &entries,
-        });
+        let slice = std::iter::once(wgpu::BindingResource::Buffer(slice));
+        let tensors = ids().map(|id| buffers[&inner.root(id)].as_entire_binding());
+        let bind_group = bind(gpu, &pipeline, slice.chain(tensors));
         Step {
             pipeline,
             bind_group,
@@ -66,7 +61,7 @@ pub(super) fn steps(
             kernel: node.kernel.name(),
             scope: node.scope.clone(),
             flops: node.flops,
-            bytes: ids().map(|id| inner.tensors[id].0.bytes()).sum(),
+            bytes: inner.bytes(node),
         }
     };
     nodes.iter().enumerate().map(step).collect()
@@ -93,6 +88,59 @@ fn compile_all(gpu: &Gpu, nodes: &[&Node]) {
         work();
     }
     gpu.save_pipelines();
+}
+
+/// Compiles each kernel of these graphs by itself, and dispatches it once over no workgroup, since some drivers compile no sooner:
+/// its name, and the seconds that it took.
+///
+/// # Errors
+/// A device that fails.
+pub fn compile_each<'g>(gpu: &Gpu, graphs: impl Iterator<Item = &'g Graph>) -> Result<Vec<(String, f64)>> {
+    let buffer = gpu.buffer("nothing", PARAM_SLICE)?;
+    let params = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: PARAM_SLICE as u64,
+        usage: wgpu::BufferUsages::UNIFORM,
+        mapped_at_creation: false,
+    });
+    let (mut seen, mut times) = (HashSet::new(), vec![]);
+    for graph in graphs {
+        let inner = graph.inner.borrow();
+        for node in Layout::new(&inner).live.iter().map(|&n| &inner.nodes[n]) {
+            if !seen.insert((node.kernel.clone(), node.inputs.len())) {
+                continue;
+            }
+            let start = Instant::now();
+            let pipeline = gpu.pipeline(key(node));
+            let count = node.inputs.len() + node.outputs.len();
+            let bindings = std::iter::once(&params).chain(std::iter::repeat_n(&buffer, count));
+            let bind_group = bind(gpu, &pipeline, bindings.map(|b| b.as_entire_binding()));
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                pass.set_pipeline(&pipeline.raw);
+                pass.set_bind_group(0, &bind_group, &[]);
+                pass.dispatch_workgroups(0, 1, 1);
+            }
+            gpu.queue().submit([encoder.finish()]);
+            gpu.wait()?;
+            gpu.check(|| node.kernel.name())?;
+            times.push((node.kernel.name(), start.elapsed().as_secs_f64()));
+        }
+    }
+    Ok(times)
+}
+
+fn bind<'b>(gpu: &Gpu, pipeline: &Pipeline, buffers: impl Iterator<Item = wgpu::BindingResource<'b>>) -> wgpu::BindGroup {
+    let entries: Vec<_> = buffers
+        .enumerate()
+        .map(|(binding, resource)| wgpu::BindGroupEntry { binding: binding as u32, resource })
+        .collect();
+    gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+        label: None,
+        layout: &pipeline.layout,
+        entries: &entries,
+    })
 }
 
 /// The uniform buffer with the numbers of every step.
@@ -140,7 +188,7 @@ fn submit_and_wait(gpu: &Gpu, steps: &[Step]) -> Result<Vec<f64>> {
     let time = |step: &Step| {
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         step.encode(&mut encoder.begin_compute_pass(&Default::default()));
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         gpu.queue().submit([encoder.finish()]);
         gpu.wait()?;
         Ok(start.elapsed().as_secs_f64())

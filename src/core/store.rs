@@ -132,10 +132,11 @@ impl Store {
     ///
     /// # Errors
     /// A tensor that the checkpoint lacks or holds in another shape; no device memory.
-    pub fn load(&mut self, checkpoint: &Checkpoint, params: &[(String, Tensor)]) -> Result<()> {
-        for (name, t) in params {
-            let shape = torch_shape(t.shape());
-            self.write_as(name, &shape, t.dtype(), &checkpoint.f32(name, &shape)?)?;
+    pub fn load(&mut self, checkpoint: &Checkpoint, params: &[Param]) -> Result<()> {
+        for Param { name, tensor, parts } in params {
+            let parts = parts.iter().map(|(name, shape)| checkpoint.f32(name, shape));
+            let data = parts.collect::<Result<Vec<_>>>()?.concat();
+            self.write_as(name, &torch_shape(tensor.shape()), tensor.dtype(), &data)?;
         }
         Ok(())
     }
@@ -184,6 +185,27 @@ impl Store {
     }
 }
 
+/// A parameter that a model has asked for.
+#[derive(Clone, Debug)]
+pub struct Param {
+    /// Its name in a store.
+    pub name: String,
+    /// Itself.
+    pub tensor: Tensor,
+    /// The tensors of a checkpoint that it is made of, one below the other, with torch's shapes: mostly one, of the same name.
+    pub parts: Vec<(String, Vec<usize>)>,
+}
+
+impl Param {
+    /// Sees that `checkpoint` has it, without reading its values.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::check`].
+    pub fn check(&self, checkpoint: &Checkpoint) -> Result<()> {
+        self.parts.iter().try_for_each(|(name, shape)| checkpoint.check(name, shape))
+    }
+}
+
 /// A path into a set of parameters. Models ask it for tensors under their checkpoint names, in torch's shapes; whose tensors
 /// they get is the caller's choice, so that one model can be recorded twice with different parameters.
 #[derive(Clone)]
@@ -192,7 +214,7 @@ pub struct Weights<'g> {
     path: String,
     dtype: DType,
     overlay: Rc<HashMap<String, Tensor>>,
-    declared: Rc<RefCell<Vec<(String, Tensor)>>>,
+    declared: Rc<RefCell<Vec<Param>>>,
 }
 
 impl<'g> Weights<'g> {
@@ -233,6 +255,11 @@ impl<'g> Weights<'g> {
         }
     }
 
+    /// This path.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Full name of the parameter `name` below this path.
     pub fn name(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
@@ -246,22 +273,39 @@ impl<'g> Weights<'g> {
             assert_eq!(t.shape(), device_shape(shape), "overlay of {full}");
             return t;
         }
+        self.declare(full.clone(), shape, vec![(full, shape.to_vec())])
+    }
+
+    /// The parameters of several layers, one below the other, as one tensor: layers that share their input are one product. `parts` are
+    /// full names and torch's shapes, equal but for their first dimension.
+    #[track_caller]
+    pub fn stack(&self, parts: Vec<(String, Vec<usize>)>) -> Tensor {
+        let (first, rest) = (&parts[0], parts.len() - 1);
+        let fits = |shape: &[usize]| shape.len() < 4 && shape[1..] == first.1[1..];
+        assert!(parts.iter().all(|(_, shape)| fits(shape)), "a stack of {parts:?}");
+        assert!(parts.iter().all(|(name, _)| !self.overlay.contains_key(name)), "a stack with an overlay: {parts:?}");
+        let mut shape = first.1.clone();
+        shape[0] = parts.iter().map(|(_, shape)| shape[0]).sum();
+        self.declare(format!("{} and {rest} more", first.0), &shape, parts)
+    }
+
+    fn declare(&self, name: String, shape: &[usize], parts: Vec<(String, Vec<usize>)>) -> Tensor {
         // Convolutions whose channels must be filled up to multiples of four (images of three channels) stay f32 as well.
         let packed = match *shape {
             [o, i, h, w] => h * w == 1 || (o % 4 == 0 && i % 4 == 0),
             _ => shape.len() > 1,
         };
         let dtype = if packed { self.dtype } else { DType::F32 };
-        let t = self.graph.state(&full, &device_shape(shape), dtype, Init::Loaded);
+        let tensor = self.graph.state(&name, &device_shape(shape), dtype, Init::Loaded);
         let mut declared = self.declared.borrow_mut();
-        if !declared.iter().any(|(n, _)| *n == full) {
-            declared.push((full, t));
+        if !declared.iter().any(|p| p.name == name) {
+            declared.push(Param { name, tensor, parts });
         }
-        t
+        tensor
     }
 
-    /// Everything asked for so far, by any clone, in order: name and tensor.
-    pub fn params(&self) -> Vec<(String, Tensor)> {
+    /// Everything asked for so far, by any clone, in order.
+    pub fn params(&self) -> Vec<Param> {
         self.declared.borrow().clone()
     }
 }

@@ -153,7 +153,7 @@ impl Network {
         let g = Graph::new(&Caps::nominal(Class::Software, Arch::Other));
         let w = Weights::new(&g, DType::F32);
         self.features(&w, g.input("x", &[1, size, size, 4], DType::F32), Pass::Predict);
-        w.params().into_iter().map(|(name, t)| (name, t.len())).collect()
+        w.params().into_iter().map(|p| (p.name, p.tensor.len())).collect()
     }
 
     /// Logits (N, classes) of features.

@@ -4,7 +4,7 @@ use super::algorithm::Algorithm;
 use super::samples::Rows;
 use super::spec::{AVERAGE, Spec};
 use super::step::Predict;
-use crate::core::{DType, Gpu, Graph, Init, Plan, Store, Tensor, Weights};
+use crate::core::{DType, Gpu, Graph, Init, Param, Plan, Store, Weights};
 use crate::data::rng::Key;
 use crate::models::resnet::is_parameter;
 use anyhow::Result;
@@ -28,11 +28,12 @@ impl Predictor {
         let mut predict = Predict { g: &g, w: w.clone(), network: spec.network, x, key };
         let mut logits = algorithm.predict(&predict);
         if spec.average_from.is_some() {
-            let average = |(name, t): (String, Tensor)| {
-                let average = g.state(&format!("{AVERAGE}{name}"), t.shape(), DType::F32, Init::Loaded);
-                (name, average)
+            let average = |p: Param| {
+                let shape = p.tensor.shape();
+                let average = g.state(&format!("{AVERAGE}{}", p.name), shape, DType::F32, Init::Loaded);
+                (p.name, average)
             };
-            let moved = w.params().into_iter().filter(|(name, _)| is_parameter(name));
+            let moved = w.params().into_iter().filter(|p| is_parameter(&p.name));
             predict.w = w.overlay(moved.map(average).collect());
             logits = algorithm.predict(&predict);
         }

@@ -184,13 +184,14 @@ impl<'a> Step<'a> {
     /// Every tensor of the network, by name, before it is used: records a prediction that nobody reads.
     pub fn declare(&self) -> Vec<(String, Tensor)> {
         self.classify(self.network.features(&self.w, self.x, Pass::Predict));
-        self.w.params()
+        self.w.params().into_iter().map(|p| (p.name, p.tensor)).collect()
     }
 
     /// The parameters that the model has asked for so far, as they are now.
     pub fn named_params(&self) -> Vec<(String, Tensor)> {
-        let all = self.w.params().into_iter().filter(|(name, _)| resnet::is_parameter(name));
-        all.map(|(name, t)| (name.clone(), self.g.state(&name, t.shape(), t.dtype(), Init::Loaded))).collect()
+        let all = self.w.params().into_iter().filter(|p| resnet::is_parameter(&p.name));
+        let newest = |t: Tensor, name: &str| self.g.state(name, t.shape(), t.dtype(), Init::Loaded);
+        all.map(|p| (p.name.clone(), newest(p.tensor, &p.name))).collect()
     }
 
     /// Those whose name `which` holds for.

@@ -7,7 +7,7 @@ use super::saving::Saving;
 use super::spec::{AVERAGE, Spec};
 use super::step::{Filler, Step, filled_name};
 use crate::core::{
-    DType, Gpu, Graph, Init, Later, Memory, Needs, OutOfMemory, Plan, Store, Tensor, plan, torch_shape,
+    DType, Gpu, Graph, Init, Later, Memory, Needs, OutOfMemory, Param, Plan, Store, plan, torch_shape,
 };
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,7 +68,7 @@ impl Trainer {
         turns
             .iter()
             .flat_map(|turn| &turn.params)
-            .try_for_each(|(name, t)| check(name, &torch_shape(t.shape())))?;
+            .try_for_each(|p| check(&p.name, &torch_shape(p.tensor.shape())))?;
         let memory = turns.iter().map(|turn| turn.needs.memory).max_by_key(Memory::total).unwrap_or_default();
         let flops = turns.iter().map(|turn| turn.needs.flops).sum::<f64>() / turns.len() as f64;
         Ok(Needs { memory, flops })
@@ -215,7 +215,7 @@ struct Recorded {
     graph: Graph,
     logged: Vec<&'static str>,
     fillers: Vec<Filler>,
-    params: Vec<(String, Tensor)>,
+    params: Vec<Param>,
     needs: Needs,
 }
 
@@ -263,12 +263,12 @@ impl Recorded {
         init: impl Fn(&str, &[usize], Option<usize>) -> Result<Vec<f32>>,
     ) -> Result<Turn> {
         let (held, params) = (store.names(), &self.params);
-        for (name, t) in params.iter().filter(|p| !held.contains(&p.0)) {
-            let shape = torch_shape(t.shape());
+        for Param { name, tensor, .. } in params.iter().filter(|p| !held.contains(&p.name)) {
+            let shape = torch_shape(tensor.shape());
             // Of a bias, that of its weight.
             let weight = name.strip_suffix("bias").map_or(name.clone(), |layer| format!("{layer}weight"));
-            let weight = params.iter().find(|p| p.0 == weight).filter(|p| p.1.rank() > 1);
-            let fan_in = weight.map(|(_, t)| t.len() / t.dim(0));
+            let weight = params.iter().find(|p| p.name == weight).filter(|p| p.tensor.rank() > 1);
+            let fan_in = weight.map(|p| p.tensor.len() / p.tensor.dim(0));
             store.write(name, &shape, &init(name, &shape, fan_in)?)?;
         }
         let plan = Plan::new(&store.gpu().clone(), self.graph, store)?;

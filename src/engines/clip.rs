@@ -1,7 +1,7 @@
 //! CLIP on a device: from prompts to the context of Stable Diffusion, from images and texts to embeddings.
 
 use super::Part;
-use crate::core::{DType, Gpu, Needs};
+use crate::core::{DType, Gpu, Needs, Weights};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::config::Config;
 use crate::data::folder::Folder;
@@ -28,6 +28,13 @@ pub fn embed(config: &TextConfig, checkpoint: &Checkpoint, prefix: &str, ids: &[
 fn check_table(config: &TextConfig, checkpoint: &Checkpoint, prefix: &str) -> Result<()> {
     let name = format!("{prefix}embeddings.token_embedding.weight");
     checkpoint.check(&name, &[config.vocab_size, config.hidden_size()])
+}
+
+/// Records the text encoder for one prompt: `tokens` -> `context`.
+pub(super) fn record_text(w: &Weights, config: &TextConfig) {
+    let shape = [1, config.positions, config.hidden_size()];
+    let tokens = w.graph().input("tokens", &shape, DType::F32);
+    w.graph().output("context", clip::text_model(w, config, tokens));
 }
 
 /// A text encoder of Stable Diffusion on a device: from prompts to the context that the UNet attends to.
@@ -64,11 +71,7 @@ impl TextEncoder {
         let reader = PromptReader::new(tokenizer, &config)?;
         let checkpoint = clip::modern_names(checkpoint);
         check_table(&config, &checkpoint, "")?;
-        let part = Part::open(gpu, dtype, &checkpoint, |w| {
-            let shape = [1, config.positions, config.hidden_size()];
-            let tokens = w.graph().input("tokens", &shape, DType::F32);
-            w.graph().output("context", clip::text_model(w, &config, tokens));
-        })?;
+        let part = Part::open(gpu, dtype, &checkpoint, |w| record_text(w, &config))?;
         Ok(TextEncoder { config, reader, checkpoint, part })
     }
 

@@ -1,6 +1,6 @@
 //! A language model on a device: it reads tokens and continues them.
 
-use super::{check, load_weights};
+use super::load_weights;
 use crate::core::{DType, Gpu, Graph, Init, Plan, Store, Weights, plan};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::config::Config;
@@ -62,7 +62,7 @@ impl Llama {
             params = w.params();
             graphs.push((tokens, g));
         }
-        check(&checkpoint, &params)?;
+        params.iter().try_for_each(|p| p.check(&checkpoint))?;
         checkpoint.check(head, &[vocab, hidden])?;
 
         let mut store = Store::new(gpu);

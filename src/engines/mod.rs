@@ -3,9 +3,10 @@
 pub mod chat;
 pub mod clip;
 pub mod llama;
+pub mod model;
 pub mod painter;
 
-use crate::core::{DType, Gpu, Graph, Needs, Plan, Store, Tensor, Weights, plan, torch_shape};
+use crate::core::{DType, Gpu, Graph, Needs, Param, Plan, Store, Tensor, Weights, plan};
 use crate::data::checkpoint::Checkpoint;
 use crate::progress::Progress;
 use anyhow::{Context, Result};
@@ -15,7 +16,7 @@ use anyhow::{Context, Result};
 pub struct Part {
     gpu: Gpu,
     needs: Needs,
-    recorded: Option<(Graph, Vec<(String, Tensor)>)>,
+    recorded: Option<(Graph, Vec<Param>)>,
     plan: Option<Plan>,
 }
 
@@ -34,7 +35,7 @@ impl Part {
         let w = Weights::new(&g, dtype);
         record(&w);
         let params = w.params();
-        check(checkpoint, &params)?;
+        params.iter().try_for_each(|p| p.check(checkpoint))?;
         let needs = plan::check(gpu, &g)?;
         Ok(Part { gpu: gpu.clone(), needs, recorded: Some((g, params)), plan: None })
     }
@@ -58,21 +59,16 @@ impl Part {
     }
 }
 
-/// Sees that `checkpoint` holds all of these parameters.
-fn check(checkpoint: &Checkpoint, params: &[(String, Tensor)]) -> Result<()> {
-    params.iter().try_for_each(|(name, t)| checkpoint.check(name, &torch_shape(t.shape())))
-}
-
 /// Reads parameters from `checkpoint` into `store`.
-fn load_weights(store: &mut Store, checkpoint: &Checkpoint, params: &[(String, Tensor)]) -> Result<()> {
+fn load_weights(store: &mut Store, checkpoint: &Checkpoint, params: &[Param]) -> Result<()> {
     let mib = |t: &Tensor| (t.bytes() >> 10) as f64 / 1024.0;
-    let all: f64 = params.iter().map(|(_, t)| mib(t)).sum();
+    let all: f64 = params.iter().map(|p| mib(&p.tensor)).sum();
     // Small ones take no time.
     let progress = (all > 64.0).then(|| Progress::new("weights", all as u64, "MiB"));
     let (mut read, mut shown) = (0.0, 0);
     for param in params {
         store.load(checkpoint, std::slice::from_ref(param))?;
-        read += mib(&param.1);
+        read += mib(&param.tensor);
         if let Some(progress) = &progress {
             progress.inc(read as u64 - shown);
             shown = read as u64;

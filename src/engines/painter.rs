@@ -1,100 +1,25 @@
-//! The loop that paints: text encoder, UNet, scheduler and autoencoder of a Stable Diffusion folder in diffusers' layout.
+//! The loop that paints: text encoder, UNet, scheduler and autoencoder of a Stable Diffusion model.
 //!
 //! One plan of the UNet, recorded once, is replayed for each step of each batch; the step formula runs on the CPU over the
 //! latents, which are read and written once per step.
 
 use super::Part;
 use super::clip::TextEncoder;
-use crate::core::{DType, Gpu, Needs, OutOfMemory, Weights, plan};
+use super::model::{Model, Work};
+use crate::core::{Gpu, Needs, OutOfMemory, plan};
 use crate::data::checkpoint::Checkpoint;
-use crate::data::config::Config;
-use crate::data::folder::Folder;
 use crate::data::nchw_to_nhwc;
 use crate::data::rng::Mt19937;
 use crate::diffusion::{self, Scheduler};
 use crate::flags;
-use crate::models::autoencoder::Autoencoder;
-use crate::models::unet::{self, UnetConfig};
 use crate::models::vae::{Latents, modern_names};
 use anyhow::{Error, Result, bail};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 /// Pixels whose activations are kept on the device at once, unless a batch is asked for.
 const PIXELS: usize = 512 * 512;
-
-/// A Stable Diffusion folder: its configurations are read, its weights not yet.
-#[derive(Clone)]
-pub struct Model {
-    folder: Folder,
-    unet: UnetConfig,
-    vae: Autoencoder,
-    scheduler: Config,
-}
-
-impl Model {
-    /// Opens a folder with `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler`.
-    ///
-    /// # Errors
-    /// A folder or file that is missing or broken; a configuration that is not supported.
-    pub fn open(folder: &Folder) -> Result<Model> {
-        if let Folder::Disk(path) = folder
-            && !path.is_dir()
-        {
-            bail!("{}: no such folder; a model is a folder in diffusers' layout", path.display());
-        }
-        for part in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
-            if !folder.has(part) {
-                bail!("{}: not a Stable Diffusion folder: it has no {part}", folder.name(""));
-            }
-        }
-        let config = Config::of(&folder.sub("unet"))?;
-        config.only("_class_name", &[json!("UNet2DConditionModel")])?;
-        let unet = UnetConfig::new(&config)?;
-        let vae = Autoencoder::new(&Config::of(&folder.sub("vae"))?)?;
-        let latents = vae.latents();
-        for (key, channels) in [("in_channels", unet.in_channels), ("out_channels", unet.out_channels)] {
-            if channels != latents.channels {
-                return Err(config.unsupported(key, channels));
-            }
-        }
-        if latents.image_channels != 3 {
-            bail!(
-                "{}: the autoencoder's images have {} channels, expected 3",
-                folder.name("vae"),
-                latents.image_channels
-            );
-        }
-        let scheduler = folder.sub("scheduler");
-        let file = "scheduler_config.json";
-        let scheduler = Config::parse(scheduler.name(file), &scheduler.text(file)?)?;
-        Ok(Model { folder: folder.clone(), unet, vae, scheduler })
-    }
-
-    /// The scheduler of this name, or the model's own.
-    ///
-    /// # Errors
-    /// A name that is not known; a configuration that is not supported.
-    pub fn scheduler(&self, name: Option<&str>) -> Result<Scheduler> {
-        Scheduler::for_stable_diffusion(&self.scheduler, name)
-    }
-
-    /// Height and width of images: as asked for, or what the model was trained on.
-    ///
-    /// # Errors
-    /// A size that no latent fits.
-    pub fn size(&self, wanted: Option<[usize; 2]>) -> Result<[usize; 2]> {
-        let scale = self.vae.latents().scale;
-        let size = wanted.unwrap_or(self.unet.sample_size.unwrap_or([64, 64]).map(|s| s * scale));
-        let [height, width] = size;
-        if size.iter().any(|&s| s == 0 || s % scale != 0) {
-            bail!("size {width}x{height}: width and height must be multiples of {scale}");
-        }
-        Ok(size)
-    }
-}
 
 /// How to paint: flags of `kaleid generate`, and the table `[images]` of run.toml.
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
@@ -157,6 +82,7 @@ pub struct Request<'a> {
 pub struct Painter {
     model: Model,
     text: TextEncoder,
+    context: Part,
     unet: Part,
     unet_weights: Checkpoint,
     vae: Part,
@@ -189,41 +115,24 @@ impl Painter {
         let distilled = model.unet.time_cond_proj_dim.is_some();
         let guided = options.guidance > 1.0 && !distilled;
 
+        let work = Work { size, batch, vae_batch, guided };
         let dtype = gpu.caps().weights();
         let text = TextEncoder::open(gpu, &model.folder, dtype)?;
-        let [tokens, context_width] = text.shape();
-        if context_width != model.unet.cross_attention_dim {
-            let (name, wanted) = (model.folder.name("unet"), model.unet.cross_attention_dim);
-            bail!("{name}: cross_attention_dim = {wanted}, but the text encoder is {context_width} wide");
-        }
-        let latent = [height, width].map(|s| s / model.vae.latents().scale);
-        let latents = |n: usize| [n, latent[0], latent[1], model.vae.latents().channels];
         let sized = |e| sized(e, size, batch);
-        let record = |w: &Weights| {
-            let input = |name: &str, shape: &[usize]| w.graph().input(name, shape, DType::F32);
-            let x = input("latents", &latents(batch));
-            let x = if guided { w.graph().concat(&[x, x], 0) } else { x };
-            let inputs = unet::Inputs {
-                latents: x,
-                time: input("time", &[1, model.unet.timestep_width()]),
-                guidance: model.unet.time_cond_proj_dim.map(|width| input("guidance", &[1, width])),
-                context: input("context", &[x.dim(0), tokens, context_width]),
-            };
-            w.graph().output("out", unet::unet(w, &model.unet, inputs));
-        };
         let unet_weights = model.folder.sub("unet").weights()?;
-        let unet = Part::open(gpu, dtype, &unet_weights, record).map_err(sized)?;
-        let record = |w: &Weights| {
-            let z = w.graph().input("latents", &latents(vae_batch), DType::F32);
-            w.graph().output("image", model.vae.decode(w, z));
-        };
+        let context =
+            Part::open(gpu, dtype, &unet_weights, |w| model.record_context(w, work)).map_err(sized)?;
+        let unet =
+            Part::open(gpu, dtype, &unet_weights, |w| model.record_unet(w, work)).map_err(sized)?;
         let vae_weights = modern_names(model.folder.sub("vae").weights()?);
-        let vae = Part::open(gpu, dtype, &vae_weights, record).map_err(sized)?;
-        let memory = text.needs().memory + unet.needs().memory + vae.needs().memory;
+        let vae = Part::open(gpu, dtype, &vae_weights, |w| model.record_vae(w, work)).map_err(sized)?;
+        let memory =
+            text.needs().memory + context.needs().memory + unet.needs().memory + vae.needs().memory;
         plan::fits(gpu, &memory, memory.total()).map_err(sized)?;
         Ok(Painter {
             model: model.clone(),
             text,
+            context,
             unet,
             unet_weights,
             vae,
@@ -246,6 +155,7 @@ impl Painter {
     /// What each part takes: the text encoder for a prompt, the UNet for a step of a batch, the autoencoder for some images.
     pub fn needs(&self) -> [(&'static str, Needs); 3] {
         let (text, unet, vae) = (self.text.needs(), self.unet.needs(), self.vae.needs());
+        let unet = Needs { memory: unet.memory + self.context.needs().memory, ..unet };
         [("text encoder", text), ("UNet", unet), ("autoencoder", vae)]
     }
 
@@ -296,7 +206,12 @@ impl Painter {
         context.resize(each * self.batch * if self.guided { 2 } else { 1 }, 0.0);
         let sized = |e| sized(e, self.size, self.batch);
         let unet = self.unet.plan(&self.unet_weights).map_err(sized)?;
-        unet.write("context", &context)?;
+        let keys = self.context.plan(&self.unet_weights)?;
+        keys.write("context", &context)?;
+        keys.run()?;
+        for (path, _) in self.model.unet.cross_attentions() {
+            unet.copy(&path, keys, &path);
+        }
         if self.model.unet.time_cond_proj_dim.is_some() {
             unet.write("guidance", &self.model.unet.guidance_embedding(self.options.guidance))?;
         }

@@ -3,7 +3,7 @@
 use crate::core::{Tensor, Weights};
 use crate::data::config::Config;
 use crate::nn;
-use crate::ops::{Act, Conv, Epilogue};
+use crate::ops::{Act, Conv};
 use anyhow::Result;
 
 /// Group normalisation and the activation behind it, the same in every block of a network.
@@ -26,11 +26,12 @@ impl Blocks {
         nn::group_norm(w, x, self.groups, self.eps, self.act)
     }
 
-    /// ResnetBlock2D: x (N, H, W, C) and an embedded timestep (N or 1, D), in the UNet -> (N, H, W, out).
+    /// ResnetBlock2D: x (N, H, W, C) -> (N, H, W, out). In the UNet, `shift` (N or 1, out) is what the timestep adds to each channel behind
+    /// the first convolution, that convolution's bias included.
     #[track_caller]
-    pub fn resnet(&self, w: &Weights, x: Tensor, time: Option<Tensor>, out: usize) -> Tensor {
+    pub fn resnet(&self, w: &Weights, x: Tensor, shift: Option<Tensor>, out: usize) -> Tensor {
         let h = self.norm(&w.sub("norm1"), x);
-        let h = conv1(w, h, time, out);
+        let h = conv1(&w.sub("conv1"), h, shift, out);
         let h = self.norm(&w.sub("norm2"), h);
         let x = if x.last() == out { x } else { nn::conv2d(&w.sub("conv_shortcut"), x, out, Conv::same(1)) };
         nn::conv2d(&w.sub("conv2"), h, out, Conv::same(3).plus(x))
@@ -47,21 +48,16 @@ pub(super) fn act_fn(c: &Config, default: &'static str) -> Result<Act> {
     }
 }
 
-/// A block's first convolution, shifted by the projected timestep.
 #[track_caller]
-fn conv1(w: &Weights, x: Tensor, time: Option<Tensor>, out: usize) -> Tensor {
-    let (g, conv, project) = (w.graph(), w.sub("conv1"), w.sub("time_emb_proj"));
-    match time {
-        None => nn::conv2d(&conv, x, out, Conv::same(3)),
-        // One timestep for the whole batch: the shift and the bias are one vector.
-        Some(time) if time.dim(0) == 1 => {
-            let bias = g.reshape(conv.get("bias", &[out]), &[1, out]);
-            let bias = nn::linear_with(&project, time, out, Epilogue::plus(bias));
-            nn::conv2d_no_bias(&conv, x, out, Conv::same(3).bias(g.reshape(bias, &[out])))
-        }
-        Some(time) => {
-            let y = nn::conv2d(&conv, x, out, Conv::same(3));
-            g.add(y, g.reshape(nn::linear(&project, time, out), &[x.dim(0), 1, 1, out]))
+fn conv1(w: &Weights, x: Tensor, shift: Option<Tensor>, out: usize) -> Tensor {
+    let (g, conv) = (w.graph(), Conv::same(3));
+    match shift {
+        None => nn::conv2d(w, x, out, conv),
+        // One timestep for the whole batch: its shift is a bias.
+        Some(shift) if shift.dim(0) == 1 => nn::conv2d_no_bias(w, x, out, conv.bias(g.reshape(shift, &[out]))),
+        Some(shift) => {
+            let y = nn::conv2d_no_bias(w, x, out, conv);
+            g.add(y, g.reshape(shift, &[x.dim(0), 1, 1, out]))
         }
     }
 }

@@ -49,8 +49,8 @@ impl Tower {
             let (w, _scope) = (w.sub(&name), g.scope(&name));
             let attn = w.sub("self_attn");
             let y = nn::layer_norm(&w.sub("layer_norm1"), x, self.eps);
-            let [q, k, v] = ["q_proj", "k_proj", "v_proj"]
-                .map(|p| g.reshape(nn::linear(&attn.sub(p), y, self.hidden), &heads));
+            let [q, k, v] = nn::linears(&attn, ["q_proj", "k_proj", "v_proj"], y, self.hidden)
+                .map(|y| g.reshape(y, &heads));
             let y = g.reshape(g.attention(q, k, v, attention), &[b, t, self.hidden]);
             x = nn::linear_with(&attn.sub("out_proj"), y, self.hidden, Epilogue::plus(x));
             let y = nn::layer_norm(&w.sub("layer_norm2"), x, self.eps);

@@ -197,10 +197,8 @@ fn mid(w: &Weights, cfg: &VaeConfig, x: Tensor) -> Tensor {
 fn attention(w: &Weights, cfg: &VaeConfig, x: Tensor) -> Tensor {
     let (g, c) = (w.graph(), x.last());
     let h = nn::group_norm(&w.sub("group_norm"), x, cfg.blocks.groups, EPS, Act::None);
-    let [q, k, v] = ["to_q", "to_k", "to_v"].map(|name| {
-        let y = nn::linear(&w.sub(name), h, c);
-        g.reshape(y, &[x.dim(0), x.dim(1) * x.dim(2), 1, c])
-    });
+    let [q, k, v] = nn::linears(w, ["to_q", "to_k", "to_v"], h, c)
+        .map(|y| g.reshape(y, &[x.dim(0), x.dim(1) * x.dim(2), 1, c]));
     let y = g.attention(q, k, v, Attention::default());
     nn::linear_with(&w.sub("to_out.0"), g.reshape(y, x.shape()), c, Epilogue::plus(x))
 }

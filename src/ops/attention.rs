@@ -1,7 +1,8 @@
 //! Attention that never stores its scores, and rotary position embedding.
 
-use super::{Matmul, tuning};
-use crate::core::{Graph, Kernel, Tensor};
+use super::matmul::{Gemm, Operand};
+use super::{Epilogue, Matmul, tuning};
+use crate::core::{Call, Graph, Kernel, Tensor};
 
 /// Options of [`Graph::attention`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -82,17 +83,67 @@ impl Graph {
                 // Two products of the size of q k^T, for the count of operations.
                 let share = if options.causal { 0.5 } else { 1.0 };
                 let flops = 4.0 * (b * h * tq) as f64 * (tk * d) as f64 * share;
-                let call = self.call(split.kernel()).input(q).input(k).input(v);
+                let places = [q, k, v].map(|x| Operand::tokens(self, x));
+                let call = places.iter().fold(self.call(split.kernel()), |call, x| call.input(x.tensor));
+                let call = places.iter().filter_map(|x| x.of).fold(call, Call::of);
                 let call = call.ints([b, tq, tk, h, hk, width, options.causal as usize]).float(scale);
+                let call = places.iter().fold(call, |call, x| call.ints([x.first / 4, x.row / 4]));
                 call.groups(split.groups(b * h, tq)).flops(flops).output(q.shape())
             }
-            None => ByHead::new(self, q, k, v, scale, options.causal).attention(self),
+            None if h == hk => self.attention_by_products(q, k, v, scale, options.causal.then_some(tq)),
+            None => {
+                // Queries of heads that share one of k and v become those of one head.
+                let [q, k, v] = [q, k, v].map(|x| by_head(self, x, hk));
+                let one = |x: Tensor| self.reshape(x, &[b * hk, x.dim(2), 1, d]);
+                let causal = options.causal.then_some(tq);
+                let y = self.attention_by_products(one(q), one(k), one(v), scale, causal);
+                by_token(self, self.reshape(y, q.shape()), tq)
+            }
         };
         self.vjp(y, move |g, dy| {
             let grads = ByHead::new(g, q, k, v, scale, options.causal).backward(g, dy);
             [q, k, v].into_iter().zip(grads).collect()
         });
         y
+    }
+
+    /// Attention of as many heads of q as of k and v, whose scores are stored, of some queries at a time. Row i sees the keys up to
+    /// i mod `causal`. Heads are read and written where they lie.
+    fn attention_by_products(&self, q: Tensor, k: Tensor, v: Tensor, scale: f32, causal: Option<usize>) -> Tensor {
+        let ([b, tq, h, d], tk) = ([0, 1, 2, 3].map(|i| q.dim(i)), k.dim(1));
+        let [q, k, v] = [q, k, v].map(|x| Operand::tokens(self, x));
+        let product = |[m, n, k]: [usize; 3], a: Operand, b_: Operand, load_b: &'static str| {
+            self.gemm(Gemm {
+                batch: b * h,
+                m,
+                n,
+                k,
+                c_shape: vec![b, m, h, n],
+                a,
+                b: b_,
+                load_a: "gemm/a_plain",
+                load_b,
+                heads: h,
+                right: None,
+                conv: [0; 11],
+                epilogue: Epilogue::default(),
+                macs: None,
+            })
+        };
+        let at_once = (tuning::SCORES / (b * h * tk)).clamp(1, tq);
+        let piece = |first: usize| {
+            let n = at_once.min(tq - first);
+            let rows = Operand { first: q.first + first * q.row, ..q };
+            let scores = product([n, tk, d], rows, k, "gemm/b_transposed");
+            let scores = match causal {
+                Some(tq) => self.add(scores, self.reshape(mask(self, first, [n, tk], tq), &[1, n, 1, tk])),
+                None => scores,
+            };
+            let weights = Operand::tokens(self, self.softmax_of_scaled(scores, scale));
+            product([n, d, tk], weights, v, "gemm/b_plain")
+        };
+        let pieces: Vec<Tensor> = (0..tq).step_by(at_once).map(piece).collect();
+        self.concat(&pieces, 1)
     }
 
     /// Rotary position embedding (Su et al. 2021) of x (B, T, H, D), as Llama and Hugging Face pair columns: c with c + D / 2.
@@ -128,7 +179,13 @@ impl Graph {
     }
 }
 
-/// Attention whose scores are stored, of some queries at a time: two matrix products, and softmax between them.
+/// What is added to the scores (n, tk) of rows from `first` on, of heads of tq queries: the lowest number where a query may not look.
+fn mask(g: &Graph, first: usize, [n, tk]: [usize; 2], tq: usize) -> Tensor {
+    let hidden = |i: usize| if i % tk > (first + i / tk) % tq { f32::MIN } else { 0.0 };
+    g.constant(&[n, tk], &(0..n * tk).map(hidden).collect::<Vec<_>>())
+}
+
+/// The backward pass of attention: scores are stored, of some queries at a time.
 struct ByHead {
     /// Scaled queries (B, Hk, rows, D): those of the heads that share one of k and v lie below one another.
     q: Tensor,
@@ -158,18 +215,10 @@ impl ByHead {
     /// softmax(q k^T) of n rows q from `first` on.
     fn weights(&self, g: &Graph, q: Tensor, first: usize) -> Tensor {
         let scores = g.matmul_with(q, self.k, Matmul { transpose_b: true, ..Default::default() });
-        let (n, tk) = (q.dim(2), self.k.dim(2));
-        let hidden = |i: usize| if i % tk > (first + i / tk) % self.tq { f32::MIN } else { 0.0 };
         g.softmax(match self.causal {
-            true => g.add(scores, g.constant(&[n, tk], &(0..n * tk).map(hidden).collect::<Vec<_>>())),
+            true => g.add(scores, mask(g, first, [q.dim(2), self.k.dim(2)], self.tq)),
             false => scores,
         })
-    }
-
-    fn attention(&self, g: &Graph) -> Tensor {
-        let piece = |(first, n)| g.matmul(self.weights(g, g.slice(self.q, 2, first, n), first), self.v);
-        let pieces: Vec<Tensor> = self.pieces().map(piece).collect();
-        by_token(g, g.concat(&pieces, 2), self.tq)
     }
 
     /// Gradients of q, k and v: p = softmax(q k^T), dv = p^T dy, ds = p (t - sum p t) with t = dy v^T, dq = ds k, dk = ds^T q.

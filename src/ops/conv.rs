@@ -1,9 +1,9 @@
 //! Convolutions as implicit matrix products: the gemm kernel with loaders that find the pixel under a tap. No im2col buffer, no
 //! atomics; both gradients are gemms too.
 
-use super::matmul::Gemm;
+use super::matmul::{Gemm, Operand};
 use super::{Act, Epilogue};
-use crate::core::{Graph, Tensor};
+use crate::core::{Graph, Source, Tensor};
 
 /// Options of [`Graph::conv2d`].
 #[derive(Clone, Copy, Debug)]
@@ -146,20 +146,24 @@ impl Graph {
     }
 
     fn conv2d_y(&self, x: Tensor, w: Tensor, s: Sizes, epilogue: Epilogue) -> Tensor {
+        let a = match self.source(x) {
+            Some((Source::Doubled(half), made)) if made.shape() == x.shape() => {
+                Operand { of: Some(x), ..Operand::whole(half) }
+            }
+            _ => Operand::whole(x),
+        };
         self.gemm(Gemm {
             batch: 1,
             m: s.n * s.oh * s.ow,
             n: s.o,
             k: s.kh * s.kw * s.c,
             c_shape: s.y().to_vec(),
-            a: x,
-            b: w,
-            a_step: 0,
-            b_step: 0,
+            a,
+            b: Operand { row: s.kh * s.kw * s.c, ..Operand::whole(w) },
             load_a: "gemm/a_conv",
             load_b: "gemm/b_transposed",
-            vec_a: true,
-            vec_b: true,
+            heads: 1,
+            right: None,
             conv: s.params(),
             epilogue,
             macs: None,
@@ -174,14 +178,12 @@ impl Graph {
             n: s.c,
             k: s.kh * s.kw * s.o,
             c_shape: s.x().to_vec(),
-            a: dy,
-            b: w,
-            a_step: 0,
-            b_step: 0,
+            a: Operand::whole(dy),
+            b: Operand::whole(w),
             load_a: "gemm/a_conv_t",
             load_b: "gemm/b_conv",
-            vec_a: true,
-            vec_b: true,
+            heads: 1,
+            right: None,
             conv: s.params(),
             epilogue: Epilogue::default(),
             macs: Some(s.macs()),
@@ -200,14 +202,12 @@ impl Graph {
             n: s.kh * s.kw * s.c,
             k: s.n * s.oh * s.ow,
             c_shape: s.weight().to_vec(),
-            a: dy,
-            b: x,
-            a_step: 0,
-            b_step: 0,
+            a: Operand { row: s.o, ..Operand::whole(dy) },
+            b: Operand::whole(x),
             load_a: "gemm/a_transposed",
             load_b: "gemm/b_conv_w",
-            vec_a: true,
-            vec_b: true,
+            heads: 1,
+            right: None,
             conv: s.params(),
             epilogue: Epilogue::default(),
             macs: None,

@@ -7,9 +7,14 @@ impl Graph {
     /// y = e^x / sum e^x over the last dimension.
     #[track_caller]
     pub fn softmax(&self, x: Tensor) -> Tensor {
-        let y = self.softmax_rows("softmax", x).input(x).output(x.shape());
+        let y = self.softmax_of_scaled(x, 1.0);
         self.vjp(y, move |g, dy| vec![(x, g.softmax_backward(y, dy))]);
         y
+    }
+
+    /// softmax(scale x), without a backward.
+    pub(super) fn softmax_of_scaled(&self, x: Tensor, scale: f32) -> Tensor {
+        self.softmax_rows("softmax", x).float(scale).input(x).output(x.shape())
     }
 
     /// dx = y (dy - sum y dy), with y of softmax.

@@ -2,9 +2,11 @@
 
 use super::Act;
 use super::elementwise::padded;
+use super::half::stored;
+use super::reduce::elements;
 use super::tile::Tile;
 use super::tuning;
-use crate::core::{DType, Graph, Kernel, Tensor};
+use crate::core::{Call, DType, Graph, Kernel, Source, Tensor};
 
 /// What a matrix product or convolution does to its result as it writes it: y = act(product + bias) + residual.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,6 +47,65 @@ pub struct Matmul {
     pub epilogue: Epilogue,
 }
 
+/// A matrix for each entry of a batch, as it lies in a tensor: counted in elements.
+#[derive(Clone, Copy)]
+pub(crate) struct Operand {
+    pub tensor: Tensor,
+    /// What is read where it came from: the tensor that it stands for.
+    pub of: Option<Tensor>,
+    /// Of the first entry.
+    pub first: usize,
+    /// From a row to the next.
+    pub row: usize,
+    /// From an entry to the next; 0 where all share one.
+    pub step: usize,
+    /// From a head to the next, where entries are heads: the step is from the heads of one to those of the next.
+    pub head: usize,
+}
+
+impl Operand {
+    /// The rows of `x`, `rows` an entry.
+    pub fn rows(g: &Graph, x: Tensor, rows: usize) -> Operand {
+        Operand { head: 0, ..Operand::new(g, x, x.last(), rows) }
+    }
+
+    /// The heads of `x` (B, T, H, D).
+    pub fn tokens(g: &Graph, x: Tensor) -> Operand {
+        Operand::new(g, x, x.dim(2) * x.dim(3), x.dim(1))
+    }
+
+    /// Rows of `width` numbers, read in place where they are the columns of a wider tensor, and in whole vectors.
+    fn new(g: &Graph, x: Tensor, width: usize, rows: usize) -> Operand {
+        let (tensor, of, first, row) = match g.source(x) {
+            Some((Source::Columns { of, first }, made))
+                if made.last() == width && (width % 4 != 0 || (first % 4 == 0 && of.last() % 4 == 0)) =>
+            {
+                (of, Some(x), first, of.last())
+            }
+            _ => (x, None, 0, width),
+        };
+        Operand { tensor, of, first, row, step: rows * row, head: x.last() }
+    }
+
+    /// A tensor whose loader knows where its rows lie.
+    pub fn whole(tensor: Tensor) -> Operand {
+        Operand { tensor, of: None, first: 0, row: 0, step: 0, head: 0 }
+    }
+
+    /// Whether vectors of four may be read: all rows start at multiples of four.
+    fn is_vec(&self) -> bool {
+        [self.first, self.row, self.step, self.head].iter().all(|n| n % 4 == 0)
+    }
+
+    fn params(&self) -> [usize; 4] {
+        [self.first, self.row, self.step, self.head]
+    }
+
+    fn dtype(&self) -> DType {
+        self.tensor.dtype()
+    }
+}
+
 /// One gemm: everything but the loaders' own numbers.
 pub(crate) struct Gemm {
     pub batch: usize,
@@ -53,15 +114,14 @@ pub(crate) struct Gemm {
     pub k: usize,
     /// Shape of the stored result.
     pub c_shape: Vec<usize>,
-    pub a: Tensor,
-    pub b: Tensor,
-    pub a_step: usize,
-    pub b_step: usize,
+    pub a: Operand,
+    pub b: Operand,
     pub load_a: &'static str,
     pub load_b: &'static str,
-    /// Vectors of four may be read: rows start at multiples of four.
-    pub vec_a: bool,
-    pub vec_b: bool,
+    /// Entries of the batch that are heads of one: their rows lie side by side in C, and in operands as these say.
+    pub heads: usize,
+    /// What lies to the right of A, for `a_joined`; there is no residual then.
+    pub right: Option<Tensor>,
     /// h, w, c, oh, ow, o, kh, kw, stride, top, left of a convolution.
     pub conv: [usize; 11],
     pub epilogue: Epilogue,
@@ -105,20 +165,30 @@ impl Graph {
         // A matrix shared by a whole batch is one taller product.
         let one_b = b0 * b1 == 1 && !transpose_a;
         let (batch_z, m_z) = if one_b { (1, batch * m) } else { (batch, m) };
+        let [a_rows, b_rows] = [a, b].map(|t| Operand::rows(self, t, t.dim(t.rank() - 2)));
+        let joined = self.joined(a).filter(|_| batch_z == 1 && !transpose_a && epilogue.residual.is_none());
+        let (a_rows, right) = match joined {
+            Some([left, right]) => {
+                (Operand { of: Some(a), row: left.last(), ..Operand::whole(left) }, Some(right))
+            }
+            None => (a_rows, None),
+        };
         let product = self.gemm(Gemm {
             batch: batch_z,
             m: m_z,
             n,
             k,
             c_shape: wide[4 - rank..].to_vec(),
-            a,
-            b,
-            a_step: if a0 * a1 == 1 || one_b { 0 } else { m * k },
-            b_step: if b0 * b1 == 1 { 0 } else { k * n },
-            load_a: if transpose_a { "gemm/a_transposed" } else { "gemm/a_plain" },
+            a: Operand { step: if a0 * a1 == 1 || one_b { 0 } else { a_rows.step }, ..a_rows },
+            b: Operand { step: if b0 * b1 == 1 { 0 } else { b_rows.step }, ..b_rows },
+            load_a: match (transpose_a, right) {
+                (true, _) => "gemm/a_transposed",
+                (_, None) => "gemm/a_plain",
+                (_, Some(_)) => "gemm/a_joined",
+            },
             load_b: if transpose_b { "gemm/b_transposed" } else { "gemm/b_plain" },
-            vec_a: a.last() % 4 == 0,
-            vec_b: b.last() % 4 == 0,
+            heads: 1,
+            right,
             conv: [0; 11],
             epilogue,
             macs: None,
@@ -168,79 +238,99 @@ impl Graph {
         self.reshape(y, &shape)
     }
 
+    /// The two tensors that are the columns of `x` side by side, if ops can read them in vectors of four.
+    pub(super) fn joined(&self, x: Tensor) -> Option<[Tensor; 2]> {
+        match self.source(x) {
+            Some((Source::Joined(both), made))
+                if made.last() == x.last() && both.iter().all(|t| t.last() % 4 == 0) =>
+            {
+                Some(both)
+            }
+            _ => None,
+        }
+    }
+
     /// Records one gemm. K is cut into pieces where the result alone has too few tiles to fill the device.
     pub(crate) fn gemm(&self, call: Gemm) -> Tensor {
-        let Gemm { batch, m, n, k, epilogue, .. } = call;
-        let rows_of_k =
-            call.load_a == "gemm/a_plain" && call.load_b == "gemm/b_transposed" && call.vec_a && call.vec_b;
-        if m <= 4 && rows_of_k && call.a.dtype() == DType::F32 {
+        let Gemm { batch, m, n, k, epilogue, a, b, .. } = call;
+        let rows_of_k = call.load_a == "gemm/a_plain" && call.load_b == "gemm/b_transposed";
+        if m <= 4 && call.heads == 1 && rows_of_k && a.is_vec() && b.is_vec() && a.dtype() == DType::F32 {
             return self.gemv(call);
         }
-        let tile = Tile::choose(self.caps(), call.conv != [0; 11], m, n);
-        let groups = tile.groups(m, n) * batch;
-        let wanted = tuning::gemm_workgroups(self.caps().class);
-        let plain = epilogue.bias.is_none() && epilogue.residual.is_none() && epilogue.act == Act::None;
+        let tile = Tile::choose(self.caps(), call.conv != [0; 11], batch, [m, n, k]);
         // The classes of a strided input gradient have different inner sizes: not cut.
-        let plain = plain && call.load_a != "gemm/a_conv_t";
-        let splits = if plain { (wanted / groups).min(k / 512).max(1) } else { 1 };
-
-        let (a, b) = (call.a, call.b);
-        let dtype = match (a.dtype(), b.dtype()) {
-            (DType::F16, DType::F32) => DType::F16,
-            _ => DType::F32,
+        let splits = match call.load_a == "gemm/a_conv_t" || call.heads > 1 {
+            true => 1,
+            false => tuning::splits(self.caps().class, tile.groups(m, n) * batch, k),
         };
         let halves = a.dtype() == DType::F16;
+        let dtype = if halves && b.dtype() == DType::F32 { DType::F16 } else { DType::F32 };
         assert!(
-            !halves || (call.vec_a && n % 4 == 0 && epilogue.residual.is_none()),
-            "product of {a:?} and {b:?}: f16 rows are multiples of four, and nothing is added to them"
+            !halves || (a.is_vec() && n % 4 == 0 && epilogue.residual.is_none()),
+            "product of {:?} and {:?}: f16 rows are multiples of four, and nothing is added to them",
+            a.tensor,
+            b.tensor
         );
-        let kernel = tile.kernel(call.load_b == "gemm/b_transposed").part(call.load_a).part(call.load_b);
-        let kernel = match (halves, call.vec_a) {
-            (true, _) => kernel.part("gemm/read_a_f16x4").alias("A", "vec2u").f16(),
-            (_, true) => kernel.part("gemm/read_a_vec4").alias("A", "vec4f"),
-            (_, false) => kernel.part("gemm/read_a_scalar").alias("A", "f32"),
-        };
-        let kernel = match (b.dtype(), call.vec_b) {
-            (DType::F16, true) => kernel.part("gemm/read_b_f16x4").alias("B", "vec2u").f16(),
-            (DType::F16, false) => kernel.part("gemm/read_b_f16").alias("B", "u32").f16(),
-            (_, true) => kernel.part("gemm/read_b_vec4").alias("B", "vec4f"),
-            (_, false) => kernel.part("gemm/read_b_scalar").alias("B", "f32"),
-        };
-        // Pieces are added up in f32 first.
-        let c_dtype = if splits > 1 { DType::F32 } else { dtype };
-        let kernel = match (c_dtype, n % 4 == 0) {
-            (DType::F16, _) => kernel.part("gemm/c_f16x4").alias("C", "vec2u"),
-            (_, true) => kernel.part("gemm/c_vec4").alias("C", "vec4f"),
-            (_, false) => kernel.part("gemm/c_scalar").alias("C", "f32"),
-        };
-        let kernel = match (epilogue.residual, n % 4 == 0) {
-            (None, _) => kernel.part("gemm/residual_none"),
-            (_, true) => kernel.part("gemm/residual_vec4"),
-            (_, false) => kernel.part("gemm/residual_scalar"),
-        };
-        let shape =
-            if splits > 1 { vec![splits, call.c_shape.iter().product()] } else { call.c_shape.clone() };
+        let bias = epilogue.bias.map(|bias| Operand::rows(self, bias, 1));
+        let sizes = [m, n, k, splits, call.heads, bias.is_some() as usize, bias.map_or(0, |b| b.first)];
         let tiles = tile.groups(m, n);
         let y_groups = tiles.div_ceil(65_535);
+        // Pieces are added up in f32, with the epilogue after them.
+        let [own, after] = match splits {
+            1 => [epilogue, Epilogue::default()],
+            _ => [Epilogue::default(), epilogue],
+        };
+        let (shape, c_dtype) = match splits {
+            1 => (call.c_shape.clone(), dtype),
+            _ => (vec![splits, call.c_shape.iter().product()], DType::F32),
+        };
         // Unused bindings get `a` again: a kernel has one layout, whatever its epilogue.
-        let y = self
-            .call(kernel.part(epilogue.act.part()))
-            .input(a)
-            .input(b)
-            .input(epilogue.bias.unwrap_or(a))
-            .input(epilogue.residual.unwrap_or(a))
-            .ints([m, n, k, call.a_step, call.b_step, splits])
-            .ints([epilogue.bias.is_some() as usize])
+        let recorded = self
+            .call(kernel(&call, tile, own, c_dtype))
+            .input(a.tensor)
+            .input(b.tensor)
+            .input(own.bias.and(bias).map_or(a.tensor, |b| b.tensor))
+            .input(own.residual.or(call.right).unwrap_or(a.tensor));
+        let recorded = [a.of, b.of, own.bias].into_iter().flatten().fold(recorded, Call::of);
+        let y = recorded
+            .ints(match splits {
+                1 => sizes,
+                _ => [m, n, k, splits, 1, 0, 0],
+            })
+            .ints(a.params())
+            .ints(b.params())
             .ints(call.conv)
             .grid(tiles.div_ceil(y_groups), y_groups, batch * splits)
             .flops(2.0 * call.macs.unwrap_or((batch * m * n) as f64 * k as f64))
             .output_as(&shape, c_dtype);
-        if splits > 1 { self.to(self.reshape(self.sum(y, &[0]), &call.c_shape), dtype) } else { y }
+        if splits == 1 { y } else { self.add_pieces(y, &call, after, dtype) }
+    }
+
+    /// act(sum of pieces + bias) + residual: pieces (splits, elements of C), f32.
+    fn add_pieces(&self, pieces: Tensor, call: &Gemm, epilogue: Epilogue, dtype: DType) -> Tensor {
+        let n = call.n;
+        let bias = epilogue.bias.map(|bias| Operand::rows(self, bias, 1));
+        let each = if n % 4 == 0 { 4 } else { 1 };
+        let kernel = Kernel::new("gemm_sum", "main").part(epilogue.act.part());
+        let kernel = stored(elements(kernel, n), dtype, n);
+        let all = pieces.len() / pieces.dim(0);
+        let recorded = self
+            .call(kernel)
+            .input(pieces)
+            .input(bias.map_or(pieces, |b| b.tensor))
+            .input(epilogue.residual.unwrap_or(pieces));
+        let recorded = epilogue.bias.into_iter().fold(recorded, Call::of);
+        recorded
+            .ints([all / each, pieces.dim(0), n / each])
+            .ints([bias.is_some() as usize, bias.map_or(0, |b| b.first), epilogue.residual.is_some() as usize])
+            .threads(all / each, 64)
+            .output_as(&call.c_shape, dtype)
     }
 
     /// Records a product of few rows: `shaders/gemv.wgsl`.
     fn gemv(&self, call: Gemm) -> Tensor {
         let Gemm { batch, m, n, k, a, b, epilogue, .. } = call;
+        let bias = epilogue.bias.map(|bias| Operand::rows(self, bias, 1));
         let lanes = tuning::gemv_lanes(self.caps().class);
         let kernel = Kernel::new("gemv", "main").int("R_i", m).int("LANES", lanes);
         let kernel = kernel.part("gemm/read_a_vec4").alias("A", "vec4f").part(epilogue.act.part());
@@ -248,14 +338,18 @@ impl Graph {
             DType::F16 => kernel.part("gemm/read_b_f16x4").alias("B", "vec2u").f16(),
             _ => kernel.part("gemm/read_b_vec4").alias("B", "vec4f"),
         };
-        let given = [epilogue.bias.is_some() as usize, epilogue.residual.is_some() as usize];
-        self.call(kernel)
-            .input(a)
-            .input(b)
-            .input(epilogue.bias.unwrap_or(a))
-            .input(epilogue.residual.unwrap_or(a))
-            .ints([n, k, call.a_step, call.b_step, batch])
-            .ints(given)
+        let recorded = self
+            .call(kernel)
+            .input(a.tensor)
+            .input(b.tensor)
+            .input(bias.map_or(a.tensor, |b| b.tensor))
+            .input(epilogue.residual.unwrap_or(a.tensor));
+        let recorded = [a.of, b.of, epilogue.bias].into_iter().flatten().fold(recorded, Call::of);
+        recorded
+            .ints([n, k, batch, bias.is_some() as usize, bias.map_or(0, |b| b.first)])
+            .ints([epilogue.residual.is_some() as usize])
+            .ints(a.params())
+            .ints(b.params())
             .groups(batch * n.div_ceil(64 / lanes))
             .flops(2.0 * (batch * m * n) as f64 * k as f64)
             .output(&call.c_shape)
@@ -287,4 +381,36 @@ impl Graph {
             grads
         });
     }
+}
+
+/// The kernel of a gemm with this tile and epilogue, which writes C as `dtype`.
+fn kernel(call: &Gemm, tile: Tile, epilogue: Epilogue, dtype: DType) -> Kernel {
+    let kernel = tile.kernel(call.load_b == "gemm/b_transposed").part(call.load_a).part(call.load_b);
+    let kernel = match call.load_a {
+        "gemm/a_conv" => kernel.int("DOUBLED", call.a.of.is_some() as usize),
+        _ => kernel,
+    };
+    let kernel = match (call.a.dtype(), call.a.is_vec()) {
+        (DType::F16, _) => kernel.part("gemm/read_a_f16x4").alias("A", "vec2u").f16(),
+        (_, true) => kernel.part("gemm/read_a_vec4").alias("A", "vec4f"),
+        (_, false) => kernel.part("gemm/read_a_scalar").alias("A", "f32"),
+    };
+    let kernel = match (call.b.dtype(), call.b.is_vec()) {
+        (DType::F16, true) => kernel.part("gemm/read_b_f16x4").alias("B", "vec2u").f16(),
+        (DType::F16, false) => kernel.part("gemm/read_b_f16").alias("B", "u32").f16(),
+        (_, true) => kernel.part("gemm/read_b_vec4").alias("B", "vec4f"),
+        (_, false) => kernel.part("gemm/read_b_scalar").alias("B", "f32"),
+    };
+    let fours = call.n % 4 == 0;
+    let kernel = match (dtype, fours) {
+        (DType::F16, _) => kernel.part("gemm/c_f16x4").alias("C", "vec2u"),
+        (_, true) => kernel.part("gemm/c_vec4").alias("C", "vec4f"),
+        (_, false) => kernel.part("gemm/c_scalar").alias("C", "f32"),
+    };
+    let kernel = match (epilogue.residual, fours) {
+        (None, _) => kernel.part("gemm/residual_none"),
+        (_, true) => kernel.part("gemm/residual_vec4"),
+        (_, false) => kernel.part("gemm/residual_scalar"),
+    };
+    kernel.part(epilogue.act.part())
 }

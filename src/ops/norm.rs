@@ -26,6 +26,15 @@ struct Groups {
     width: usize,
 }
 
+/// A pass over columns: its entry of group_norm.wgsl, and the rows of a column that a thread has.
+#[derive(Clone, Copy)]
+struct Pass {
+    entry: &'static str,
+    act: Act,
+    piece: usize,
+    eps: f32,
+}
+
 /// The affine map and activation after normalising.
 #[derive(Clone, Copy)]
 struct After {
@@ -130,8 +139,9 @@ impl Graph {
             let call = g.call_rows(kernel("backward"), rows, c).input(x).input(dy).input(w).input(stats);
             let dx = call.ints(ints).float(eps).output(x.shape());
             let sums = Groups { n: 1, l: rows, groups: 1, width: c };
-            let (kernel, piece) = (columns("row_sums", sums, Act::None, x.dtype()), g.piece(sums));
-            let call = g.call_columns(kernel, sums, piece, eps, &[x, dy, stats]);
+            let piece = g.piece(sums);
+            let pass = Pass { entry: "row_sums", act: Act::None, piece, eps };
+            let call = g.call_columns(pass, sums, x, None).input(dy).input(stats);
             let parts = [rows.div_ceil(piece), c];
             let [sum, dot] = call.outputs([(&parts, DType::F32), (&parts, DType::F32)]);
             let dw = weight.map(|_| g.sum_parts(dot, c));
@@ -145,7 +155,8 @@ impl Graph {
     fn column_stats(&self, x: Tensor, s: Groups) -> Tensor {
         let piece = self.piece(s);
         let parts = [s.n, s.l.div_ceil(piece), s.groups * s.width];
-        let call = self.call_columns(columns("moments", s, Act::None, x.dtype()), s, piece, 0.0, &[x]);
+        let pass = Pass { entry: "moments", act: Act::None, piece, eps: 0.0 };
+        let call = self.call_columns(pass, s, x, self.joined(x));
         let [mean, squares] = call.outputs([(&parts, DType::F32), (&parts, DType::F32)]);
         let rows = s.n * s.groups;
         self.call_rows(Kernel::new("group_stats", "combine"), rows, parts[1] * s.width)
@@ -165,18 +176,17 @@ impl Graph {
             "weight {weight:?} and bias {bias:?} of the normalisation of {x:?}"
         );
         let each = tuning::norm_rows(self.caps().class).min(s.l);
-        let kernel = move |entry| columns(entry, s, act, x.dtype());
-        let inputs = [x, stats, weight, bias];
-        let y = self.call_columns(kernel("apply"), s, each, eps, &inputs).output_as(x.shape(), x.dtype());
+        let pass = move |entry, piece| Pass { entry, act, piece, eps };
+        let call = self.call_columns(pass("apply", each), s, x, self.joined(x));
+        let y = call.input(stats).input(weight).input(bias).output_as(x.shape(), x.dtype());
         let composed = move |g: &Graph, inputs: &[Tensor]| {
             g.norm_composed(inputs, s, true, frozen.then_some(stats), after)
         };
         self.vjp_fused(y, &[x, weight, bias], composed, move |g, dy| {
             let piece = g.piece(s);
             let parts = [s.n, s.l.div_ceil(piece), c];
-            let [sum, dot] = g
-                .call_columns(kernel("sums"), s, piece, eps, &inputs)
-                .input(dy)
+            let call = |pass| g.call_columns(pass, s, x, None).input(stats).input(weight).input(bias).input(dy);
+            let [sum, dot] = call(pass("sums", piece))
                 .outputs([(&parts, DType::F32), (&parts, DType::F32)]);
             let means = match frozen {
                 true => g.constant(&[1, 2, c], &vec![0.0; 2 * c]),
@@ -192,23 +202,26 @@ impl Graph {
                     .ints([s.n * s.groups, s.groups, s.width, s.l, piece])
                     .output(&[s.n, 2, c]),
             };
-            let dx = g
-                .call_columns(kernel("apply_backward"), s, each, eps, &inputs)
-                .input(dy)
-                .input(means)
-                .output_as(x.shape(), x.dtype());
+            let dx = call(pass("apply_backward", each)).input(means).output_as(x.shape(), x.dtype());
             vec![dx, g.sum_parts(dot, c), g.sum_parts(sum, c)]
         });
         y
     }
 
-    /// Records a kernel of group_norm.wgsl, in which a thread has `piece` rows of a column.
-    fn call_columns(&self, kernel: Kernel, s: Groups, piece: usize, eps: f32, inputs: &[Tensor]) -> Call<'_> {
+    /// Records a pass of group_norm.wgsl over `x`, or over the two tensors that are its columns side by side.
+    fn call_columns(&self, pass: Pass, s: Groups, x: Tensor, joined: Option<[Tensor; 2]>) -> Call<'_> {
         let c = s.groups * s.width;
-        let c = if c % 4 == 0 { c / 4 } else { c };
-        let threads = s.n * s.l.div_ceil(piece) * c;
-        let call = self.call(kernel).ints([s.n, s.l, c, piece]).float(eps).threads(threads, 64);
-        inputs.iter().fold(call, |call, &x| call.input(x))
+        let each = if c % 4 == 0 { 4 } else { 1 };
+        let kernel = elements(Kernel::new("group_norm", pass.entry), c).int("JOINED", joined.is_some() as usize);
+        let threads = s.n * s.l.div_ceil(pass.piece) * (c / each);
+        let [left, right] = joined.unwrap_or([x; 2]);
+        self.call(stored(kernel, x.dtype(), c).part(pass.act.part()))
+            .input(left)
+            .input(right)
+            .of(x)
+            .ints([s.n, s.l, c / each, pass.piece, left.last() / each])
+            .float(pass.eps)
+            .threads(threads, 64)
     }
 
     /// Rows of a column that one thread adds up, so that there is work for all threads.
@@ -251,10 +264,4 @@ impl Graph {
         }
         self.reshape(self.act(y, after.act), x.shape())
     }
-}
-
-/// A kernel of group_norm.wgsl.
-fn columns(entry: &'static str, s: Groups, act: Act, dtype: DType) -> Kernel {
-    let c = s.groups * s.width;
-    stored(elements(Kernel::new("group_norm", entry), c), dtype, c).part(act.part())
 }

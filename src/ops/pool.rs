@@ -2,7 +2,7 @@
 
 use super::half::stored;
 use super::reduce::elements;
-use crate::core::{DType, Graph, Kernel, Tensor};
+use crate::core::{DType, Graph, Kernel, Source, Tensor};
 
 /// Sizes of a pooling, as the shader has them.
 #[derive(Clone, Copy)]
@@ -62,6 +62,9 @@ impl Graph {
             call.threads(shape.iter().product::<usize>() / each, 64).output(&shape)
         };
         let y = record(self, "forward", x, [n, oh, ow, c]);
+        if [oh, ow] == [2 * h, 2 * w] {
+            self.note_source(y, Source::Doubled(x));
+        }
         self.vjp(y, move |g, dy| {
             let dx = record(g, "backward", dy, [n, h, w, c]);
             g.vjp(dx, move |g, v| vec![(dy, g.upsample_nearest(v, oh, ow))]);

@@ -1,7 +1,7 @@
 //! Ops that move elements: permute, concat, slice, pad.
 
 use super::elementwise::padded;
-use crate::core::{Graph, Kernel, Tensor};
+use crate::core::{Graph, Kernel, Source, Tensor};
 
 impl Graph {
     /// The dimensions of `x` in another order, as torch's permute: dimension i of the result is dimension `dims[i]` of x.
@@ -39,6 +39,9 @@ impl Graph {
         let mut from = vec![0; x.rank()];
         from[dim] = start;
         let y = self.window(x, &shape, &from, &vec![0; x.rank()]);
+        if dim + 1 == x.rank() {
+            self.note_source(y, Source::Columns { of: x, first: start });
+        }
         self.vjp(y, move |g, dy| {
             let mut by = vec![(0, 0); dy.rank()];
             by[dim] = (start, rest);
@@ -90,6 +93,9 @@ impl Graph {
             .ints([n, na / each, nb / each])
             .threads(n, 64)
             .output(&shape);
+        if dim + 1 == a.rank() {
+            self.note_source(y, Source::Joined([a, b]));
+        }
         self.vjp(y, move |g, dy| {
             vec![(a, g.slice(dy, dim, 0, a.dim(dim))), (b, g.slice(dy, dim, a.dim(dim), b.dim(dim)))]
         });

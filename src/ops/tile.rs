@@ -15,9 +15,9 @@ pub(crate) struct Tile {
 }
 
 impl Tile {
-    /// The tile for an (m, n) result on this device, of a product or of a convolution.
-    pub fn choose(caps: &Caps, conv: bool, m: usize, n: usize) -> Self {
-        let [wg_m, wg_n, r_i, r_j, k] = caps.tile.unwrap_or_else(|| tuning::tile(caps, conv, m, n));
+    /// The tile for `batch` (m, n) results with an inner size k on this device, of products or of a convolution.
+    pub fn choose(caps: &Caps, conv: bool, batch: usize, mnk: [usize; 3]) -> Self {
+        let [wg_m, wg_n, r_i, r_j, k] = caps.tile.unwrap_or_else(|| tuning::tile(caps, conv, batch, mnk));
         Tile { wg_m, wg_n, r_i, r_j, k }
     }
 
@@ -59,7 +59,7 @@ impl Tile {
 
 /// The tile of large matrix products on a device, in words.
 pub fn tiles(caps: &Caps) -> String {
-    let t = Tile::choose(caps, false, 1024, 1024);
+    let t = Tile::choose(caps, false, 1, [1024; 3]);
     let (m, n) = (4 * t.r_i, 4 * t.r_j);
     format!("{} x {} tiles, {} x {} threads of {m} x {n}, slices of {}", t.m(), t.n(), t.wg_m, t.wg_n, t.k)
 }

@@ -1,7 +1,7 @@
 //! ResNets in training against torchvision's.
 
 use super::golden::{Comparison, Golden, TRAINING};
-use crate::core::{DType, Graph, Plan, Store, Tensor, Weights};
+use crate::core::{DType, Graph, Param, Plan, Store, Tensor, Weights};
 use crate::data::nhwc_to_nchw;
 use crate::models::resnet::{ResNet, ResNetConfig, classifier, is_parameter};
 use crate::nn::NormMode;
@@ -32,13 +32,13 @@ pub fn compare(golden: &Golden) -> Result<Vec<Comparison>> {
     let net = ResNet { config, norm, recompute: false };
     let logits = classifier(&w, net.features(&w, x), classes);
     let loss = g.cross_entropy(logits, y);
-    let params: Vec<_> = w.params().into_iter().filter(|(name, _)| is_parameter(name)).collect();
-    let tensors: Vec<Tensor> = params.iter().map(|p| p.1).collect();
+    let params: Vec<_> = w.params().into_iter().filter(|p| is_parameter(&p.name)).collect();
+    let tensors: Vec<Tensor> = params.iter().map(|p| p.tensor).collect();
     let grads = g.backward(loss, &tensors);
     g.output("logits", logits);
     g.output("loss", loss);
-    for ((name, _), &grad) in params.iter().zip(&grads) {
-        let name = format!("grad.{name}");
+    for (param, &grad) in params.iter().zip(&grads) {
+        let name = format!("grad.{}", param.name);
         if golden.tensors.contains(&name) {
             g.output(&name, grad);
         }
@@ -69,7 +69,7 @@ pub fn compare(golden: &Golden) -> Result<Vec<Comparison>> {
         got.extend(plan.read("loss")?);
         if step == 0 && !live {
             out.push(golden.compare("logits", &plan.read("logits")?)?);
-            for ((name, _), grad) in params.iter().zip(&grads) {
+            for (Param { name, .. }, grad) in params.iter().zip(&grads) {
                 let name = format!("grad.{name}");
                 if !golden.tensors.contains(&name) {
                     continue;

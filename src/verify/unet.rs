@@ -3,7 +3,7 @@
 use super::golden::{Comparison, Golden};
 use crate::core::DType;
 use crate::engines::load;
-use crate::models::unet::{Inputs, UnetConfig, unet};
+use crate::models::unet::{Inputs, UnetConfig, keys_and_values, unet};
 use anyhow::Result;
 
 /// sample, timestep, context -> out.
@@ -22,7 +22,7 @@ pub fn compare(golden: &Golden) -> Result<Vec<Comparison>> {
             time: input("time", &[timestep.len(), cfg.timestep_width()]),
             latents: input("sample", &shape),
             guidance: None,
-            context: input("context", &context_shape),
+            context: keys_and_values(w, &cfg, input("context", &context_shape)),
         };
         w.graph().output("out", unet(w, &cfg, inputs));
     })?;

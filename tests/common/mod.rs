@@ -7,7 +7,7 @@ use kaleid::data::config::Config;
 use kaleid::data::rng::Key;
 use kaleid::data::synthetic;
 use kaleid::models::clip::{TextConfig, text_model};
-use kaleid::models::unet::{Inputs, UnetConfig, unet};
+use kaleid::models::unet::{Inputs, UnetConfig, keys_and_values, unet};
 use kaleid::models::vae::{VaeConfig, decode};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -44,9 +44,14 @@ pub fn write_model(gpu: &Gpu, folder: &Path) {
         let mut store = Store::new(gpu);
         store.load(&Checkpoint::synthetic(), &w.params()).unwrap();
         let mut tensors = BTreeMap::new();
-        for (name, _) in w.params() {
-            let (shape, data) = store.read(&name).unwrap();
-            tensors.insert(name, TensorData::f32(&shape, &data));
+        for param in w.params() {
+            let (_, data) = store.read(&param.name).unwrap();
+            let mut rest = &data[..];
+            for (name, shape) in param.parts {
+                let (own, others) = rest.split_at(shape.iter().product());
+                tensors.insert(name, TensorData::f32(&shape, own));
+                rest = others;
+            }
         }
         if part == "text_encoder" {
             let name = "embeddings.token_embedding.weight";
@@ -60,6 +65,7 @@ pub fn write_model(gpu: &Gpu, folder: &Path) {
     save("unet", &|g, w| {
         let cfg = UnetConfig::new(&config(UNET)).unwrap();
         let (latents, time, context) = (input(g, &[1, 8, 8, 4]), input(g, &[1, 16]), input(g, &[1, 12, 16]));
+        let context = keys_and_values(w, &cfg, context);
         unet(w, &cfg, Inputs { latents, time, guidance: None, context });
     });
     save("vae", &|g, w| {

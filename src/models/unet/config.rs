@@ -1,17 +1,10 @@
-//! UNet2DConditionModel: the noise predictor of Stable Diffusion 1.x and 2.x (Rombach et al. 2022), in every form that its
-//! config.json can ask for with residual and cross-attention blocks. Names are diffusers'.
+//! What a UNet's config.json says.
 
-use super::blocks::Blocks;
-use crate::core::{Tensor, Weights};
 use crate::data::config::Config;
-use crate::nn;
-use crate::ops::{Act, Attention, Conv, Epilogue};
+use crate::models::blocks::Blocks;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-/// The eps of the norm in front of a transformer; the blocks inside have layer norms with torch's default.
-const TRANSFORMER_EPS: f32 = 1e-6;
-const LAYER_NORM_EPS: f32 = 1e-5;
 /// Most levels, and most blocks of a kind in one.
 const MOST: usize = 16;
 
@@ -40,22 +33,22 @@ const NOT_SUPPORTED: &[(&str, &str)] = &[
 
 /// What a level of the UNet, or its middle, is made of.
 #[derive(Clone, Debug)]
-struct Level {
-    channels: usize,
+pub(super) struct Level {
+    pub channels: usize,
     /// Residual blocks on the way down; one more on the way up.
-    layers: usize,
-    heads: usize,
+    pub layers: usize,
+    pub heads: usize,
     /// Transformer blocks behind each residual block that has attention.
-    depth: usize,
+    pub depth: usize,
     /// Attention on the way down.
-    down: bool,
+    pub down: bool,
     /// Attention on the way up.
-    up: bool,
+    pub up: bool,
 }
 
 /// The middle of the UNet.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Mid {
+pub(super) enum Mid {
     None,
     Resnet,
     CrossAttention,
@@ -74,17 +67,17 @@ pub struct UnetConfig {
     pub cross_attention_dim: usize,
     /// Width of the guidance embedding of distilled models ([`UnetConfig::guidance_embedding`]).
     pub time_cond_proj_dim: Option<usize>,
-    levels: Vec<Level>,
-    mid: Mid,
-    blocks: Blocks,
-    linear_projection: bool,
-    downsample_padding: usize,
+    pub(super) levels: Vec<Level>,
+    pub(super) mid: Mid,
+    pub(super) blocks: Blocks,
+    pub(super) linear_projection: bool,
+    pub(super) downsample_padding: usize,
     flip_sin_to_cos: bool,
     freq_shift: f32,
-    time_embed_dim: usize,
-    conv_in_kernel: usize,
-    conv_out_kernel: usize,
-    center_input_sample: bool,
+    pub(super) time_embed_dim: usize,
+    pub(super) conv_in_kernel: usize,
+    pub(super) conv_out_kernel: usize,
+    pub(super) center_input_sample: bool,
 }
 
 impl UnetConfig {
@@ -141,6 +134,43 @@ impl UnetConfig {
         })
     }
 
+    /// Paths of the residual blocks and their channels, in order.
+    pub(super) fn resnets(&self) -> Vec<(String, usize)> {
+        let last = self.levels.len() - 1;
+        let down = self.levels.iter().enumerate().flat_map(|(i, level)| {
+            (0..level.layers).map(move |j| (format!("down_blocks.{i}.resnets.{j}"), level.channels))
+        });
+        let in_mid = match self.mid {
+            Mid::None => 0,
+            Mid::Resnet => 1,
+            Mid::CrossAttention => 2,
+        };
+        let mid = (0..in_mid).map(|j| (format!("mid_block.resnets.{j}"), self.levels[last].channels));
+        let up = self.levels.iter().rev().enumerate().flat_map(|(i, level)| {
+            (0..=level.layers).map(move |j| (format!("up_blocks.{i}.resnets.{j}"), level.channels))
+        });
+        down.chain(mid).chain(up).collect()
+    }
+
+    /// Paths of the attentions to the context, and the widths of their keys and values together.
+    pub fn cross_attentions(&self) -> Vec<(String, usize)> {
+        let blocks = |path: String, level: &Level| {
+            let c = level.channels;
+            (0..level.depth).map(move |t| (format!("{path}.transformer_blocks.{t}.attn2"), 2 * c))
+        };
+        let mut all = vec![];
+        for (i, level) in self.levels.iter().enumerate().filter(|(_, level)| level.down) {
+            all.extend((0..level.layers).flat_map(|j| blocks(format!("down_blocks.{i}.attentions.{j}"), level)));
+        }
+        if self.mid == Mid::CrossAttention {
+            all.extend(blocks("mid_block.attentions.0".into(), &self.levels[self.levels.len() - 1]));
+        }
+        for (i, level) in self.levels.iter().rev().enumerate().filter(|(_, level)| level.up) {
+            all.extend((0..=level.layers).flat_map(|j| blocks(format!("up_blocks.{i}.attentions.{j}"), level)));
+        }
+        all
+    }
+
     /// Width of [`UnetConfig::timestep_embedding`].
     pub fn timestep_width(&self) -> usize {
         self.levels[0].channels
@@ -173,171 +203,6 @@ fn sinusoids(t: f32, width: usize, shift: f32) -> [Vec<f32>; 2] {
     };
     let of = |f: fn(f64) -> f64| (0..half).map(|i| f(angle(i)) as f32).collect();
     [of(f64::sin), of(f64::cos)]
-}
-
-/// What a UNet predicts from.
-#[derive(Clone, Copy, Debug)]
-pub struct Inputs {
-    /// Noisy latents (N, H, W, in_channels). Any H and W.
-    pub latents: Tensor,
-    /// [`UnetConfig::timestep_embedding`], (N, C0), or (1, C0) for one timestep of the whole batch, which is faster.
-    pub time: Tensor,
-    /// [`UnetConfig::guidance_embedding`], for models that have one.
-    pub guidance: Option<Tensor>,
-    /// What the transformers attend to, (N, T, cross_attention_dim).
-    pub context: Tensor,
-}
-
-/// Predicts noise (or velocity), (N, H, W, out_channels).
-#[track_caller]
-pub fn unet(w: &Weights, cfg: &UnetConfig, inputs: Inputs) -> Tensor {
-    let Inputs { latents: x, time, guidance, context } = inputs;
-    let (g, n) = (w.graph(), x.dim(0));
-    assert!(
-        x.rank() == 4 && x.dim(3) == cfg.in_channels && [1, n].contains(&time.dim(0)),
-        "unet of {x:?} and timesteps {time:?}: (N, H, W, {}) and (N or 1, C0)",
-        cfg.in_channels
-    );
-    assert_eq!([context.dim(0), context.last()], [n, cfg.cross_attention_dim], "context of the unet");
-    let time = time_embedding(&w.sub("time_embedding"), cfg, time, guidance);
-    let net = Net { cfg, time, context };
-
-    let x = if cfg.center_input_sample { g.add_scalar(g.scale(x, 2.0), -1.0) } else { x };
-    let conv_in = |x| {
-        let _scope = g.scope("conv_in");
-        nn::conv2d(&w.sub("conv_in"), x, cfg.levels[0].channels, Conv::same(cfg.conv_in_kernel))
-    };
-    let mut skips = vec![conv_in(x)];
-    net.down(w, &mut skips);
-    let h = net.mid(&w.sub("mid_block"), skips[skips.len() - 1]);
-    let h = net.up(w, h, skips);
-    let _scope = g.scope("conv_out");
-    let h = cfg.blocks.norm(&w.sub("conv_norm_out"), h);
-    nn::conv2d(&w.sub("conv_out"), h, cfg.out_channels, Conv::same(cfg.conv_out_kernel))
-}
-
-/// The embedding of the timestep, after the activation that every residual block begins with: (N or 1, C).
-fn time_embedding(w: &Weights, cfg: &UnetConfig, time: Tensor, guidance: Option<Tensor>) -> Tensor {
-    let _scope = w.graph().scope("time_embedding");
-    let time = match guidance {
-        Some(e) => w.graph().add(time, nn::linear_no_bias(&w.sub("cond_proj"), e, time.last())),
-        None => time,
-    };
-    let act = Epilogue::act(cfg.blocks.act);
-    let h = nn::linear_with(&w.sub("linear_1"), time, cfg.time_embed_dim, act);
-    nn::linear_with(&w.sub("linear_2"), h, cfg.time_embed_dim, act)
-}
-
-/// What all blocks see.
-struct Net<'a> {
-    cfg: &'a UnetConfig,
-    time: Tensor,
-    context: Tensor,
-}
-
-impl Net<'_> {
-    /// The way down from `skips[0]`: appends every tensor that the way up concatenates.
-    fn down(&self, w: &Weights, skips: &mut Vec<Tensor>) {
-        let mut h = skips[0];
-        for (i, level) in self.cfg.levels.iter().enumerate() {
-            let name = format!("down_blocks.{i}");
-            let (w, _scope) = (w.sub(&name), w.graph().scope(&name));
-            for j in 0..level.layers {
-                h = self.resnet(&w.sub(format!("resnets.{j}")), h, level.channels);
-                if level.down {
-                    h = self.transformer(&w.sub(format!("attentions.{j}")), h, level);
-                }
-                skips.push(h);
-            }
-            if i + 1 < self.cfg.levels.len() {
-                let conv = match self.cfg.downsample_padding {
-                    0 => Conv::strided(3, 2).padded([0, 1, 0, 1]),
-                    _ => Conv::strided(3, 2),
-                };
-                h = nn::conv2d(&w.sub("downsamplers.0.conv"), h, level.channels, conv);
-                skips.push(h);
-            }
-        }
-    }
-
-    /// The middle, at the smallest size.
-    fn mid(&self, w: &Weights, h: Tensor) -> Tensor {
-        let level = &self.cfg.levels[self.cfg.levels.len() - 1];
-        let _scope = w.graph().scope("mid_block");
-        let resnet = |name: &str, h| self.resnet(&w.sub(name), h, level.channels);
-        match self.cfg.mid {
-            Mid::None => h,
-            Mid::Resnet => resnet("resnets.0", h),
-            Mid::CrossAttention => {
-                let h = self.transformer(&w.sub("attentions.0"), resnet("resnets.0", h), level);
-                resnet("resnets.1", h)
-            }
-        }
-    }
-
-    /// The way up, with what was put aside on the way down.
-    fn up(&self, w: &Weights, mut h: Tensor, mut skips: Vec<Tensor>) -> Tensor {
-        let g = w.graph();
-        for (i, level) in self.cfg.levels.iter().rev().enumerate() {
-            let name = format!("up_blocks.{i}");
-            let (w, _scope) = (w.sub(&name), g.scope(&name));
-            for j in 0..=level.layers {
-                let skip = skips.pop().expect("as many on the way up as down");
-                h = self.resnet(&w.sub(format!("resnets.{j}")), g.concat(&[h, skip], 3), level.channels);
-                if level.up {
-                    h = self.transformer(&w.sub(format!("attentions.{j}")), h, level);
-                }
-            }
-            // To the size of the next skip, which is not twice as large where a size was odd on the way down.
-            if let Some(skip) = skips.last() {
-                h = g.upsample_nearest(h, skip.dim(1), skip.dim(2));
-                h = nn::conv2d(&w.sub("upsamplers.0.conv"), h, level.channels, Conv::same(3));
-            }
-        }
-        h
-    }
-
-    fn resnet(&self, w: &Weights, x: Tensor, out: usize) -> Tensor {
-        self.cfg.blocks.resnet(w, x, Some(self.time), out)
-    }
-
-    /// Transformer2DModel over the pixels: (N, H, W, C) -> (N, H, W, C).
-    fn transformer(&self, w: &Weights, x: Tensor, level: &Level) -> Tensor {
-        let (g, c) = (w.graph(), level.channels);
-        let project = |name: &str, h: Tensor, epilogue: Epilogue| match self.cfg.linear_projection {
-            true => nn::linear_with(&w.sub(name), h, c, epilogue),
-            false => nn::conv2d(&w.sub(name), h, c, Conv { epilogue, ..Conv::same(1) }),
-        };
-        let h = nn::group_norm(&w.sub("norm"), x, self.cfg.blocks.groups, TRANSFORMER_EPS, Act::None);
-        let h = project("proj_in", h, Epilogue::default());
-        let mut h = g.reshape(h, &[x.dim(0), x.dim(1) * x.dim(2), c]);
-        for i in 0..level.depth {
-            h = self.transformer_block(&w.sub(format!("transformer_blocks.{i}")), h, level.heads);
-        }
-        project("proj_out", g.reshape(h, x.shape()), Epilogue::plus(x))
-    }
-
-    /// BasicTransformerBlock: attention among the pixels, attention to the context, a gated feed-forward layer.
-    fn transformer_block(&self, w: &Weights, x: Tensor, heads: usize) -> Tensor {
-        let norm = |name: &str, x| nn::layer_norm(&w.sub(name), x, LAYER_NORM_EPS);
-        let h = norm("norm1", x);
-        let x = attention(&w.sub("attn1"), h, h, heads, x);
-        let x = attention(&w.sub("attn2"), norm("norm2", x), self.context, heads, x);
-        let h = nn::linear(&w.sub("ff.net.0.proj"), norm("norm3", x), 8 * x.last());
-        nn::linear_with(&w.sub("ff.net.2"), w.graph().geglu(h), x.last(), Epilogue::plus(x))
-    }
-}
-
-/// x (B, T, C) looks at `context` (B, Tk, Ck); plus `residual`.
-fn attention(w: &Weights, x: Tensor, context: Tensor, heads: usize, residual: Tensor) -> Tensor {
-    let (g, c) = (w.graph(), x.last());
-    let split = |name: &str, x: Tensor| {
-        let y = nn::linear_no_bias(&w.sub(name), x, c);
-        g.reshape(y, &[x.dim(0), x.dim(1), heads, c / heads])
-    };
-    let (q, k, v) = (split("to_q", x), split("to_k", context), split("to_v", context));
-    let y = g.reshape(g.attention(q, k, v, Attention::default()), x.shape());
-    nn::linear_with(&w.sub("to_out.0"), y, c, Epilogue::plus(residual))
 }
 
 /// The levels, from the largest image to the smallest.

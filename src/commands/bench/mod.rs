@@ -1,5 +1,7 @@
 //! `kaleid bench`
 
+mod models;
+
 use anyhow::{Context, Result, bail};
 use kaleid::bench::{self, Case, Measured, Roofline};
 use kaleid::core::{Caps, Gpu, GpuOptions, OutOfMemory};
@@ -17,9 +19,11 @@ use std::path::{Path, PathBuf};
   kaleid bench conv --json > before.jsonl   cases with conv in their name, for machines
   kaleid bench conv --compare before.jsonl  the same with the speed-up since then
   kaleid bench matmul_1024 --tune           the same product in sixty tiles, to see which is best here
-  kaleid bench --dump wgsl                  the source of every kernel variant, for all kinds of devices")]
+  kaleid bench --dump wgsl                  the source of every kernel variant, for all kinds of devices
+  kaleid bench --count                      dispatches and traffic of Stable Diffusion 1.5 on all kinds of devices
+  kaleid bench --cold builtin               how long each kernel of the demo's painter takes to compile here")]
 pub struct Args {
-    /// Only the case of this name, or all cases whose names contain it
+    /// Only the case of this name, or all cases whose names contain it; a model's folder, `sd15` or `builtin` for --count and --cold
     pattern: Option<String>,
     /// Print one JSON object per line: case, ms, gflops, gbs, roofline, adapter
     #[arg(long)]
@@ -33,6 +37,12 @@ pub struct Args {
     /// Write the WGSL of every kernel variant as DIR/KERNEL.DEVICE.wgsl, and time nothing
     #[arg(long, value_name = "DIR")]
     dump: Option<PathBuf>,
+    /// Count what the parts of a Stable Diffusion model take on each kind of device, and time nothing [default model: sd15]
+    #[arg(long, conflicts_with_all = ["compare", "tune", "dump"])]
+    count: bool,
+    /// Compile every kernel of a Stable Diffusion model, without what was kept from earlier runs, slowest first [default model: sd15]
+    #[arg(long, conflicts_with_all = ["compare", "tune", "dump", "count"])]
+    cold: bool,
 }
 
 /// Runs the command.
@@ -41,6 +51,12 @@ pub fn run(args: Args, options: &GpuOptions) -> Result<()> {
         return dump(dir);
     }
     let pattern = args.pattern.unwrap_or_default();
+    if args.count {
+        return models::count(&pattern, args.json);
+    }
+    if args.cold {
+        return models::cold(&pattern, args.json, options);
+    }
     let mut cases = bench::all();
     match cases.iter().position(|c| c.name == pattern) {
         Some(exact) => cases = vec![cases.swap_remove(exact)],
