@@ -73,8 +73,11 @@ fn every_op_has_all_its_steps() {
 
 #[test]
 fn every_shader_has_a_header_and_a_bench_case() {
-    let variants: Vec<String> =
-        Caps::kinds().iter().flat_map(|(_, caps)| bench::sources(caps).into_values()).collect();
+    let variants: Vec<String> = Caps::kinds()
+        .iter()
+        .chain(&Caps::kinds_with_coop())
+        .flat_map(|(_, caps)| bench::sources(caps).into_values())
+        .collect();
     let mut unreached = vec![];
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
     for (path, text) in shaders() {

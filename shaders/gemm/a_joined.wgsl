@@ -1,7 +1,7 @@
 // A of a gemm is two matrices side by side, each stored row-major: (M, a_row) and (M, K - a_row), which are not joined in memory. Both
 // widths are multiples of four. The second has the place of the residual.
 
-@group(0) @binding(4) var<storage, read> right: array<A>;
+@group(0) @binding(4) var<storage, read> right: array<TA>;
 
 struct RowsA { m: u32 }
 

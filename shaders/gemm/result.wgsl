@@ -22,16 +22,20 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> a: array<A>;
-@group(0) @binding(2) var<storage, read> b: array<B>;
+@group(0) @binding(1) var<storage, read> a: array<TA>;
+@group(0) @binding(2) var<storage, read> b: array<TB>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
-@group(0) @binding(5) var<storage, read_write> c: array<C>;
+@group(0) @binding(5) var<storage, read_write> c: array<TC>;
 
-/// What the accumulators of four columns start with. No branch: lavapipe compiles a kernel again at every dispatch where a branch
-/// depends on nothing but parameters.
-fn start(n: u32) -> mat4x4f {
+/// The bias of four columns. No branch: lavapipe compiles a kernel again at every dispatch where a branch depends on nothing but parameters.
+fn bias_of(n: u32) -> vec4f {
     let at = p.bias_first + n * p.bias;
-    let v = select(vec4f(), vec4f(bias[at], bias[at + 1u], bias[at + 2u], bias[at + 3u]), p.bias == 1u);
+    return select(vec4f(), vec4f(bias[at], bias[at + 1u], bias[at + 2u], bias[at + 3u]), p.bias == 1u);
+}
+
+/// What the accumulators of four columns start with.
+fn start(n: u32) -> mat4x4f {
+    let v = bias_of(n);
     return mat4x4f(v, v, v, v);
 }
 

@@ -111,6 +111,15 @@ fn products(t: &mut Table) {
         let w = r.g.state("w", &[320, 320], DType::F16, Init::Zeros);
         vec![r.g.linear(r.f32(&TOKENS), w, None)]
     });
+    t.both("linear_joined", |r| {
+        let (x, skip) = (r.f32(&[1, 1024, 640]), r.f32(&[1, 1024, 320]));
+        r.g.linear(r.g.concat(&[x, skip], 2), r.f32(&[640, 960]), None)
+    });
+    t.forward("linear_joined_f16", |r| {
+        let (x, skip) = (r.f32(&[1, 1024, 640]), r.f32(&[1, 1024, 320]));
+        let w = r.g.state("w", &[640, 960], DType::F16, Init::Zeros);
+        vec![r.g.linear(r.g.concat(&[x, skip], 2), w, None)]
+    });
     t.forward("linear_one_token", |r| vec![r.g.linear(r.f32(&[1, 576]), r.f32(&[49152, 576]), None)]);
     t.both("conv3x3_320_64", |r| r.g.conv2d(r.f32(&IMAGE), r.f32(&[320, 3, 3, 320]), Conv::same(3)));
     for (name, wrt) in [("conv_320_64_dx", 0), ("conv_320_64_dw", 1)] {
@@ -135,9 +144,15 @@ fn products(t: &mut Table) {
     t.both("conv2d_resnet_1x1", |r| {
         r.g.conv2d(r.f32(&[8, 28, 28, 512]), r.f32(&[128, 1, 1, 512]), Conv::same(1))
     });
-    t.forward("conv2d_f16", |r| {
-        let w = r.g.state("w", &[320, 3, 3, 320], DType::F16, Init::Zeros);
-        vec![r.g.conv2d(r.f32(&[1, 32, 32, 320]), w, Conv::same(3))]
+    for (name, size) in [("conv2d_f16_32", 32), ("conv2d_f16_64", 64)] {
+        t.forward(name, move |r| {
+            let w = r.g.state("w", &[320, 3, 3, 320], DType::F16, Init::Zeros);
+            vec![r.g.conv2d(r.f32(&[1, size, size, 320]), w, Conv::same(3))]
+        });
+    }
+    t.both("conv2d_doubled", |r| {
+        let x = r.g.upsample_nearest(r.f32(&[1, 16, 16, 640]), 32, 32);
+        r.g.conv2d(x, r.f32(&[640, 3, 3, 640]), Conv::same(3))
     });
 }
 

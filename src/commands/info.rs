@@ -17,18 +17,23 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args, options: &GpuOptions) -> Result<()> {
-    let chosen = Gpu::open(options)?.caps().adapter.clone();
-    let all = Gpu::list(options.backend);
+    let (mut all, chosen) = Gpu::list(options)?;
+    // Opened, for its optional kernels may not pass their test.
+    all[chosen] = Gpu::open(options)?.caps().clone();
     if args.json {
-        let rows: Vec<_> =
-            all.iter().enumerate().map(|(i, caps)| json(i, caps, caps.adapter == chosen)).collect();
+        let rows: Vec<_> = all.iter().enumerate().map(|(i, caps)| json(i, caps, i == chosen)).collect();
         say!("{}", serde_json::to_string_pretty(&rows)?)?;
         return Ok(());
     }
     for (i, caps) in all.iter().enumerate() {
-        say!("{i}: {}{}", caps.adapter, if caps.adapter == chosen { "  <- used" } else { "" })?;
-        say!("   class      {}, {}; matrix products: {}", caps.class, caps.arch, tiles(caps))?;
+        say!("{i}: {}{}", caps.adapter, if i == chosen { "  <- used" } else { "" })?;
+        let [least, most] = caps.subgroup;
+        say!("   class      {}, {}; subgroups of {least} to {most} threads", caps.class, caps.arch)?;
         say!("   abilities  {}", abilities(caps).join(", "))?;
+        say!("   matrices   {}", matrices(caps))?;
+        for (what, tile) in tiles(caps) {
+            say!("   kernels    {what}: {tile}")?;
+        }
         say!("   limits     {}", limits(caps))?;
     }
     Ok(())
@@ -43,6 +48,16 @@ fn abilities(caps: &Caps) -> Vec<&'static str> {
         (caps.parallel_compile, "parallel compiling"),
     ];
     all.into_iter().filter(|a| a.0).map(|a| a.1).collect()
+}
+
+/// Matrix units: what is listed, and what is used of it.
+fn matrices(caps: &Caps) -> String {
+    let listed = if caps.matrices.is_empty() { "none listed".into() } else { caps.matrices.join(", ") };
+    match caps.coop {
+        Some(c) => format!("{listed}; used: {0}x{0}x{0} f16 -> f32 by {1} threads", c.size, c.subgroup),
+        None if caps.matrices.is_empty() => listed,
+        None => format!("{listed}; not used: {}", caps.no_coop),
+    }
 }
 
 fn limits(caps: &Caps) -> String {
@@ -64,7 +79,9 @@ fn json(index: usize, caps: &Caps, used: bool) -> serde_json::Value {
         "class": caps.class.to_string(),
         "arch": caps.arch.to_string(),
         "subgroup_sizes": caps.subgroup,
-        "tiles": tiles(caps),
+        "kernels": tiles(caps).into_iter().collect::<std::collections::BTreeMap<_, _>>(),
+        "matrices": caps.matrices,
+        "matrices_used": caps.coop.map(|c| format!("{0}x{0}x{0}", c.size)),
         "abilities": abilities(caps),
         "max_buffer_size": caps.buffer_bytes,
         "max_storage_buffer_binding_size": caps.binding_bytes,

@@ -1,6 +1,6 @@
 //! Finding the adapters of this machine, and choosing one.
 
-use super::caps::Caps;
+use super::caps::{Caps, Kernels};
 use anyhow::{Result, bail};
 
 /// Graphics interface to reach the adapter through.
@@ -36,6 +36,16 @@ pub struct GpuOptions {
     /// Graphics interface to use
     #[arg(long, global = true, env = "KALEID_BACKEND", value_name = "BACKEND")]
     pub backend: Option<Backend>,
+    /// Which kernels may be used: `plain` turns off all that need more than WebGPU's core
+    #[arg(
+        long,
+        global = true,
+        env = "KALEID_KERNELS",
+        value_name = "WHICH",
+        default_value = "tested",
+        hide_default_value = true
+    )]
+    pub kernels: Kernels,
     /// Time every dispatch, and print at the end where the time went, by kernel and by part of the model
     #[arg(long, global = true)]
     pub profile: bool,
@@ -45,26 +55,30 @@ pub struct GpuOptions {
 }
 
 impl GpuOptions {
-    /// What `KALEID_ADAPTER` and `KALEID_BACKEND` say; for programs without these flags.
+    /// What `KALEID_ADAPTER`, `KALEID_BACKEND` and `KALEID_KERNELS` say; for programs without these flags.
     pub fn from_env() -> Self {
-        let backend = std::env::var("KALEID_BACKEND").ok();
+        fn value<T: clap::ValueEnum>(name: &str) -> Option<T> {
+            std::env::var(name).ok().and_then(|v| T::from_str(&v, true).ok())
+        }
         GpuOptions {
             adapter: std::env::var("KALEID_ADAPTER").ok(),
-            backend: backend.and_then(|b| clap::ValueEnum::from_str(&b, true).ok()),
+            backend: value("KALEID_BACKEND"),
+            kernels: value("KALEID_KERNELS").unwrap_or_default(),
             ..GpuOptions::default()
         }
     }
 
-    /// The adapter that the options name, else the best one: graphics cards before integrated GPUs before software.
-    pub(super) fn choose(&self) -> Result<wgpu::Adapter> {
-        let mut adapters = adapters(self.backend);
+    /// All adapters with their abilities, and the number of the one that the options name, else of the best: graphics cards before
+    /// integrated GPUs before software.
+    pub(super) fn choose(&self) -> Result<(Vec<(wgpu::Adapter, Caps)>, usize)> {
+        let adapters = adapters(self.backend);
         if adapters.is_empty() {
             bail!(
                 "no {}adapter found: install a Vulkan driver (Debian, Ubuntu: mesa-vulkan-drivers libvulkan1; `sh setup.sh` does it), which also brings a software adapter",
                 self.backend.map_or(String::new(), |b| format!("{b:?} ").to_lowercase())
             );
         }
-        let caps: Vec<Caps> = adapters.iter().map(Caps::of).collect();
+        let caps: Vec<Caps> = adapters.iter().map(|a| Caps::of(a, self.kernels)).collect();
         let chosen = match self.adapter.as_deref().map(str::trim).filter(|a| !a.is_empty()) {
             None => {
                 let is_gl = |i: usize| adapters[i].get_info().backend == wgpu::Backend::Gl;
@@ -79,14 +93,14 @@ impl GpuOptions {
             },
         };
         let Some(chosen) = chosen else {
-            let names: Vec<_> = caps.into_iter().map(|c| c.adapter).collect();
+            let names: Vec<_> = caps.iter().map(|c| c.adapter.as_str()).collect();
             bail!(
                 "no adapter '{}': there are {} (`kaleid info` lists them)",
                 self.adapter.as_deref().unwrap_or_default(),
                 names.join("; ")
             );
         };
-        Ok(adapters.swap_remove(chosen))
+        Ok((adapters.into_iter().zip(caps).collect(), chosen))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a device can do, as far as the choice of kernels depends on it.
 
 use super::arch::Arch;
+use super::coop::{self, Coop};
 use super::dtype::DType;
 use std::fmt;
 
@@ -13,6 +14,18 @@ pub enum Class {
     Integrated,
     /// A graphics card.
     Discrete,
+}
+
+/// Which kernels may be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kernels {
+    /// Those that need no more than WebGPU's core.
+    Plain,
+    /// Also those for what an adapter has beyond it, once they have passed a test on it.
+    #[default]
+    Tested,
+    /// Also on adapters that are known for mistakes: for tests of the kernels themselves.
+    All,
 }
 
 impl Class {
@@ -47,9 +60,15 @@ pub struct Caps {
     pub arch: Arch,
     /// Fewest and most threads that run together.
     pub subgroup: [u32; 2],
-    /// f16 arithmetic and storage in shaders. Reported by `kaleid info`; no kernel uses it, and no device is opened with it.
+    /// f16 arithmetic and storage in shaders. Only kernels for matrix units use it.
     pub f16: bool,
-    /// Subgroup operations; reported only, as `f16`.
+    /// Shapes of matrix units that the adapter lists, in words.
+    pub matrices: Vec<String>,
+    /// The matrix units that kernels use.
+    pub coop: Option<Coop>,
+    /// Why they use none.
+    pub no_coop: String,
+    /// Subgroup operations. Reported by `kaleid info`; no kernel uses them.
     pub subgroups: bool,
     /// Timestamps between dispatches, for profiles.
     pub timestamps: bool,
@@ -94,7 +113,21 @@ impl Caps {
         ]
     }
 
-    pub(super) fn of(adapter: &wgpu::Adapter) -> Self {
+    /// Those with matrix units, whose kernels need more than WebGPU's core.
+    pub fn kinds_with_coop() -> [(&'static str, Caps); 3] {
+        let kind = |arch, size, subgroup| Caps {
+            coop: Some(Coop { size, subgroup }),
+            ..Caps::nominal(Class::Discrete, arch)
+        };
+        [
+            ("coop16", kind(Arch::Nvidia, 16, 32)),
+            ("coop16_wave64", kind(Arch::Rdna(3), 16, 64)),
+            ("coop8", Caps { class: Class::Integrated, ..kind(Arch::Apple, 8, 32) }),
+        ]
+    }
+
+    /// What an adapter can do. Its matrix units are named as they will be used, once they have passed their test.
+    pub(super) fn of(adapter: &wgpu::Adapter, kernels: Kernels) -> Self {
         let info = adapter.get_info();
         let name = format!("{} ({}, {})", info.name, info.backend, info.driver_info).replace(", )", ")");
         let class = match info.device_type {
@@ -104,8 +137,28 @@ impl Caps {
         };
         let parallel_compile = info.backend != wgpu::Backend::Gl;
         let subgroup = [info.subgroup_min_size, info.subgroup_max_size];
-        let kind = (class, Arch::of(&info));
-        Caps { parallel_compile, subgroup, ..Self::new(name, kind, &adapter.limits(), adapter.features()) }
+        let arch = Arch::of(&info);
+        let matrices = matrices(adapter);
+        let sizes: Vec<usize> = matrices.iter().filter_map(usable).collect();
+        let caps = Self::new(name, (class, arch), &adapter.limits(), adapter.features());
+        let coop = match kernels {
+            Kernels::Plain => Err("turned off".into()),
+            _ if !caps.f16 => Err("no f16 in shaders".into()),
+            _ => coop::choose(
+                &sizes,
+                class == Class::Software,
+                arch,
+                &info.driver,
+                subgroup,
+                kernels == Kernels::All,
+            ),
+        };
+        let (coop, no_coop) = match coop {
+            Ok(coop) => (Some(coop), String::new()),
+            Err(why) => (None, why),
+        };
+        let matrices = matrices.iter().map(words).collect();
+        Caps { parallel_compile, subgroup, matrices, coop, no_coop, ..caps }
     }
 
     fn new(
@@ -120,6 +173,9 @@ impl Caps {
             arch,
             subgroup: [0; 2],
             f16: features.contains(wgpu::Features::SHADER_F16),
+            matrices: vec![],
+            coop: None,
+            no_coop: String::new(),
             subgroups: features.contains(wgpu::Features::SUBGROUP),
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
             pipeline_cache: features.contains(wgpu::Features::PIPELINE_CACHE),
@@ -132,6 +188,28 @@ impl Caps {
             tile: None,
         }
     }
+}
+
+type Matrices = wgpu::CooperativeMatrixProperties;
+
+/// The shapes of matrix units that an adapter lists, asked for only where it says that it has any.
+fn matrices(adapter: &wgpu::Adapter) -> Vec<Matrices> {
+    match adapter.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+        true => adapter.cooperative_matrix_properties(),
+        false => vec![],
+    }
+}
+
+/// The size of a square shape of f16 numbers with f32 sums: naga knows no others.
+fn usable(m: &Matrices) -> Option<usize> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let square = m.m_size == m.n_size && m.n_size == m.k_size && [8, 16].contains(&m.m_size);
+    (square && m.ab_type == F16 && m.cr_type == F32).then_some(m.m_size as usize)
+}
+
+fn words(m: &Matrices) -> String {
+    let (ab, cr) = (format!("{:?}", m.ab_type).to_lowercase(), format!("{:?}", m.cr_type).to_lowercase());
+    format!("{}x{}x{} {ab} -> {cr}", m.m_size, m.n_size, m.k_size)
 }
 
 /// GL drivers report software renderers as unknown devices: their names tell.

@@ -1,6 +1,6 @@
 //! An open device: its buffers, its pipelines, and its errors as one-line results.
 
-use super::adapter::{Backend, GpuOptions, adapters};
+use super::adapter::GpuOptions;
 use super::caps::Caps;
 use super::pipeline::{Key, Pipeline, Pipelines};
 use super::profile::Profile;
@@ -77,19 +77,26 @@ impl Errors {
 }
 
 impl Gpu {
-    /// Opens the adapter that `options` name, else the best one: graphics cards before integrated GPUs before software.
+    /// Opens an adapter as [`Gpu::open`] does, which is in `ops/coop.rs` and sees first whether optional kernels pass their test.
     ///
     /// # Errors
-    /// No adapter at all (says what to install), none that matches, or a device that cannot be opened.
-    pub fn open(options: &GpuOptions) -> Result<Self> {
-        let adapter = options.choose()?;
-        let caps = Caps::of(&adapter);
-        let wanted = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::PIPELINE_CACHE;
+    /// As `Gpu::open`.
+    pub(crate) fn open_untested(options: &GpuOptions) -> Result<Self> {
+        let (mut adapters, chosen) = options.choose()?;
+        let (adapter, caps) = adapters.swap_remove(chosen);
+        let mut wanted = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::PIPELINE_CACHE;
+        if caps.coop.is_some() {
+            wanted |= wgpu::Features::SHADER_F16 | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        }
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("kaleid"),
             required_features: adapter.features() & wanted,
             required_limits: adapter.limits(),
-            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            // SAFETY: asked for only where kernels use it, and these are tested on the adapter before anything relies on them.
+            experimental_features: match caps.coop {
+                Some(_) => unsafe { wgpu::ExperimentalFeatures::enabled() },
+                None => wgpu::ExperimentalFeatures::disabled(),
+            },
             memory_hints: wgpu::MemoryHints::Performance,
             trace: wgpu::Trace::Off,
         });
@@ -102,9 +109,21 @@ impl Gpu {
         Ok(Gpu(Arc::new(Inner { caps, device, queue, pipelines, errors, profile })))
     }
 
-    /// Every adapter of this machine, in the order that `--adapter INDEX` counts.
-    pub fn list(backend: Option<Backend>) -> Vec<Caps> {
-        adapters(backend).iter().map(Caps::of).collect()
+    /// Every adapter of this machine, in the order that `--adapter INDEX` counts, and the number of the one that `options` choose.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`], but that none is opened.
+    pub fn list(options: &GpuOptions) -> Result<(Vec<Caps>, usize)> {
+        let (adapters, chosen) = options.choose()?;
+        Ok((adapters.into_iter().map(|(_, caps)| caps).collect(), chosen))
+    }
+
+    /// The same device, without matrix units: why.
+    pub(crate) fn without_coop(mut self, why: String) -> Self {
+        let inner = Arc::get_mut(&mut self.0).expect("a device that was just opened");
+        inner.caps.coop = None;
+        inner.caps.no_coop = why;
+        self
     }
 
     /// What the device can do.

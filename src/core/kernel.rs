@@ -23,13 +23,23 @@ pub struct Kernel {
     parts: Vec<&'static str>,
     aliases: Vec<(&'static str, &'static str)>,
     consts: Vec<(&'static str, u32)>,
+    enables: Vec<&'static str>,
     f16: bool,
 }
 
 impl Kernel {
     /// The kernel `fn entry` of `shaders/FILE.wgsl`.
     pub fn new(file: &'static str, entry: &'static str) -> Self {
-        Kernel { file, entry, text: None, parts: vec![], aliases: vec![], consts: vec![], f16: false }
+        Kernel {
+            file,
+            entry,
+            text: None,
+            parts: vec![],
+            aliases: vec![],
+            consts: vec![],
+            enables: vec![],
+            f16: false,
+        }
     }
 
     /// The kernel `fn entry` of a WGSL text, for ops outside this crate; `name` stands for it in profiles.
@@ -40,6 +50,12 @@ impl Kernel {
     /// Appends `shaders/PART.wgsl`.
     pub fn part(mut self, part: &'static str) -> Self {
         self.parts.push(part);
+        self
+    }
+
+    /// `enable EXTENSION;`, for variants of devices that have it.
+    pub fn enable(mut self, extension: &'static str) -> Self {
+        self.enables.push(extension);
         self
     }
 
@@ -61,6 +77,11 @@ impl Kernel {
         self
     }
 
+    /// Whether it needs more than WebGPU's core.
+    pub fn is_optional(&self) -> bool {
+        !self.enables.is_empty()
+    }
+
     pub(super) fn takes_f16(&self) -> bool {
         self.f16
     }
@@ -80,6 +101,9 @@ impl Kernel {
     /// The whole WGSL of this variant.
     pub fn source(&self) -> String {
         let mut out = format!("// {}\n", self.name());
+        for extension in &self.enables {
+            let _ = writeln!(out, "enable {extension};");
+        }
         for (name, ty) in &self.aliases {
             let _ = writeln!(out, "alias {name} = {ty};");
         }

@@ -5,13 +5,14 @@
 //! 2. `kernel`: from WGSL files to the source of a pipeline.
 //! 3. `layout`: the planner. Dead code, liveness, shared buffers; all on the host.
 //! 4. `plan` and `steps`: from nodes to buffers and dispatches. `store`: tensors that outlive a plan.
-//! 5. The device: `adapter` (choosing one), `caps` (what it can do), `gpu`, `pipeline`, `download`.
+//! 5. The device: `adapter` (choosing one), `caps`, `arch` and `coop` (what it can do), `gpu`, `pipeline`, `download`.
 
 mod adapter;
 mod arch;
 mod backward;
 mod call;
 mod caps;
+mod coop;
 mod download;
 mod dtype;
 mod gpu;
@@ -28,7 +29,8 @@ mod tensor;
 pub use adapter::{Backend, GpuOptions};
 pub use arch::Arch;
 pub use call::Call;
-pub use caps::{Caps, Class};
+pub use caps::{Caps, Class, Kernels};
+pub use coop::Coop;
 pub use download::Later;
 pub use dtype::DType;
 pub use gpu::{Gpu, OutOfMemory};

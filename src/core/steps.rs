@@ -131,7 +131,11 @@ pub fn compile_each<'g>(gpu: &Gpu, graphs: impl Iterator<Item = &'g Graph>) -> R
     Ok(times)
 }
 
-fn bind<'b>(gpu: &Gpu, pipeline: &Pipeline, buffers: impl Iterator<Item = wgpu::BindingResource<'b>>) -> wgpu::BindGroup {
+fn bind<'b>(
+    gpu: &Gpu,
+    pipeline: &Pipeline,
+    buffers: impl Iterator<Item = wgpu::BindingResource<'b>>,
+) -> wgpu::BindGroup {
     let entries: Vec<_> = buffers
         .enumerate()
         .map(|(binding, resource)| wgpu::BindGroupEntry { binding: binding as u32, resource })

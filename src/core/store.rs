@@ -283,7 +283,10 @@ impl<'g> Weights<'g> {
         let (first, rest) = (&parts[0], parts.len() - 1);
         let fits = |shape: &[usize]| shape.len() < 4 && shape[1..] == first.1[1..];
         assert!(parts.iter().all(|(_, shape)| fits(shape)), "a stack of {parts:?}");
-        assert!(parts.iter().all(|(name, _)| !self.overlay.contains_key(name)), "a stack with an overlay: {parts:?}");
+        assert!(
+            parts.iter().all(|(name, _)| !self.overlay.contains_key(name)),
+            "a stack with an overlay: {parts:?}"
+        );
         let mut shape = first.1.clone();
         shape[0] = parts.iter().map(|(_, shape)| shape[0]).sum();
         self.declare(format!("{} and {rest} more", first.0), &shape, parts)

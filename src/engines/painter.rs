@@ -122,12 +122,10 @@ impl Painter {
         let unet_weights = model.folder.sub("unet").weights()?;
         let context =
             Part::open(gpu, dtype, &unet_weights, |w| model.record_context(w, work)).map_err(sized)?;
-        let unet =
-            Part::open(gpu, dtype, &unet_weights, |w| model.record_unet(w, work)).map_err(sized)?;
+        let unet = Part::open(gpu, dtype, &unet_weights, |w| model.record_unet(w, work)).map_err(sized)?;
         let vae_weights = modern_names(model.folder.sub("vae").weights()?);
         let vae = Part::open(gpu, dtype, &vae_weights, |w| model.record_vae(w, work)).map_err(sized)?;
-        let memory =
-            text.needs().memory + context.needs().memory + unet.needs().memory + vae.needs().memory;
+        let memory = text.needs().memory + context.needs().memory + unet.needs().memory + vae.needs().memory;
         plan::fits(gpu, &memory, memory.total()).map_err(sized)?;
         Ok(Painter {
             model: model.clone(),

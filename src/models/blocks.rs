@@ -54,7 +54,9 @@ fn conv1(w: &Weights, x: Tensor, shift: Option<Tensor>, out: usize) -> Tensor {
     match shift {
         None => nn::conv2d(w, x, out, conv),
         // One timestep for the whole batch: its shift is a bias.
-        Some(shift) if shift.dim(0) == 1 => nn::conv2d_no_bias(w, x, out, conv.bias(g.reshape(shift, &[out]))),
+        Some(shift) if shift.dim(0) == 1 => {
+            nn::conv2d_no_bias(w, x, out, conv.bias(g.reshape(shift, &[out])))
+        }
         Some(shift) => {
             let y = nn::conv2d_no_bias(w, x, out, conv);
             g.add(y, g.reshape(shift, &[x.dim(0), 1, 1, out]))

@@ -109,7 +109,14 @@ impl Graph {
 
     /// Attention of as many heads of q as of k and v, whose scores are stored, of some queries at a time. Row i sees the keys up to
     /// i mod `causal`. Heads are read and written where they lie.
-    fn attention_by_products(&self, q: Tensor, k: Tensor, v: Tensor, scale: f32, causal: Option<usize>) -> Tensor {
+    fn attention_by_products(
+        &self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: f32,
+        causal: Option<usize>,
+    ) -> Tensor {
         let ([b, tq, h, d], tk) = ([0, 1, 2, 3].map(|i| q.dim(i)), k.dim(1));
         let [q, k, v] = [q, k, v].map(|x| Operand::tokens(self, x));
         let product = |[m, n, k]: [usize; 3], a: Operand, b_: Operand, load_b: &'static str| {

@@ -257,7 +257,8 @@ impl Graph {
         if m <= 4 && call.heads == 1 && rows_of_k && a.is_vec() && b.is_vec() && a.dtype() == DType::F32 {
             return self.gemv(call);
         }
-        let tile = Tile::choose(self.caps(), call.conv != [0; 11], batch, [m, n, k]);
+        let half = a.dtype() == DType::F16 || b.dtype() == DType::F16;
+        let tile = Tile::choose(self.caps(), call.conv != [0; 11], half, batch, [m, n, k]);
         // The classes of a strided input gradient have different inner sizes: not cut.
         let splits = match call.load_a == "gemm/a_conv_t" || call.heads > 1 {
             true => 1,
@@ -322,7 +323,11 @@ impl Graph {
         let recorded = epilogue.bias.into_iter().fold(recorded, Call::of);
         recorded
             .ints([all / each, pieces.dim(0), n / each])
-            .ints([bias.is_some() as usize, bias.map_or(0, |b| b.first), epilogue.residual.is_some() as usize])
+            .ints([
+                bias.is_some() as usize,
+                bias.map_or(0, |b| b.first),
+                epilogue.residual.is_some() as usize,
+            ])
             .threads(all / each, 64)
             .output_as(&call.c_shape, dtype)
     }
@@ -333,10 +338,10 @@ impl Graph {
         let bias = epilogue.bias.map(|bias| Operand::rows(self, bias, 1));
         let lanes = tuning::gemv_lanes(self.caps().class);
         let kernel = Kernel::new("gemv", "main").int("R_i", m).int("LANES", lanes);
-        let kernel = kernel.part("gemm/read_a_vec4").alias("A", "vec4f").part(epilogue.act.part());
+        let kernel = kernel.part("gemm/read_a_vec4").alias("TA", "vec4f").part(epilogue.act.part());
         let kernel = match b.dtype() {
-            DType::F16 => kernel.part("gemm/read_b_f16x4").alias("B", "vec2u").f16(),
-            _ => kernel.part("gemm/read_b_vec4").alias("B", "vec4f"),
+            DType::F16 => kernel.part("gemm/read_b_f16x4").alias("TB", "vec2u").f16(),
+            _ => kernel.part("gemm/read_b_vec4").alias("TB", "vec4f"),
         };
         let recorded = self
             .call(kernel)
@@ -391,21 +396,21 @@ fn kernel(call: &Gemm, tile: Tile, epilogue: Epilogue, dtype: DType) -> Kernel {
         _ => kernel,
     };
     let kernel = match (call.a.dtype(), call.a.is_vec()) {
-        (DType::F16, _) => kernel.part("gemm/read_a_f16x4").alias("A", "vec2u").f16(),
-        (_, true) => kernel.part("gemm/read_a_vec4").alias("A", "vec4f"),
-        (_, false) => kernel.part("gemm/read_a_scalar").alias("A", "f32"),
+        (DType::F16, _) => kernel.part("gemm/read_a_f16x4").alias("TA", "vec2u").f16(),
+        (_, true) => kernel.part("gemm/read_a_vec4").alias("TA", "vec4f"),
+        (_, false) => kernel.part("gemm/read_a_scalar").alias("TA", "f32"),
     };
     let kernel = match (call.b.dtype(), call.b.is_vec()) {
-        (DType::F16, true) => kernel.part("gemm/read_b_f16x4").alias("B", "vec2u").f16(),
-        (DType::F16, false) => kernel.part("gemm/read_b_f16").alias("B", "u32").f16(),
-        (_, true) => kernel.part("gemm/read_b_vec4").alias("B", "vec4f"),
-        (_, false) => kernel.part("gemm/read_b_scalar").alias("B", "f32"),
+        (DType::F16, true) => kernel.part("gemm/read_b_f16x4").alias("TB", "vec2u").f16(),
+        (DType::F16, false) => kernel.part("gemm/read_b_f16").alias("TB", "u32").f16(),
+        (_, true) => kernel.part("gemm/read_b_vec4").alias("TB", "vec4f"),
+        (_, false) => kernel.part("gemm/read_b_scalar").alias("TB", "f32"),
     };
     let fours = call.n % 4 == 0;
     let kernel = match (dtype, fours) {
-        (DType::F16, _) => kernel.part("gemm/c_f16x4").alias("C", "vec2u"),
-        (_, true) => kernel.part("gemm/c_vec4").alias("C", "vec4f"),
-        (_, false) => kernel.part("gemm/c_scalar").alias("C", "f32"),
+        (DType::F16, _) => kernel.part("gemm/c_f16x4").alias("TC", "vec2u"),
+        (_, true) => kernel.part("gemm/c_vec4").alias("TC", "vec4f"),
+        (_, false) => kernel.part("gemm/c_scalar").alias("TC", "f32"),
     };
     let kernel = match (epilogue.residual, fours) {
         (None, _) => kernel.part("gemm/residual_none"),

@@ -7,6 +7,7 @@ mod act;
 mod attention;
 mod augment;
 mod conv;
+mod coop;
 mod elementwise;
 mod gather;
 mod half;

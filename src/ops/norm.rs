@@ -185,9 +185,9 @@ impl Graph {
         self.vjp_fused(y, &[x, weight, bias], composed, move |g, dy| {
             let piece = g.piece(s);
             let parts = [s.n, s.l.div_ceil(piece), c];
-            let call = |pass| g.call_columns(pass, s, x, None).input(stats).input(weight).input(bias).input(dy);
-            let [sum, dot] = call(pass("sums", piece))
-                .outputs([(&parts, DType::F32), (&parts, DType::F32)]);
+            let call =
+                |pass| g.call_columns(pass, s, x, None).input(stats).input(weight).input(bias).input(dy);
+            let [sum, dot] = call(pass("sums", piece)).outputs([(&parts, DType::F32), (&parts, DType::F32)]);
             let means = match frozen {
                 true => g.constant(&[1, 2, c], &vec![0.0; 2 * c]),
                 false => g
@@ -212,7 +212,8 @@ impl Graph {
     fn call_columns(&self, pass: Pass, s: Groups, x: Tensor, joined: Option<[Tensor; 2]>) -> Call<'_> {
         let c = s.groups * s.width;
         let each = if c % 4 == 0 { 4 } else { 1 };
-        let kernel = elements(Kernel::new("group_norm", pass.entry), c).int("JOINED", joined.is_some() as usize);
+        let kernel =
+            elements(Kernel::new("group_norm", pass.entry), c).int("JOINED", joined.is_some() as usize);
         let threads = s.n * s.l.div_ceil(pass.piece) * (c / each);
         let [left, right] = joined.unwrap_or([x; 2]);
         self.call(stored(kernel, x.dtype(), c).part(pass.act.part()))

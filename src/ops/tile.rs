@@ -1,32 +1,40 @@
 //! Tiles of matrix products: how the work on a result is given to workgroups and threads.
 
 use super::tuning;
-use crate::core::{Caps, Kernel};
+use crate::core::{Caps, Coop, Kernel};
 
-/// Shape of the work of a workgroup: `wg_m` x `wg_n` threads, each with r_i x r_j blocks of 4x4, and the slice of K.
+/// Shape of the work of a workgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Tile {
-    pub wg_m: usize,
-    pub wg_n: usize,
-    pub r_i: usize,
-    pub r_j: usize,
-    /// 0: nothing is kept there, and threads read what they need themselves.
-    pub k: usize,
+pub(crate) enum Tile {
+    /// `wg_m` x `wg_n` threads, each with r_i x r_j blocks of 4x4, and the slice of K that lies in workgroup memory; 0: none does, and
+    /// threads read what they need themselves.
+    Threads { wg_m: usize, wg_n: usize, r_i: usize, r_j: usize, k: usize },
+    /// `sg_m` x `sg_n` subgroups, each with r_i x r_j fragments of matrix units.
+    Coop { unit: Coop, sg_m: usize, sg_n: usize, r_i: usize, r_j: usize, k: usize, prefetch: bool },
 }
 
 impl Tile {
-    /// The tile for `batch` (m, n) results with an inner size k on this device, of products or of a convolution.
-    pub fn choose(caps: &Caps, conv: bool, batch: usize, mnk: [usize; 3]) -> Self {
+    /// The tile for `batch` (m, n) results with an inner size k on this device, of products or of a convolution. `half`: of f16 numbers.
+    pub fn choose(caps: &Caps, conv: bool, half: bool, batch: usize, mnk: [usize; 3]) -> Self {
+        if let Some(unit) = caps.coop.filter(|_| half && caps.tile.is_none()) {
+            return tuning::coop_tile(caps.class, unit, conv, batch, mnk);
+        }
         let [wg_m, wg_n, r_i, r_j, k] = caps.tile.unwrap_or_else(|| tuning::tile(caps, conv, batch, mnk));
-        Tile { wg_m, wg_n, r_i, r_j, k }
+        Tile::Threads { wg_m, wg_n, r_i, r_j, k }
     }
 
     pub fn m(&self) -> usize {
-        self.wg_m * 4 * self.r_i
+        match *self {
+            Tile::Threads { wg_m, r_i, .. } => wg_m * 4 * r_i,
+            Tile::Coop { unit, sg_m, r_i, .. } => sg_m * r_i * unit.size,
+        }
     }
 
     pub fn n(&self) -> usize {
-        self.wg_n * 4 * self.r_j
+        match *self {
+            Tile::Threads { wg_n, r_j, .. } => wg_n * 4 * r_j,
+            Tile::Coop { unit, sg_n, r_j, .. } => sg_n * r_j * unit.size,
+        }
     }
 
     /// Workgroups along the rows and columns of the result.
@@ -36,32 +44,67 @@ impl Tile {
 
     /// The gemm kernel with this tile; loaders and readers are still to be added.
     pub fn kernel(&self, b_along_k: bool) -> Kernel {
-        if self.k == 0 {
-            return Kernel::new("gemm_direct", "main")
-                .int("THREADS", self.wg_m)
-                .int("R_i", self.r_i)
-                .int("R_j", self.r_j)
-                .part("gemm/result");
-        }
-        let threads = self.wg_m * self.wg_n;
-        Kernel::new("gemm", "main")
-            .int("WG_M", self.wg_m)
-            .int("WG_N", self.wg_n)
-            .int("R_i", self.r_i)
-            .int("R_j", self.r_j)
-            .int("TILE_K", self.k)
-            .int("R_s", (self.m() * self.k / 16).div_ceil(threads))
-            .int("R_t", (self.n() * self.k / 16).div_ceil(threads))
-            .int("B_ALONG_K", b_along_k as usize)
-            .part("gemm/result")
+        let loads = |kernel: Kernel, k: usize, threads: usize| {
+            kernel
+                .int("TILE_K", k)
+                .int("R_s", (self.m() * k / 16).div_ceil(threads))
+                .int("R_t", (self.n() * k / 16).div_ceil(threads))
+                .int("B_ALONG_K", b_along_k as usize)
+        };
+        let kernel = match *self {
+            Tile::Threads { wg_m, r_i, r_j, k: 0, .. } => {
+                Kernel::new("gemm_direct", "main").int("THREADS", wg_m).int("R_i", r_i).int("R_j", r_j)
+            }
+            Tile::Threads { wg_m, wg_n, r_i, r_j, k } => {
+                let kernel = Kernel::new("gemm", "main").int("WG_M", wg_m).int("WG_N", wg_n);
+                loads(kernel.int("R_i", r_i).int("R_j", r_j), k, wg_m * wg_n)
+            }
+            Tile::Coop { unit, sg_m, sg_n, r_i, r_j, k, prefetch } => {
+                let kernel = Kernel::new("gemm_coop", "main")
+                    .enable("f16")
+                    .enable("wgpu_cooperative_matrix")
+                    .part(if unit.size == 16 { "coop/size16" } else { "coop/size8" })
+                    .int("SUBGROUP", unit.subgroup)
+                    .int("SG_M", sg_m)
+                    .int("SG_N", sg_n)
+                    .int("R_i", r_i)
+                    .int("R_j", r_j)
+                    .int("PREFETCH", prefetch as usize);
+                loads(kernel, k, sg_m * sg_n * unit.subgroup)
+            }
+        };
+        kernel.part("gemm/result")
     }
 }
 
-/// The tile of large matrix products on a device, in words.
-pub fn tiles(caps: &Caps) -> String {
-    let t = Tile::choose(caps, false, 1, [1024; 3]);
-    let (m, n) = (4 * t.r_i, 4 * t.r_j);
-    format!("{} x {} tiles, {} x {} threads of {m} x {n}, slices of {}", t.m(), t.n(), t.wg_m, t.wg_n, t.k)
+impl std::fmt::Display for Tile {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{} x {} tiles, ", self.m(), self.n())?;
+        match self {
+            Tile::Threads { wg_m, r_i, r_j, k: 0, .. } => {
+                write!(f, "{wg_m} threads of {} x {}, no workgroup memory", 4 * r_i, 4 * r_j)
+            }
+            Tile::Threads { wg_m, wg_n, r_i, r_j, k } => {
+                write!(f, "{wg_m} x {wg_n} threads of {} x {}, slices of {k}", 4 * r_i, 4 * r_j)
+            }
+            Tile::Coop { unit, sg_m, sg_n, r_i, r_j, k, .. } => {
+                let (m, n) = (r_i * unit.size, r_j * unit.size);
+                write!(f, "{sg_m} x {sg_n} subgroups of {m} x {n} on matrix units, slices of {k}")
+            }
+        }
+    }
+}
+
+/// The kernels of products of 4096^3 and of a convolution of 320 channels, 64 x 64 pixels, in f32 and with f16 weights, on a device: in words.
+pub fn tiles(caps: &Caps) -> Vec<(&'static str, String)> {
+    let tile = |conv, half, mnk| Tile::choose(caps, conv, half, 1, mnk).to_string();
+    let (product, conv) = ([4096; 3], [4096, 320, 2880]);
+    vec![
+        ("products, f32", tile(false, false, product)),
+        ("products, f16", tile(false, true, product)),
+        ("convolutions, f32", tile(true, false, conv)),
+        ("convolutions, f16", tile(true, true, conv)),
+    ]
 }
 
 /// Tiles for [`Caps::tile`] that this device can run: those worth a try.
@@ -73,8 +116,7 @@ pub fn tile_candidates(caps: &Caps) -> Vec<[usize; 5]> {
     for [wg_m, wg_n] in [[8, 4], [4, 8], [8, 8], [16, 8], [8, 16], [16, 16]] {
         for [r_i, r_j] in [[1, 1], [2, 2], [4, 2], [2, 4], [4, 4]] {
             for k in [8, 16] {
-                let tile = Tile { wg_m, wg_n, r_i, r_j, k };
-                let bytes = 4 * k * (tile.m() + tile.n());
+                let bytes = 4 * k * 4 * (wg_m * r_i + wg_n * r_j);
                 if wg_m * wg_n <= caps.invocations && bytes <= caps.workgroup_bytes {
                     found.push([wg_m, wg_n, r_i, r_j, k]);
                 }

@@ -6,7 +6,8 @@
 //! `kaleid bench`. Registers and spills were read from the compilers of NVIDIA, AMD, Apple and Adreno in Mesa, without a card. Integrated
 //! GPUs were never measured: they have what is known to be safe.
 
-use crate::core::{Arch, Caps, Class};
+use super::tile::Tile;
+use crate::core::{Arch, Caps, Class, Coop};
 
 /// The tile of a matrix product, for each entry of a batch, with an (m, n) result and an inner size k: threads along m and n, blocks of
 /// 4 x 4 a thread along m and n, and the slice of K that is kept in workgroup memory.
@@ -15,9 +16,8 @@ pub(super) fn tile(caps: &Caps, conv: bool, batch: usize, [m, n, k]: [usize; 3])
     let groups = |[wg_m, wg_n, r_i, r_j, _]: [usize; 5]| {
         batch * m.div_ceil(4 * wg_m * r_i) * n.div_ceil(4 * wg_n * r_j)
     };
-    let fills = |&tile: &[usize; 5]| {
-        groups(tile) * splits(caps.class, groups(tile), k) >= fewest_groups(caps.class)
-    };
+    let fills =
+        |&tile: &[usize; 5]| groups(tile) * splits(caps.class, groups(tile), k) >= fewest_groups(caps.class);
     // 32 x 64, then 32 x 32. On an H200 they are as fast as 64 x 64 for a convolution of 640 channels, 32 x 32: 17.3 and 15.2 to 16.0.
     [large, [8, 8, 1, 2, 16], [8, 8, 1, 1, 16]].into_iter().find(fills).unwrap_or([8, 8, 1, 1, 16])
 }
@@ -52,6 +52,24 @@ fn large_tile(caps: &Caps, conv: bool, m: usize, n: usize) -> [usize; 5] {
     }
 }
 
+/// The tile of matrix units: f16 numbers, f32 sums. TFLOP/s on an H200 (`benches/notes/first_card.md`), products of 4096^3 and of
+/// 8192 x 320 x 320, with slices of 32: 128 x 64 of 8 subgroups 125; 67. 128 x 128 of 4 subgroups 124; 57. 64 x 64 of 4 subgroups 78; 55.
+/// 256 x 128 of 16 subgroups 154; 65, but it takes 45 KiB of workgroup memory. Convolutions, 320 channels at 64 x 64 and 1280 at 16 x 16,
+/// batch 2, prefetched: 64 x 64 of 8 subgroups 69; 45. 128 x 128 of 8 subgroups 83; 41.
+/// Fragments of 8 x 8 were only compiled, and run on lavapipe: their tile is that of Metal.jl #832.
+pub(super) fn coop_tile(class: Class, unit: Coop, conv: bool, batch: usize, [m, n, k]: [usize; 3]) -> Tile {
+    if unit.size == 8 {
+        return Tile::Coop { unit, sg_m: 2, sg_n: 2, r_i: 4, r_j: 4, k: 16, prefetch: false };
+    }
+    // As many threads whatever the size of a subgroup.
+    let (sg_m, r_i) = if unit.subgroup > 32 { (2, 2) } else { (4, 1) };
+    let small = Tile::Coop { unit, sg_m, sg_n: 2, r_i, r_j: 2, k: 32, prefetch: conv };
+    let large = Tile::Coop { unit, sg_m, sg_n: 2, r_i: 2 * r_i, r_j: 2, k: 32, prefetch: false };
+    let groups = batch * large.groups(m, n);
+    let fills = groups * splits(class, groups, k) >= fewest_groups(class);
+    if fills && !conv { large } else { small }
+}
+
 /// Whether convolutions of a CPU driver are faster without workgroup memory: on Mesa 26.2 with LLVM 22 they are, on Mesa 25.0 with LLVM 19
 /// they are not (a product of 1024^3: 9.8 GFLOP/s against 12.2), nor on 22.3 with LLVM 15. Between, nothing was measured.
 fn is_direct(arch: Arch) -> bool {
@@ -66,7 +84,7 @@ fn is_big(arch: Arch) -> bool {
 /// Pieces that the inner size k of a product is cut into, where `groups` workgroups leave cores idle.
 pub(super) fn splits(class: Class, groups: usize, k: usize) -> usize {
     let (wanted, shortest) = match class {
-        Class::Software => (4, 512), // two cores; not measured against other numbers
+        Class::Software => (4, 512),    // two cores; not measured against other numbers
         Class::Integrated => (64, 256), // not measured
         // Of 64 threads each, eight for each of 64 cores. A convolution of 1280 channels, 16 x 16, batch 2: 160 workgroups 10.6 TFLOP/s on
         // an H200, 80 of a larger tile cut in three 18.5. This number itself: not measured.

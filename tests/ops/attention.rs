@@ -2,7 +2,7 @@ use crate::harness::{Arr, Case};
 use kaleid::ops::Attention;
 
 /// softmax(scale q k^T) v for q (B, Tq, H, D), k and v (B, Tk, Hk, D).
-fn attention(q: &Arr, k: &Arr, v: &Arr, scale: f64, causal: bool) -> Arr {
+pub fn attention(q: &Arr, k: &Arr, v: &Arr, scale: f64, causal: bool) -> Arr {
     let [[_, tq, h, d], [_, tk, hk, _]] = [q, k].map(|a| <[usize; 4]>::try_from(&a.shape[..]).unwrap());
     let mut y = Arr::from_fn(&q.shape, |_| 0.0);
     for row in 0..q.data.len() / d {

@@ -4,11 +4,13 @@
 mod attention;
 mod augment;
 mod conv;
+mod coop;
 mod elementwise;
 mod gather;
 mod graph;
 mod half;
 mod harness;
+mod in_place;
 mod loss;
 mod matmul;
 mod norm;

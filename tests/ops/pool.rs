@@ -67,7 +67,7 @@ fn pooling_and_upsampling_can_be_differentiated_twice() {
     );
 }
 
-fn nearest(x: &Arr, oh: usize, ow: usize) -> Arr {
+pub fn nearest(x: &Arr, oh: usize, ow: usize) -> Arr {
     let source =
         |i: usize, size: usize, out: usize| ((i as f32 * (size as f32 / out as f32)) as usize).min(size - 1);
     Arr::from_fn(&[x.shape[0], oh, ow, x.shape[3]], |[n, y, x_, c]| {

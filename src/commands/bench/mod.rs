@@ -4,7 +4,7 @@ mod models;
 
 use anyhow::{Context, Result, bail};
 use kaleid::bench::{self, Case, Measured, Roofline};
-use kaleid::core::{Caps, Gpu, GpuOptions, OutOfMemory};
+use kaleid::core::{Caps, Gpu, GpuOptions, Kernels, OutOfMemory};
 use kaleid::ops::tile_candidates;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,8 @@ pub struct Args {
     /// Time one case with every promising tile of its matrix products, and say which is best on this adapter
     #[arg(long, conflicts_with_all = ["json", "compare", "dump"])]
     tune: bool,
-    /// Write the WGSL of every kernel variant as DIR/KERNEL.DEVICE.wgsl, and time nothing
+    /// Write the WGSL of every kernel variant as DIR/KERNEL.DEVICE.wgsl, with --kernels all also those for matrix units, and time
+    /// nothing
     #[arg(long, value_name = "DIR")]
     dump: Option<PathBuf>,
     /// Count what the parts of a Stable Diffusion model take on each kind of device, and time nothing [default model: sd15]
@@ -48,7 +49,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args, options: &GpuOptions) -> Result<()> {
     if let Some(dir) = &args.dump {
-        return dump(dir);
+        return dump(dir, options.kernels);
     }
     let pattern = args.pattern.unwrap_or_default();
     if args.count {
@@ -182,10 +183,14 @@ fn earlier(path: &Path) -> Result<HashMap<String, f64>> {
     Ok(rows)
 }
 
-fn dump(dir: &Path) -> Result<()> {
+fn dump(dir: &Path, kernels: Kernels) -> Result<()> {
     kaleid::data::make_folder(dir)?;
-    for (kind, caps) in Caps::kinds() {
-        let sources = bench::sources(&caps);
+    let optional = if kernels == Kernels::All { Caps::kinds_with_coop().to_vec() } else { vec![] };
+    for (kind, caps) in Caps::kinds().into_iter().chain(optional) {
+        let mut sources = bench::sources(&caps);
+        if caps.coop.is_some() {
+            sources.retain(|_, source| source.contains("\nenable "));
+        }
         for (name, source) in &sources {
             kaleid::data::write_atomic(dir.join(format!("{name}.{kind}.wgsl")), source.as_bytes())?;
         }

@@ -40,7 +40,15 @@ fn parts(model: &Model, caps: &Caps) -> Result<Vec<Recorded>> {
 pub fn count(name: &str, json: bool) -> Result<()> {
     let model = model(name)?;
     if !json {
-        say!("{:<13} {:<13} {:>10} {:>8} {:>8} {:>8}", "device", "part", "dispatches", "GFLOP", "MB", "in few")?;
+        say!(
+            "{:<13} {:<13} {:>10} {:>8} {:>8} {:>8}",
+            "device",
+            "part",
+            "dispatches",
+            "GFLOP",
+            "MB",
+            "in few"
+        )?;
     }
     for (kind, caps) in Caps::kinds() {
         for (part, g) in parts(&model, &caps)? {
@@ -62,7 +70,9 @@ pub fn count(name: &str, json: bool) -> Result<()> {
         }
     }
     if !json {
-        say!("MB: all that dispatches are given; in few: share of the operations in dispatches of fewer than {FEW} workgroups")?;
+        say!(
+            "MB: all that dispatches are given; in few: share of the operations in dispatches of fewer than {FEW} workgroups"
+        )?;
     }
     Ok(())
 }
@@ -83,7 +93,10 @@ pub fn cold(name: &str, json: bool, options: &GpuOptions) -> Result<()> {
     }
     for (kernel, seconds) in times {
         match json {
-            true => say!("{}", serde_json::json!({"kernel": kernel, "seconds": seconds, "adapter": gpu.caps().adapter}))?,
+            true => say!(
+                "{}",
+                serde_json::json!({"kernel": kernel, "seconds": seconds, "adapter": gpu.caps().adapter})
+            )?,
             false => say!("{seconds:>8.2}  {kernel}")?,
         }
     }

@@ -160,13 +160,17 @@ impl UnetConfig {
         };
         let mut all = vec![];
         for (i, level) in self.levels.iter().enumerate().filter(|(_, level)| level.down) {
-            all.extend((0..level.layers).flat_map(|j| blocks(format!("down_blocks.{i}.attentions.{j}"), level)));
+            all.extend(
+                (0..level.layers).flat_map(|j| blocks(format!("down_blocks.{i}.attentions.{j}"), level)),
+            );
         }
         if self.mid == Mid::CrossAttention {
             all.extend(blocks("mid_block.attentions.0".into(), &self.levels[self.levels.len() - 1]));
         }
         for (i, level) in self.levels.iter().rev().enumerate().filter(|(_, level)| level.up) {
-            all.extend((0..=level.layers).flat_map(|j| blocks(format!("up_blocks.{i}.attentions.{j}"), level)));
+            all.extend(
+                (0..=level.layers).flat_map(|j| blocks(format!("up_blocks.{i}.attentions.{j}"), level)),
+            );
         }
         all
     }
