@@ -9,14 +9,14 @@
 // registers of one thread, PARTS threads share its columns (attention/split.wgsl). Inside, scores are in units of log 2: exp2 is
 // what the hardware has.
 
-@group(0) @binding(4) var<storage, read_write> y: array<vec4f>;
+@group(0) @binding(4) var<storage, read_write> y: array<S>;
 
 fn write_block(m: Rows, row: u32, c: u32, block: mat4x4f) {
     if !exists(c) { return; }
-    if row < m.n { y[place(m, row, c)] = block[0]; }
-    if row + 1u < m.n { y[place(m, row + 1u, c)] = block[1]; }
-    if row + 2u < m.n { y[place(m, row + 2u, c)] = block[2]; }
-    if row + 3u < m.n { y[place(m, row + 3u, c)] = block[3]; }
+    if row < m.n { y[place(m, row, c)] = store(block[0]); }
+    if row + 1u < m.n { y[place(m, row + 1u, c)] = store(block[1]); }
+    if row + 2u < m.n { y[place(m, row + 2u, c)] = store(block[2]); }
+    if row + 3u < m.n { y[place(m, row + 3u, c)] = store(block[3]); }
 }
 
 @compute @workgroup_size(THREADS)

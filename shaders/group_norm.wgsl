@@ -132,7 +132,7 @@ fn apply_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) 
 
 // ---- row_sums
 
-@group(0) @binding(3) var<storage, read> row_dy: array<E>;
+@group(0) @binding(3) var<storage, read> row_dy: array<S>;
 @group(0) @binding(4) var<storage, read> row_stats: array<vec2f>;
 @group(0) @binding(5) var<storage, read_write> row_sum_out: array<E>;
 @group(0) @binding(6) var<storage, read_write> row_dot_out: array<E>;
@@ -146,8 +146,9 @@ fn row_sums(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups
     for (var row = t.row; row < t.end; row++) {
         let i = row * p.c + t.column;
         let s = row_stats[row];
-        sum += row_dy[i];
-        dot += row_dy[i] * (load(x[i]) - s.x) * s.y;
+        let d = load(row_dy[i]);
+        sum += d;
+        dot += d * (load(x[i]) - s.x) * s.y;
     }
     row_sum_out[t.at] = sum;
     row_dot_out[t.at] = dot;

@@ -7,6 +7,15 @@ use crate::ops::{Act, Conv, Epilogue};
 /// 1 - momentum of batch normalisation, the share that running statistics keep at an update; torch's default momentum is 0.1.
 pub const KEEP: f32 = 0.9;
 
+/// x as activations are kept: as the matrices are, where all of a network's `widths` are multiples of four, which f16 needs.
+#[track_caller]
+pub fn activations(w: &Weights, x: Tensor, widths: impl IntoIterator<Item = usize>) -> Tensor {
+    match widths.into_iter().all(|width| width % 4 == 0) {
+        true => w.graph().to(x, w.dtype()),
+        false => x,
+    }
+}
+
 /// y = x w^T + b, torch's `nn.Linear`: x (.., in) -> (.., out).
 #[track_caller]
 pub fn linear(w: &Weights, x: Tensor, out: usize) -> Tensor {

@@ -1,5 +1,5 @@
-//! Graphics cards keep matrices as f16, a CPU does not: every model of the pipeline must record with both. The demo's weights are
-//! stored as f16, so both give the same numbers.
+//! Graphics cards keep matrices and activations as f16, a CPU does not: every model of the pipeline must record with both, and give
+//! about the same numbers.
 
 use kaleid::core::{DType, Gpu, GpuOptions, Tensor, Weights};
 use kaleid::data::config::Config;
@@ -9,7 +9,7 @@ use kaleid::engines::load;
 use kaleid::models::unet::{Inputs, UnetConfig, keys_and_values, unet};
 use kaleid::models::vae::{VaeConfig, decode};
 use kaleid::study::demo;
-use kaleid::verify::golden::Comparison;
+use kaleid::verify::golden::{Comparison, HALF};
 use std::cell::RefCell;
 use std::path::Path;
 
@@ -20,7 +20,7 @@ fn gpu() -> Gpu {
 /// Runs `f` with weights of both types.
 fn both(what: &str, f: impl Fn(DType) -> Vec<f32>) {
     let [whole, half] = [DType::F32, DType::F16].map(f);
-    let comparison = Comparison::new(what, &half, &whole, 1e-5);
+    let comparison = Comparison::new(what, &half, &whole, HALF);
     assert!(comparison.holds(), "{comparison:?}");
 }
 

@@ -5,7 +5,11 @@ use kaleid::verify::{Outcome, Row, verify};
 use std::path::Path;
 
 fn run(folder: Option<&Path>) -> anyhow::Result<Vec<Row>> {
-    verify(&Gpu::open(&GpuOptions::from_env())?, folder, |row| {
+    run_in(folder, false)
+}
+
+fn run_in(folder: Option<&Path>, half: bool) -> anyhow::Result<Vec<Row>> {
+    verify(&Gpu::open(&GpuOptions::from_env())?, folder, half, |row| {
         println!("{row}");
         Ok(())
     })
@@ -14,6 +18,15 @@ fn run(folder: Option<&Path>) -> anyhow::Result<Vec<Row>> {
 #[test]
 fn goldens_of_the_program_hold() {
     for row in run(None).unwrap() {
+        assert!(!matches!(row.outcome, Outcome::Fail(_)), "{row}");
+    }
+}
+
+#[test]
+fn goldens_of_models_that_paint_and_score_hold_in_f16() {
+    let rows = run_in(None, true).unwrap();
+    assert!(rows.len() >= 5, "{} rows", rows.len());
+    for row in rows {
         assert!(!matches!(row.outcome, Outcome::Fail(_)), "{row}");
     }
 }

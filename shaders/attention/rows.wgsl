@@ -3,7 +3,7 @@
 //
 // q, y (B, Tq, H, D); k, v (B, Tk, Hk, D); head h of q goes with head h / (H / Hk) of k and v. q, k and v may be columns of wider tensors:
 // the first is `first`, and `row` are from one token to the next. All is counted in vectors of four: D is a multiple of four (the host
-// pads), `width` is D / 4.
+// pads), `width` is D / 4. q, k, v and y are f32 or f16 (a part in stored/).
 
 struct Params {
     batch: u32, tq: u32, tk: u32, heads: u32, kv_heads: u32, width: u32, causal: u32, scale: f32,
@@ -11,9 +11,9 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> q: array<vec4f>;
-@group(0) @binding(2) var<storage, read> k: array<vec4f>;
-@group(0) @binding(3) var<storage, read> v: array<vec4f>;
+@group(0) @binding(1) var<storage, read> q: array<S>;
+@group(0) @binding(2) var<storage, read> k: array<S>;
+@group(0) @binding(3) var<storage, read> v: array<S>;
 
 const BLOCKS = R_i; // of four rows each, that a thread holds
 const ITEMS = THREADS / PARTS; // in a workgroup: PARTS threads share the rows of an item, with R_d of their columns per thread
@@ -40,17 +40,17 @@ fn exists(column: u32) -> bool { return FULL == 1u || column < p.width; }
 /// Four rows (queries or keys) of vectors; columns that do not exist are zero.
 fn q_block(m: Rows, row: u32, c: u32) -> mat4x4f {
     if !exists(c) { return mat4x4f(); }
-    return mat4x4f(q[place(m, row, c)], q[place(m, row + 1u, c)], q[place(m, row + 2u, c)], q[place(m, row + 3u, c)]);
+    return mat4x4f(load(q[place(m, row, c)]), load(q[place(m, row + 1u, c)]), load(q[place(m, row + 2u, c)]), load(q[place(m, row + 3u, c)]));
 }
 
 fn k_block(m: Rows, row: u32, c: u32) -> mat4x4f {
     if !exists(c) { return mat4x4f(); }
-    return mat4x4f(k[place(m, row, c)], k[place(m, row + 1u, c)], k[place(m, row + 2u, c)], k[place(m, row + 3u, c)]);
+    return mat4x4f(load(k[place(m, row, c)]), load(k[place(m, row + 1u, c)]), load(k[place(m, row + 2u, c)]), load(k[place(m, row + 3u, c)]));
 }
 
 fn v_block(m: Rows, row: u32, c: u32) -> mat4x4f {
     if !exists(c) { return mat4x4f(); }
-    return mat4x4f(v[place(m, row, c)], v[place(m, row + 1u, c)], v[place(m, row + 2u, c)], v[place(m, row + 3u, c)]);
+    return mat4x4f(load(v[place(m, row, c)]), load(v[place(m, row + 1u, c)]), load(v[place(m, row + 2u, c)]), load(v[place(m, row + 3u, c)]));
 }
 
 /// The head of a work item, and the first of its 4 BLOCKS rows.

@@ -12,6 +12,9 @@ use std::path::PathBuf;
 pub struct Args {
     /// Folder of goldens [default: the small ones inside this program]
     golden_dir: Option<PathBuf>,
+    /// Only the models that paint and score, with f16 matrices and activations as on a GPU, within 2e-2
+    #[arg(long)]
+    f16: bool,
     /// Print one JSON array instead of lines
     #[arg(long)]
     json: bool,
@@ -23,7 +26,7 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     if !args.json {
         say!("{}", gpu.caps().adapter)?;
     }
-    let rows = verify(&gpu, args.golden_dir.as_deref(), |row| match args.json {
+    let rows = verify(&gpu, args.golden_dir.as_deref(), args.f16, |row| match args.json {
         true => Ok(()),
         false => say!("{row}"),
     })?;

@@ -91,7 +91,7 @@ pub struct Caps {
 }
 
 impl Caps {
-    /// What a model's matrices are kept as here: on a CPU, half precision only costs conversions.
+    /// What a model's matrices and activations are kept as here: on a CPU, half precision only costs conversions.
     pub fn weights(&self) -> DType {
         if self.class == Class::Software { DType::F32 } else { DType::F16 }
     }

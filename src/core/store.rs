@@ -255,6 +255,11 @@ impl<'g> Weights<'g> {
         }
     }
 
+    /// What matrices are stored as, and with them the activations of models made for inference.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
     /// This path.
     pub fn path(&self) -> &str {
         &self.path

@@ -12,19 +12,21 @@ use anyhow::{Result, bail};
 use serde_json::json;
 use std::collections::HashMap;
 
-/// The configurations of Stable Diffusion 1.5, without weights: to count and compile what it records.
+/// The UNet of Stable Diffusion 1.5.
+pub const SD15_UNET: &str =
+    r#"{"_class_name": "UNet2DConditionModel", "sample_size": 64, "cross_attention_dim": 768}"#;
+/// Its autoencoder.
+pub const SD15_VAE: &str = r#"{"_class_name": "AutoencoderKL", "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2,
+    "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"],
+    "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"]}"#;
+const SD15_TEXT: &str = r#"{"architectures": ["CLIPTextModel"], "hidden_size": 768, "intermediate_size": 3072,
+    "num_attention_heads": 12, "num_hidden_layers": 12}"#;
+
+/// Stable Diffusion 1.5 without weights: to count and compile what it records.
 pub const SD15: Embedded = &[
-    ("unet/config.json", br#"{"_class_name": "UNet2DConditionModel", "sample_size": 64, "cross_attention_dim": 768}"#),
-    (
-        "vae/config.json",
-        br#"{"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "down_block_types": ["DownEncoderBlock2D",
-        "DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"], "up_block_types": ["UpDecoderBlock2D",
-        "UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"]}"#,
-    ),
-    (
-        "text_encoder/config.json",
-        br#"{"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}"#,
-    ),
+    ("unet/config.json", SD15_UNET.as_bytes()),
+    ("vae/config.json", SD15_VAE.as_bytes()),
+    ("text_encoder/config.json", SD15_TEXT.as_bytes()),
     ("scheduler/scheduler_config.json", br#"{"_class_name": "PNDMScheduler"}"#),
 ];
 
@@ -156,7 +158,7 @@ impl Model {
             latents: x,
             time: input("time", &[1, self.unet.timestep_width()]),
             guidance: self.unet.time_cond_proj_dim.map(|width| input("guidance", &[1, width])),
-            context: self.context(w.graph(), work),
+            context: self.context(w.graph(), self.unet.activations(w.dtype()), work),
         };
         w.graph().output("out", unet::unet(w, &self.unet, inputs));
     }
@@ -168,10 +170,10 @@ impl Model {
     }
 
     /// What [`Model::record_context`] makes, as inputs.
-    fn context(&self, g: &Graph, work: Work) -> HashMap<String, Tensor> {
+    fn context(&self, g: &Graph, dtype: DType, work: Work) -> HashMap<String, Tensor> {
         let one = |(path, width): (String, usize)| {
             let shape = [work.rows(), self.text.positions, width];
-            let t = g.input(&path, &shape, DType::F32);
+            let t = g.input(&path, &shape, dtype);
             (path, t)
         };
         self.unet.cross_attentions().into_iter().map(one).collect()

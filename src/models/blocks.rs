@@ -1,6 +1,6 @@
 //! What the UNet and the autoencoder of Stable Diffusion are both built from. Names are diffusers'.
 
-use crate::core::{Tensor, Weights};
+use crate::core::{DType, Tensor, Weights};
 use crate::data::config::Config;
 use crate::nn;
 use crate::ops::{Act, Conv};
@@ -58,8 +58,8 @@ fn conv1(w: &Weights, x: Tensor, shift: Option<Tensor>, out: usize) -> Tensor {
             nn::conv2d_no_bias(w, x, out, conv.bias(g.reshape(shift, &[out])))
         }
         Some(shift) => {
-            let y = nn::conv2d_no_bias(w, x, out, conv);
-            g.add(y, g.reshape(shift, &[x.dim(0), 1, 1, out]))
+            let y = g.to(nn::conv2d_no_bias(w, x, out, conv), DType::F32);
+            g.to(g.add(y, g.reshape(shift, &[x.dim(0), 1, 1, out])), x.dtype())
         }
     }
 }

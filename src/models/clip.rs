@@ -1,7 +1,7 @@
 //! CLIP (Radford et al. 2021): a text and an image tower whose embeddings can be compared, and the text encoders of Stable
 //! Diffusion, which are the text tower without its last step.
 
-use crate::core::{Graph, Tensor, Weights};
+use crate::core::{DType, Graph, Tensor, Weights};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::config::Config;
 use crate::nn;
@@ -43,6 +43,7 @@ impl Tower {
     /// The layers `layers.0 ..` below `w`: x (B, T, hidden) -> the same shape.
     fn record(&self, w: &Weights, mut x: Tensor, attention: Attention) -> Tensor {
         let (g, [b, t]) = (w.graph(), [x.dim(0), x.dim(1)]);
+        x = nn::activations(w, x, [self.hidden, self.intermediate]);
         let heads = [b, t, self.heads, self.hidden / self.heads];
         for i in 0..self.layers {
             let name = format!("layers.{i}");
@@ -57,7 +58,7 @@ impl Tower {
             let y = nn::linear_with(&w.sub("mlp.fc1"), y, self.intermediate, Epilogue::act(self.act));
             x = nn::linear_with(&w.sub("mlp.fc2"), y, self.hidden, Epilogue::plus(x));
         }
-        x
+        g.to(x, DType::F32)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::blocks::act_fn;
 use super::vae::Latents;
-use crate::core::{Tensor, Weights};
+use crate::core::{DType, Tensor, Weights};
 use crate::data::config::Config;
 use crate::nn;
 use crate::ops::{Act, Conv};
@@ -80,14 +80,14 @@ pub fn encode(w: &Weights, cfg: &TaesdConfig, x: Tensor) -> Tensor {
     let mut h = g.add_scalar(g.scale(x, 0.5), 0.5);
     for (i, &blocks) in cfg.encoder.blocks.iter().enumerate() {
         h = match i {
-            0 => nn::conv2d(&layers.next(), h, width, Conv::same(3)),
+            0 => nn::activations(w, nn::conv2d(&layers.next(), h, width, Conv::same(3)), [width]),
             _ => nn::conv2d_no_bias(&layers.next(), h, width, Conv::strided(3, 2).padded([1; 4])),
         };
         for _ in 0..blocks {
             h = block(&layers.next(), cfg.act, h);
         }
     }
-    nn::conv2d(&layers.next(), h, cfg.latents.channels, Conv::same(3))
+    g.to(nn::conv2d(&layers.next(), h, cfg.latents.channels, Conv::same(3)), DType::F32)
 }
 
 /// The images of latents z (N, h, w, channels): (N, h * scale, w * scale, image_channels), about -1..1.
@@ -98,7 +98,8 @@ pub fn decode(w: &Weights, cfg: &TaesdConfig, z: Tensor) -> Tensor {
     let mut layers = Layers::new(w, "decoder");
     let _scope = g.scope("decoder");
     let z = g.scale(g.tanh(g.scale(z, 1.0 / LARGEST)), LARGEST);
-    let mut h = nn::conv2d(&layers.next(), z, width, Conv::same(3).act(cfg.act));
+    let h = nn::conv2d(&layers.next(), z, width, Conv::same(3).act(cfg.act));
+    let mut h = nn::activations(w, h, [width]);
     layers.skip(); // the activation
     for (i, &blocks) in cfg.decoder.blocks.iter().enumerate() {
         for _ in 0..blocks {
@@ -111,6 +112,7 @@ pub fn decode(w: &Weights, cfg: &TaesdConfig, z: Tensor) -> Tensor {
         }
     }
     let image = nn::conv2d(&layers.next(), h, cfg.latents.image_channels, Conv::same(3));
+    let image = g.to(image, DType::F32);
     g.add_scalar(g.scale(image, 2.0), -1.0)
 }
 

@@ -1,7 +1,7 @@
 //! AutoencoderKL: the image autoencoder of Stable Diffusion (Rombach et al. 2022). Names are diffusers'.
 
 use super::blocks::Blocks;
-use crate::core::{Tensor, Weights};
+use crate::core::{DType, Tensor, Weights};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::config::Config;
 use crate::nn;
@@ -133,7 +133,8 @@ pub fn encode(w: &Weights, cfg: &VaeConfig, x: Tensor) -> (Tensor, Tensor) {
     let last = cfg.channels.len() - 1;
     let e = w.sub("encoder");
     let _scope = g.scope("encoder");
-    let mut h = nn::conv2d(&e.sub("conv_in"), x, cfg.channels[0], Conv::same(3));
+    let h = nn::conv2d(&e.sub("conv_in"), x, cfg.channels[0], Conv::same(3));
+    let mut h = nn::activations(w, h, cfg.channels.iter().copied());
     for (i, &channels) in cfg.channels.iter().enumerate() {
         let w = e.sub(format!("down_blocks.{i}"));
         let _scope = g.scope(&format!("down_blocks.{i}"));
@@ -147,7 +148,7 @@ pub fn encode(w: &Weights, cfg: &VaeConfig, x: Tensor) -> (Tensor, Tensor) {
     }
     h = mid(&e.sub("mid_block"), cfg, h);
     h = cfg.blocks.norm(&e.sub("conv_norm_out"), h);
-    h = nn::conv2d(&e.sub("conv_out"), h, moments, Conv::same(3));
+    h = g.to(nn::conv2d(&e.sub("conv_out"), h, moments, Conv::same(3)), DType::F32);
     if cfg.quant_conv {
         h = nn::conv2d(&w.sub("quant_conv"), h, moments, Conv::same(1));
     }
@@ -169,6 +170,7 @@ pub fn decode(w: &Weights, cfg: &VaeConfig, z: Tensor) -> Tensor {
         h = nn::conv2d(&w.sub("post_quant_conv"), h, cfg.latents.channels, Conv::same(1));
     }
     h = nn::conv2d(&d.sub("conv_in"), h, cfg.channels[last], Conv::same(3));
+    h = nn::activations(w, h, cfg.channels.iter().copied());
     h = mid(&d.sub("mid_block"), cfg, h);
     for (i, &channels) in cfg.channels.iter().rev().enumerate() {
         let w = d.sub(format!("up_blocks.{i}"));
@@ -182,7 +184,7 @@ pub fn decode(w: &Weights, cfg: &VaeConfig, z: Tensor) -> Tensor {
         }
     }
     h = cfg.blocks.norm(&d.sub("conv_norm_out"), h);
-    nn::conv2d(&d.sub("conv_out"), h, cfg.latents.image_channels, Conv::same(3))
+    g.to(nn::conv2d(&d.sub("conv_out"), h, cfg.latents.image_channels, Conv::same(3)), DType::F32)
 }
 
 /// Two residual blocks around attention.

@@ -1,8 +1,9 @@
 //! Attention that never stores its scores, and rotary position embedding.
 
+use super::half::stored;
 use super::matmul::{Gemm, Operand};
 use super::{Epilogue, Matmul, tuning};
-use crate::core::{Call, Graph, Kernel, Tensor};
+use crate::core::{Call, DType, Graph, Kernel, Tensor};
 
 /// Options of [`Graph::attention`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -33,8 +34,8 @@ impl Split {
         Split { rows: tuned.rows, columns, parts, items: (tuned.threads / parts).max(1), full }
     }
 
-    fn kernel(&self) -> Kernel {
-        let kernel = Kernel::new("attention", "main")
+    fn kernel(&self, dtype: DType) -> Kernel {
+        let kernel = stored(Kernel::new("attention", "main").alias("E", "vec4f"), dtype, 4)
             .int("R_i", self.rows)
             .int("R_d", self.columns)
             .int("PARTS", self.parts)
@@ -53,7 +54,7 @@ impl Split {
 
 impl Graph {
     /// y = softmax(scale q k^T) v for each head: q (B, Tq, H, D), k and v (B, Tk, Hk, D) -> (B, Tq, H, D). Where Hk is smaller
-    /// than H, neighbouring heads of q share one of k and v (grouped-query attention, Ainslie et al. 2023). f32.
+    /// than H, neighbouring heads of q share one of k and v (grouped-query attention, Ainslie et al. 2023). All are f32 or all f16; scores are f32.
     ///
     /// Scores are never stored (FlashAttention, Dao et al. 2022), but in the backward pass, and of wide heads: there, of some queries at a
     /// time.
@@ -65,16 +66,18 @@ impl Graph {
                 && k.shape() == v.shape()
                 && q.dim(0) == k.dim(0)
                 && q.dim(3) == k.dim(3)
-                && q.dim(2) % k.dim(2) == 0,
+                && q.dim(2) % k.dim(2) == 0
+                && q.dtype() == k.dtype()
+                && q.dtype() == v.dtype(),
             "attention of q {q:?}, k {k:?}, v {v:?}: (B, Tq, H, D) and twice (B, Tk, Hk, D), where Hk divides H"
         );
         let [b, tq, h, d] = [0, 1, 2, 3].map(|i| q.dim(i));
         let scale = options.scale.unwrap_or(1.0 / (d as f32).sqrt());
         if d % 4 != 0 {
             // The kernels read columns four at a time. Zeros change no score.
-            let wide = |x| self.pad(x, &[(0, 0), (0, 0), (0, 0), (0, 4 - d % 4)]);
+            let wide = |x| self.pad(self.heads_to(x, DType::F32), &[(0, 0), (0, 0), (0, 0), (0, 4 - d % 4)]);
             let y = self.attention(wide(q), wide(k), wide(v), Attention { scale: Some(scale), ..options });
-            return self.slice(y, 3, 0, d);
+            return self.heads_to(self.slice(y, 3, 0, d), q.dtype());
         }
         let (tk, hk, width) = (k.dim(1), k.dim(2), d / 4);
         let y = match tuning::attention(self.caps(), tq, width) {
@@ -84,11 +87,12 @@ impl Graph {
                 let share = if options.causal { 0.5 } else { 1.0 };
                 let flops = 4.0 * (b * h * tq) as f64 * (tk * d) as f64 * share;
                 let places = [q, k, v].map(|x| Operand::tokens(self, x));
-                let call = places.iter().fold(self.call(split.kernel()), |call, x| call.input(x.tensor));
+                let call =
+                    places.iter().fold(self.call(split.kernel(q.dtype())), |call, x| call.input(x.tensor));
                 let call = places.iter().filter_map(|x| x.of).fold(call, Call::of);
                 let call = call.ints([b, tq, tk, h, hk, width, options.causal as usize]).float(scale);
                 let call = places.iter().fold(call, |call, x| call.ints([x.first / 4, x.row / 4]));
-                call.groups(split.groups(b * h, tq)).flops(flops).output(q.shape())
+                call.groups(split.groups(b * h, tq)).flops(flops).output_as(q.shape(), q.dtype())
             }
             None if h == hk => self.attention_by_products(q, k, v, scale, options.causal.then_some(tq)),
             None => {
@@ -117,9 +121,9 @@ impl Graph {
         scale: f32,
         causal: Option<usize>,
     ) -> Tensor {
-        let ([b, tq, h, d], tk) = ([0, 1, 2, 3].map(|i| q.dim(i)), k.dim(1));
+        let ([b, tq, h, d], tk, dtype) = ([0, 1, 2, 3].map(|i| q.dim(i)), k.dim(1), q.dtype());
         let [q, k, v] = [q, k, v].map(|x| Operand::tokens(self, x));
-        let product = |[m, n, k]: [usize; 3], a: Operand, b_: Operand, load_b: &'static str| {
+        let product = |[m, n, k]: [usize; 3], a: Operand, b_: Operand, load_b, dtype: DType| {
             self.gemm(Gemm {
                 batch: b * h,
                 m,
@@ -132,6 +136,7 @@ impl Graph {
                 load_b,
                 heads: h,
                 right: None,
+                dtype,
                 conv: [0; 11],
                 epilogue: Epilogue::default(),
                 macs: None,
@@ -141,16 +146,22 @@ impl Graph {
         let piece = |first: usize| {
             let n = at_once.min(tq - first);
             let rows = Operand { first: q.first + first * q.row, ..q };
-            let scores = product([n, tk, d], rows, k, "gemm/b_transposed");
+            let scores = product([n, tk, d], rows, k, "gemm/b_transposed", DType::F32);
             let scores = match causal {
                 Some(tq) => self.add(scores, self.reshape(mask(self, first, [n, tk], tq), &[1, n, 1, tk])),
                 None => scores,
             };
             let weights = Operand::tokens(self, self.softmax_of_scaled(scores, scale));
-            product([n, d, tk], weights, v, "gemm/b_plain")
+            product([n, d, tk], weights, v, "gemm/b_plain", dtype)
         };
         let pieces: Vec<Tensor> = (0..tq).step_by(at_once).map(piece).collect();
         self.concat(&pieces, 1)
+    }
+
+    /// `to` of x (B, T, H, D), whose heads may be no multiple of four wide.
+    fn heads_to(&self, x: Tensor, dtype: DType) -> Tensor {
+        let flat = self.reshape(x, &[x.dim(0), x.dim(1), x.dim(2) * x.dim(3)]);
+        self.reshape(self.to(flat, dtype), x.shape())
     }
 
     /// Rotary position embedding (Su et al. 2021) of x (B, T, H, D), as Llama and Hugging Face pair columns: c with c + D / 2.

@@ -14,11 +14,14 @@ impl Graph {
         shape[x.rank() - 1] = half;
         let each = if half % 4 == 0 { 4 } else { 1 };
         let n = x.len() / 2 / each;
-        let kernel = move |entry| elements(Kernel::new("geglu", entry), half).part("act/gelu");
-        let y = self.call(kernel("forward")).input(x).ints([n, half / each]).threads(n, 64).output(&shape);
+        let dtype = x.dtype();
+        let kernel =
+            move |entry| stored(elements(Kernel::new("geglu", entry), half).part("act/gelu"), dtype, half);
+        let call = self.call(kernel("forward")).input(x).ints([n, half / each]).threads(n, 64);
+        let y = call.output_as(&shape, dtype);
         self.vjp(y, move |g, dy| {
             let call = g.call(kernel("backward")).input(x).input(dy).ints([n, half / each]);
-            vec![(x, call.threads(n, 64).output(x.shape()))]
+            vec![(x, call.threads(n, 64).output_as(x.shape(), dtype))]
         });
         y
     }
@@ -34,9 +37,9 @@ impl Graph {
     }
 
     fn affine(&self, x: Tensor, scale: f32, shift: f32) -> Tensor {
-        let call =
-            self.call(Kernel::new("affine", "main")).input(x).ints([x.len()]).float(scale).float(shift);
-        let y = call.threads(x.len().div_ceil(4), 64).output(x.shape());
+        let call = self.call(fours("affine", "main", x.dtype())).input(x);
+        let call = call.ints([x.len()]).float(scale).float(shift);
+        let y = call.threads(x.len().div_ceil(4), 64).output_as(x.shape(), x.dtype());
         self.vjp(y, move |g, dy| vec![(x, g.scale(dy, scale))]);
         y
     }

@@ -125,6 +125,8 @@ pub(crate) struct Gemm {
     /// h, w, c, oh, ow, o, kh, kw, stride, top, left of a convolution.
     pub conv: [usize; 11],
     pub epilogue: Epilogue,
+    /// Type of the result.
+    pub dtype: DType,
     /// Multiply-adds, where not batch * m * n * k.
     pub macs: Option<f64>,
 }
@@ -140,6 +142,12 @@ impl Graph {
     /// y is f16 where only `a` is.
     #[track_caller]
     pub fn matmul_with(&self, a: Tensor, b: Tensor, options: Matmul) -> Tensor {
+        let dtype = if b.dtype() == DType::F16 { DType::F32 } else { a.dtype() };
+        self.product(a, b, options, dtype)
+    }
+
+    #[track_caller]
+    fn product(&self, a: Tensor, b: Tensor, options: Matmul, dtype: DType) -> Tensor {
         assert!(a.rank() >= 2 && b.rank() >= 2, "matmul of {a:?} and {b:?}: at least two dimensions each");
         let Matmul { transpose_a, transpose_b, epilogue } = options;
         let ([a0, a1, a2, a3], [b0, b1, b2, b3]) = (padded(a.shape()), padded(b.shape()));
@@ -189,16 +197,17 @@ impl Graph {
             load_b: if transpose_b { "gemm/b_transposed" } else { "gemm/b_plain" },
             heads: 1,
             right,
+            dtype,
             conv: [0; 11],
             epilogue,
             macs: None,
         });
-        let again = move |g: &Graph, epilogue| g.matmul_with(a, b, Matmul { epilogue, ..options });
+        let again = move |g: &Graph, epilogue| g.product(a, b, Matmul { epilogue, ..options }, dtype);
         self.epilogue_vjp(product, epilogue, again, move |g, dz| {
             let with = |transpose_a, transpose_b| Matmul { transpose_a, transpose_b, ..Default::default() };
             let da = match (transpose_a, transpose_b) {
-                (false, tb) => g.matmul_with(dz, b, with(false, !tb)),
-                (true, tb) => g.matmul_with(b, dz, with(tb, true)),
+                (false, tb) => g.product(dz, b, with(false, !tb), a.dtype()),
+                (true, tb) => g.product(b, dz, with(tb, true), a.dtype()),
             };
             let da = (a, g.sum_to(da, a.shape()));
             // One b for the whole batch: its gradient is one long product instead of a sum of many.
@@ -208,8 +217,8 @@ impl Graph {
             };
             let db = match (transpose_a, transpose_b) {
                 _ if b.dtype() == DType::F16 => return vec![da],
-                (ta, false) => g.matmul_with(flat_a, flat_dz, with(!ta, false)),
-                (ta, true) => g.matmul_with(flat_dz, flat_a, with(true, ta)),
+                (ta, false) => g.product(flat_a, flat_dz, with(!ta, false), DType::F32),
+                (ta, true) => g.product(flat_dz, flat_a, with(true, ta), DType::F32),
             };
             vec![da, (b, g.sum_to(db, b.shape()))]
         });
@@ -234,7 +243,8 @@ impl Graph {
             self.reshape(r, &[flat.dim(0), w.dim(0)])
         });
         let epilogue = Epilogue { residual, ..epilogue };
-        let y = self.matmul_with(flat, w, Matmul { transpose_b: true, epilogue, ..Default::default() });
+        let options = Matmul { transpose_b: true, epilogue, ..Default::default() };
+        let y = self.product(flat, w, options, x.dtype());
         self.reshape(y, &shape)
     }
 
@@ -254,7 +264,8 @@ impl Graph {
     pub(crate) fn gemm(&self, call: Gemm) -> Tensor {
         let Gemm { batch, m, n, k, epilogue, a, b, .. } = call;
         let rows_of_k = call.load_a == "gemm/a_plain" && call.load_b == "gemm/b_transposed";
-        if m <= 4 && call.heads == 1 && rows_of_k && a.is_vec() && b.is_vec() && a.dtype() == DType::F32 {
+        let whole = a.dtype() == DType::F32 && call.dtype == DType::F32;
+        if m <= 4 && call.heads == 1 && rows_of_k && a.is_vec() && b.is_vec() && whole {
             return self.gemv(call);
         }
         let half = a.dtype() == DType::F16 || b.dtype() == DType::F16;
@@ -264,13 +275,19 @@ impl Graph {
             true => 1,
             false => tuning::splits(self.caps().class, tile.groups(m, n) * batch, k),
         };
-        let halves = a.dtype() == DType::F16;
-        let dtype = if halves && b.dtype() == DType::F32 { DType::F16 } else { DType::F32 };
+        let dtype = call.dtype;
+        let fours = |t: DType, holds: bool| t != DType::F16 || holds;
         assert!(
-            !halves || (a.is_vec() && n % 4 == 0 && epilogue.residual.is_none()),
-            "product of {:?} and {:?}: f16 rows are multiples of four, and nothing is added to them",
+            fours(a.dtype(), a.is_vec()) && fours(dtype, n % 4 == 0),
+            "product of {:?} and {:?}: f16 rows are multiples of four",
             a.tensor,
             b.tensor
+        );
+        let residual = epilogue.residual.map_or(dtype, |r| r.dtype());
+        assert_eq!(
+            residual, dtype,
+            "type of what is added to a product of {:?} and {:?}",
+            a.tensor, b.tensor
         );
         let bias = epilogue.bias.map(|bias| Operand::rows(self, bias, 1));
         let sizes = [m, n, k, splits, call.heads, bias.is_some() as usize, bias.map_or(0, |b| b.first)];
@@ -408,12 +425,13 @@ fn kernel(call: &Gemm, tile: Tile, epilogue: Epilogue, dtype: DType) -> Kernel {
     };
     let fours = call.n % 4 == 0;
     let kernel = match (dtype, fours) {
-        (DType::F16, _) => kernel.part("gemm/c_f16x4").alias("TC", "vec2u"),
+        (DType::F16, _) => kernel.part("gemm/c_f16x4").alias("TC", "vec2u").f16(),
         (_, true) => kernel.part("gemm/c_vec4").alias("TC", "vec4f"),
         (_, false) => kernel.part("gemm/c_scalar").alias("TC", "f32"),
     };
-    let kernel = match (epilogue.residual, fours) {
+    let kernel = match (epilogue.residual.map(|r| r.dtype()), fours) {
         (None, _) => kernel.part("gemm/residual_none"),
+        (Some(DType::F16), _) => kernel.part("gemm/residual_f16x4"),
         (_, true) => kernel.part("gemm/residual_vec4"),
         (_, false) => kernel.part("gemm/residual_scalar"),
     };

@@ -121,15 +121,18 @@ impl Graph {
             assert_eq!(t.shape(), [c], "weight or bias of the normalisation of {x:?}");
         }
         let rows = x.len() / c;
-        let kernel =
-            move |entry| elements(Kernel::new("layer_norm", entry), c).int("CENTERED", centered as usize);
+        let dtype = x.dtype();
+        let kernel = move |entry| {
+            let kernel = Kernel::new("layer_norm", entry).int("CENTERED", centered as usize);
+            stored(elements(kernel, c), dtype, c)
+        };
         let width = if c % 4 == 0 { c / 4 } else { c };
         let ints = [rows, width, weight.is_some() as usize, bias.is_some() as usize];
         // Where there is no weight or bias, x holds its binding.
         let (w, b) = (weight.unwrap_or(x), bias.unwrap_or(x));
         let call =
             self.call_rows(kernel("forward"), rows, c).input(x).input(w).input(b).ints(ints).float(eps);
-        let [y, stats] = call.outputs([(x.shape(), DType::F32), (&[rows, 2], DType::F32)]);
+        let [y, stats] = call.outputs([(x.shape(), dtype), (&[rows, 2], DType::F32)]);
 
         let inputs: Vec<Tensor> = [x].into_iter().chain(weight).chain(bias).collect();
         let shape = Groups { n: rows, l: 1, groups: 1, width: c };
@@ -137,7 +140,7 @@ impl Graph {
             move |g: &Graph, inputs: &[Tensor]| g.norm_composed(inputs, shape, centered, None, after);
         self.vjp_fused(y, &inputs, composed, move |g, dy| {
             let call = g.call_rows(kernel("backward"), rows, c).input(x).input(dy).input(w).input(stats);
-            let dx = call.ints(ints).float(eps).output(x.shape());
+            let dx = call.ints(ints).float(eps).output_as(x.shape(), dtype);
             let sums = Groups { n: 1, l: rows, groups: 1, width: c };
             let piece = g.piece(sums);
             let pass = Pass { entry: "row_sums", act: Act::None, piece, eps };

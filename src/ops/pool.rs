@@ -2,6 +2,7 @@
 
 use super::half::stored;
 use super::reduce::elements;
+use super::shape::moved;
 use crate::core::{DType, Graph, Kernel, Source, Tensor};
 
 /// Sizes of a pooling, as the shader has them.
@@ -56,10 +57,15 @@ impl Graph {
         let [n, h, w, c] = [0, 1, 2, 3].map(|i| x.dim(i));
         let record = move |g: &Graph, entry, x: Tensor, shape: [usize; 4]| {
             let each = if c % 4 == 0 { 4 } else { 1 };
-            let call = g.call(elements(Kernel::new("upsample", entry), c)).input(x);
+            let kernel = Kernel::new("upsample", entry);
+            let kernel = match x.dtype() {
+                DType::F16 => moved(kernel, x.dtype(), c % 4 == 0),
+                _ => elements(kernel, c),
+            };
+            let call = g.call(kernel).input(x);
             let call = call.ints([n, h, w, c / each, oh, ow]);
             let call = call.float(h as f32 / oh as f32).float(w as f32 / ow as f32);
-            call.threads(shape.iter().product::<usize>() / each, 64).output(&shape)
+            call.threads(shape.iter().product::<usize>() / each, 64).output_as(&shape, x.dtype())
         };
         let y = record(self, "forward", x, [n, oh, ow, c]);
         if [oh, ow] == [2 * h, 2 * w] {

@@ -1,7 +1,7 @@
 //! Ops that move elements: permute, concat, slice, pad.
 
 use super::elementwise::padded;
-use crate::core::{Graph, Kernel, Source, Tensor};
+use crate::core::{DType, Graph, Kernel, Source, Tensor};
 
 impl Graph {
     /// The dimensions of `x` in another order, as torch's permute: dimension i of the result is dimension `dims[i]` of x.
@@ -86,13 +86,14 @@ impl Graph {
         let mut shape = a.shape().to_vec();
         shape[dim] += b.dim(dim);
         let n = (a.len() + b.len()) / each;
+        assert_eq!(a.dtype(), b.dtype(), "concat of {a:?} and {b:?}");
         let y = self
-            .call(Kernel::new("concat", "main").alias("E", if wide { "vec4f" } else { "f32" }))
+            .call(moved(Kernel::new("concat", "main"), a.dtype(), wide))
             .input(a)
             .input(b)
             .ints([n, na / each, nb / each])
             .threads(n, 64)
-            .output(&shape);
+            .output_as(&shape, a.dtype());
         if dim + 1 == a.rank() {
             self.note_source(y, Source::Joined([a, b]));
         }
@@ -134,7 +135,7 @@ impl Graph {
             strides[..3].iter_mut().for_each(|n| *n /= 4);
         }
         let n: usize = to.iter().product();
-        self.call(Kernel::new("copy", "main").alias("E", if wide { "vec4f" } else { "f32" }))
+        self.call(moved(Kernel::new("copy", "main"), x.dtype(), wide))
             .input(x)
             .ints([n, to[1], to[2], to[3]])
             .ints(start)
@@ -142,6 +143,16 @@ impl Graph {
             .ints(size)
             .ints(strides)
             .threads(n, 64)
-            .output(shape)
+            .output_as(shape, x.dtype())
+    }
+}
+
+/// A kernel that moves numbers of this type, `wide`: four at a time. f16 is only ever moved so.
+#[track_caller]
+pub(super) fn moved(kernel: Kernel, dtype: DType, wide: bool) -> Kernel {
+    match (dtype, wide) {
+        (DType::F16, true) => kernel.alias("E", "vec2u").f16(),
+        (_, true) => kernel.alias("E", "vec4f"),
+        (_, false) => kernel.alias("E", "f32"),
     }
 }

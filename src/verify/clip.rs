@@ -15,7 +15,7 @@ pub fn compare_text(golden: &Golden) -> Result<Vec<Comparison>> {
     let config = TextConfig::new(&golden.config)?;
     let ([batch, length], ids) = golden.ids("input_ids")?;
     let checkpoint = clip::modern_names(golden.weights()?);
-    let mut plan = load(&golden.gpu, DType::F32, &checkpoint, |w| {
+    let mut plan = load(&golden.gpu, golden.dtype, &checkpoint, |w| {
         let tokens = w.graph().input("tokens", &[batch, length, config.hidden_size()], DType::F32);
         w.graph().output("context", clip::text_model(w, &config, tokens));
     })?;
@@ -33,7 +33,7 @@ pub fn compare(golden: &Golden) -> Result<Vec<Comparison>> {
     let ([batch, length], ids) = golden.ids("input_ids")?;
     let (image_shape, pixels) = golden.image("pixel_values")?;
     let checkpoint = golden.weights()?;
-    let mut plan = load(&golden.gpu, DType::F32, &checkpoint, |w| {
+    let mut plan = load(&golden.gpu, golden.dtype, &checkpoint, |w| {
         let g = w.graph();
         let pixels = g.input("pixels", &image_shape, DType::F32);
         let images = clip::vision_model(&w.sub("vision_model"), &config.vision, pixels);

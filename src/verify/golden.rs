@@ -1,6 +1,6 @@
 //! What a model is compared with: recorded inputs and outputs, the configuration and the weights they belong to.
 
-use crate::core::Gpu;
+use crate::core::{DType, Gpu};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::config::Config;
 use crate::data::folder::Folder;
@@ -9,6 +9,8 @@ use anyhow::{Result, anyhow, bail};
 
 /// Largest error of a forward pass on f32 weights, relative to the largest reference value.
 pub const FORWARD: f64 = 1e-4;
+/// Largest error of a forward pass whose matrices and activations are f16.
+pub const HALF: f64 = 2e-2;
 /// Largest error of a training loss.
 pub const TRAINING: f64 = 1e-3;
 
@@ -18,6 +20,8 @@ pub struct Golden {
     pub name: String,
     /// The device to run on.
     pub gpu: Gpu,
+    /// What the model's matrices and activations are kept as.
+    pub dtype: DType,
     /// The model's config.json.
     pub config: Config,
     /// Where the model's weights are; None: they are synthetic.
@@ -109,7 +113,8 @@ impl Golden {
     /// # Errors
     /// No such tensor.
     pub fn compare(&self, name: &str, got: &[f32]) -> Result<Comparison> {
-        Ok(Comparison::new(name, got, &self.tensors.tensor(name)?.1, FORWARD))
+        let tolerance = if self.dtype == DType::F16 { HALF } else { FORWARD };
+        Ok(Comparison::new(name, got, &self.tensors.tensor(name)?.1, tolerance))
     }
 
     /// [`Golden::compare`], of values (N, H, W, C) with a recorded image (N, C, H, W).

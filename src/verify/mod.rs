@@ -14,11 +14,12 @@ mod taesd;
 mod unet;
 mod vae;
 
-use crate::core::Gpu;
+use crate::core::{DType, Gpu};
 use crate::data::config::Config;
 use crate::data::folder::Folder;
 use crate::data::rng::torch_randn;
 use crate::data::tokenizer::Tokenizer;
+use crate::engines::model::{SD15_UNET, SD15_VAE};
 use anyhow::{Context, Result, anyhow, bail};
 use golden::{Comparison, FORWARD, Golden, Runner};
 use serde_json::{Map, Value, json};
@@ -29,7 +30,7 @@ use std::time::Instant;
 
 include!(concat!(env!("OUT_DIR"), "/goldens.rs"));
 
-/// What runs a class, by `architectures` or `_class_name` of its config.json.
+/// What runs a class, by `architectures` or `_class_name` of its config.json. Those of [`HALVES`] run in f16 as well.
 const RUNNERS: &[(&str, Runner)] = &[
     ("AutoencoderKL", vae::compare),
     ("AutoencoderTiny", taesd::compare),
@@ -41,24 +42,18 @@ const RUNNERS: &[(&str, Runner)] = &[
     ("UNet2DConditionModel", unet::compare),
 ];
 
+/// Classes whose activations are f16 on a GPU.
+const HALVES: &[&str] =
+    &["AutoencoderKL", "AutoencoderTiny", "CLIPModel", "CLIPTextModel", "UNet2DConditionModel"];
+
 /// Full-size models of synthetic weights, which have no folder beside them: name, class and configuration.
 const FULL_SIZE: &[(&str, &str, &str)] = &[
     ("clip_vit_b32", "CLIPModel", "{}"),
     ("resnet18", "ResNet", r#"{"layers": [2, 2, 2, 2], "bottleneck": false, "num_classes": 7}"#),
     ("resnet18_batchnorm", "ResNet", r#"{"layers": [2, 2, 2, 2], "bottleneck": false, "num_classes": 7}"#),
     ("resnet50", "ResNet", r#"{"layers": [3, 4, 6, 3], "bottleneck": true, "num_classes": 7}"#),
-    (
-        "unet_sd15",
-        "UNet2DConditionModel",
-        r#"{"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}"#,
-    ),
-    (
-        "vae_sd15",
-        "AutoencoderKL",
-        r#"{"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "norm_num_groups": 32, "latent_channels": 4,
-            "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"],
-            "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"]}"#,
-    ),
+    ("unet_sd15", "UNet2DConditionModel", SD15_UNET),
+    ("vae_sd15", "AutoencoderKL", SD15_VAE),
 ];
 
 /// What became of one golden.
@@ -121,19 +116,24 @@ impl std::fmt::Display for Row {
     }
 }
 
-/// Runs every golden of `folder`, or those inside the program, and hands each row to `report` as soon as it is there.
+/// Runs every golden of `folder`, or those inside the program, and hands each row to `report` as soon as it is there. With `half`, only
+/// those of models whose activations are f16 on a GPU, in f16.
 ///
 /// # Errors
 /// A folder that cannot be read or holds no golden; those of `report`. A broken golden is a row, not an error.
 pub fn verify(
     gpu: &Gpu,
     folder: Option<&Path>,
+    half: bool,
     mut report: impl FnMut(&Row) -> Result<()>,
 ) -> Result<Vec<Row>> {
-    let source = Source(folder.map_or(Folder::from(GOLDENS), Folder::from));
-    let names = source.goldens()?;
+    let source = Source { folder: folder.map_or(Folder::from(GOLDENS), Folder::from), half };
+    let mut names = source.goldens()?;
+    if half {
+        names.retain(|name| source.class(name).is_ok_and(|class| HALVES.contains(&class.as_str())));
+    }
     if names.is_empty() {
-        bail!("{}: no golden here (NAME.safetensors or NAME.json)", source.0.name(""));
+        bail!("{}: no golden here (NAME.safetensors or NAME.json)", source.folder.name(""));
     }
     let mut rows = Vec::new();
     for name in names {
@@ -172,7 +172,10 @@ fn guarded<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 /// A folder of goldens, or those inside the program.
-struct Source(Folder);
+struct Source {
+    folder: Folder,
+    half: bool,
+}
 
 impl Source {
     /// Names of all goldens: of files, and of checkpoint folders whose file is missing.
@@ -181,17 +184,17 @@ impl Source {
             if let Some(name) = entry.strip_suffix(".json") {
                 // The program's own table holds the data of other tests as well.
                 let known = || self.json(entry).is_ok_and(|keys| kind(&keys).is_some());
-                return (matches!(self.0, Folder::Disk(_)) || known()).then(|| name.to_string());
+                return (matches!(self.folder, Folder::Disk(_)) || known()).then(|| name.to_string());
             }
             let file = entry.strip_suffix(".safetensors");
-            let folder = || self.0.sub(entry).has("config.json").then_some(entry.as_str());
+            let folder = || self.folder.sub(entry).has("config.json").then_some(entry.as_str());
             file.or_else(folder).map(str::to_string)
         };
-        Ok(self.0.entries()?.iter().filter_map(stem).collect())
+        Ok(self.folder.entries()?.iter().filter_map(stem).collect())
     }
 
     fn json(&self, file: &str) -> Result<Map<String, Value>> {
-        match serde_json::from_slice(&self.0.read(file)?) {
+        match serde_json::from_slice(&self.folder.read(file)?) {
             Ok(Value::Object(keys)) => Ok(keys),
             Ok(_) => bail!("{file}: not a JSON object"),
             Err(e) => bail!("{file}: not valid JSON: {e}"),
@@ -200,13 +203,13 @@ impl Source {
 
     fn run(&self, gpu: &Gpu, name: &str) -> Result<Vec<Comparison>> {
         let (tensors, json) = (format!("{name}.safetensors"), format!("{name}.json"));
-        match (self.0.has(&tensors), self.0.has(&json)) {
+        match (self.folder.has(&tensors), self.folder.has(&json)) {
             (true, true) => {
                 let keys = self.json(&json)?;
                 if !domainbed::is_recording(&keys) {
                     bail!("{json}: no recording of DomainBed's algorithms");
                 }
-                domainbed::replay(gpu, &keys, &self.0.tensors(&tensors)?)
+                domainbed::replay(gpu, &keys, &self.folder.tensors(&tensors)?)
             }
             (true, false) => self.run_model(gpu, name),
             (false, true) => self.run_json(name, &self.json(&json)?),
@@ -214,9 +217,17 @@ impl Source {
         }
     }
 
+    /// The class of the model that a golden is of.
+    fn class(&self, name: &str) -> Result<String> {
+        match FULL_SIZE.iter().find(|(n, ..)| *n == name) {
+            Some((_, class, _)) if !self.folder.has(name) => Ok(class.to_string()),
+            _ => Config::of(&self.folder.sub(name))?.class(),
+        }
+    }
+
     fn run_model(&self, gpu: &Gpu, name: &str) -> Result<Vec<Comparison>> {
-        let (class, config, folder) = if self.0.has(name) {
-            let folder = self.0.sub(name);
+        let (class, config, folder) = if self.folder.has(name) {
+            let folder = self.folder.sub(name);
             let config = Config::of(&folder)?;
             // The goldens of the program leave the weights out: they are synthetic as well.
             (config.class()?, config, Some(folder).filter(|f| matches!(f, Folder::Disk(_))))
@@ -230,8 +241,9 @@ impl Source {
         let Some((_, runner)) = RUNNERS.iter().find(|(c, _)| *c == class) else {
             bail!("{}: the class {class} is not known", config.name());
         };
-        let tensors = self.0.tensors(&format!("{name}.safetensors"))?;
-        let golden = Golden { name: name.to_string(), gpu: gpu.clone(), config, folder, tensors };
+        let tensors = self.folder.tensors(&format!("{name}.safetensors"))?;
+        let dtype = if self.half { DType::F16 } else { DType::F32 };
+        let golden = Golden { name: name.to_string(), gpu: gpu.clone(), dtype, config, folder, tensors };
         runner(&golden)
     }
 
@@ -254,7 +266,7 @@ impl Source {
 
     /// Token ids of texts, by the tokenizer in the folder NAME: `{"length": 77 or null, "tokens": {text: [id]}}`.
     fn tokens(&self, name: &str, keys: &Map<String, Value>) -> Result<Vec<Comparison>> {
-        let mut tokenizer = Tokenizer::open(&self.0.sub(name))?;
+        let mut tokenizer = Tokenizer::open(&self.folder.sub(name))?;
         if let Some(length) = keys.get("length").and_then(Value::as_u64) {
             tokenizer.pad_to(length as usize)?;
         }

@@ -15,7 +15,7 @@ pub fn compare(golden: &Golden) -> Result<Vec<Comparison>> {
     let (z_shape, z) = golden.image("latent")?;
     let (x_shape, x) = golden.image("pixels")?;
 
-    let mut plan = load(&golden.gpu, DType::F32, &golden.weights()?, |w| {
+    let mut plan = load(&golden.gpu, golden.dtype, &golden.weights()?, |w| {
         let g = w.graph();
         g.output("image", decode(w, &cfg, g.input("latent", &z_shape, DType::F32)));
         g.output("latents", encode(w, &cfg, g.input("pixels", &x_shape, DType::F32)));

@@ -16,7 +16,7 @@ pub fn compare(golden: &Golden) -> Result<Vec<Comparison>> {
     let (context_shape, context) = golden.tensor::<3>("context")?;
     let (_, timestep) = golden.tensor::<1>("timestep")?;
 
-    let mut plan = load(&golden.gpu, DType::F32, &golden.weights()?, |w| {
+    let mut plan = load(&golden.gpu, golden.dtype, &golden.weights()?, |w| {
         let input = |name: &str, shape: &[usize]| w.graph().input(name, shape, DType::F32);
         let inputs = Inputs {
             time: input("time", &[timestep.len(), cfg.timestep_width()]),

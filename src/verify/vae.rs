@@ -15,7 +15,7 @@ pub fn compare(golden: &Golden) -> Result<Vec<Comparison>> {
     let (z_shape, z) = golden.image("latent")?;
     let (x_shape, x) = golden.image("pixels")?;
 
-    let mut plan = load(&golden.gpu, DType::F32, &modern_names(golden.weights()?), |w| {
+    let mut plan = load(&golden.gpu, golden.dtype, &modern_names(golden.weights()?), |w| {
         let g = w.graph();
         let image = decode(w, &cfg, g.input("latent", &z_shape, DType::F32));
         let (mean, logvar) = encode(w, &cfg, g.input("pixels", &x_shape, DType::F32));

@@ -1,11 +1,14 @@
 //! Ops on f16 activations against the same references, and what only they have.
 
+use crate::attention::attention;
 use crate::conv::conv;
+use crate::elementwise::geglu;
 use crate::harness::{Arr, Case, gpu, random};
-use crate::norm::{batch_norm, group_norm, normalised};
-use crate::pool::pool;
+use crate::matmul::{matmul, transpose};
+use crate::norm::{batch_norm, group_norm, layer_norm, normalised};
+use crate::pool::{nearest, pool};
 use kaleid::core::{DType, Graph, Plan, Store, Tensor};
-use kaleid::ops::{Act, Conv};
+use kaleid::ops::{Act, Attention, Conv, Epilogue};
 
 /// f16 keeps 11 bits: 2^-11 of every number that goes in and comes out.
 const ROUNDING: f64 = 2e-3;
@@ -97,6 +100,89 @@ fn normalisation_over_columns_takes_f16() {
         .check(rounded(1, |g, x| g.group_norm(x[0], 2, x[1], x[2], 1e-5, Act::Silu)), |x| {
             group_norm(&x[0], 2, &x[1].data, &x[2].data).map(|z| z / (1.0 + (-z).exp()))
         });
+}
+
+#[test]
+fn what_transformers_are_made_of_takes_f16() {
+    Case::new("layer_norm of f16", &[&[5, 12], &[12], &[12]])
+        .tolerance(ROUNDING)
+        .check(rounded(1, |g, x| g.layer_norm(x[0], Some(x[1]), Some(x[2]), 1e-5)), |x| {
+            layer_norm(&x[0], &x[1].data, &x[2].data)
+        });
+    Case::new("geglu of f16", &[&[3, 16]])
+        .tolerance(ROUNDING)
+        .check(rounded(1, |g, x| g.geglu(x[0])), |x| geglu(&x[0]));
+    Case::new("scale of f16", &[&[3, 8]])
+        .tolerance(ROUNDING)
+        .check(rounded(1, |g, x| g.add_scalar(g.scale(x[0], 3.0), -1.0)), |x| x[0].map(|v| 3.0 * v - 1.0));
+    // Of a kernel's width, of one that is made of products, and of one that no vector fits.
+    for [tq, tk, heads, d] in [[7, 9, 2, 8], [5, 5, 3, 40], [6, 11, 2, 96], [4, 6, 4, 6]] {
+        let (q, kv) = ([2, tq, heads, d], [2, tk, heads, d]);
+        let flat = |s: [usize; 4]| [s[0], s[1], s[2] * s[3]];
+        Case::new("attention of f16", &[&flat(q), &flat(kv), &flat(kv)])
+            .tolerance(ROUNDING)
+            .forward_only()
+            .check(
+                rounded(3, move |g, x| {
+                    let part = |i: usize, shape: [usize; 4]| g.reshape(x[i], &shape);
+                    let y = g.attention(part(0, q), part(1, kv), part(2, kv), Attention::default());
+                    g.reshape(y, &flat(q))
+                }),
+                |x| {
+                    let part = |i: usize, shape: &[usize]| Arr::new(shape, x[i].data.clone());
+                    let scale = 1.0 / (d as f64).sqrt();
+                    let y = attention(&part(0, &q), &part(1, &kv), &part(2, &kv), scale, false);
+                    Arr::new(&flat(q), y.data)
+                },
+            );
+    }
+}
+
+#[test]
+fn products_of_f16_take_a_residual_of_f16_and_long_inner_sizes() {
+    for k in [12, 2052] {
+        let shapes: [&[usize]; 4] = [&[6, k], &[6, 8], &[8, k], &[8]];
+        Case::new("linear of f16", &shapes).range(-0.2, 0.2).tolerance(ROUNDING).gradients(&[0, 1]).check(
+            rounded(2, |g, x| {
+                let epilogue = Epilogue { bias: Some(x[3]), act: Act::Relu, residual: Some(x[1]) };
+                g.linear_with(x[0], g.to(x[2], DType::F16), epilogue)
+            }),
+            |x| {
+                let mut y = matmul(&x[0], &transpose(&x[2]));
+                for (i, v) in y.data.iter_mut().enumerate() {
+                    *v = (*v + x[3].data[i % 8]).max(0.0) + x[1].data[i];
+                }
+                y
+            },
+        );
+    }
+}
+
+#[test]
+fn what_moves_numbers_takes_f16() {
+    Case::new("concat of f16", &[&[2, 3, 8], &[2, 3, 4]]).tolerance(ROUNDING).check(
+        rounded(2, |g, x| g.relu(g.concat(&[x[0], x[1]], 2))),
+        |x| {
+            let at = |[_, n, i, c]: [usize; 4]| {
+                if c < 8 { x[0].at([0, n, i, c]) } else { x[1].at([0, n, i, c - 8]) }
+            };
+            Arr::from_fn(&[2, 3, 12], |i| at(i).max(0.0))
+        },
+    );
+    Case::new("slice of f16", &[&[3, 16]])
+        .tolerance(ROUNDING)
+        .check(rounded(1, |g, x| g.relu(g.slice(x[0], 1, 4, 8))), |x| {
+            Arr::from_fn(&[3, 8], |[_, _, i, c]| x[0].at([0, 0, i, c + 4]).max(0.0))
+        });
+    Case::new("permute of f16", &[&[2, 3, 2, 4]])
+        .tolerance(ROUNDING)
+        .check(rounded(1, |g, x| g.permute(x[0], &[0, 2, 1, 3])), |x| {
+            Arr::from_fn(&[2, 2, 3, 4], |[a, b, c, d]| x[0].at([a, c, b, d]))
+        });
+    Case::new("upsample_nearest of f16", &[&[1, 3, 2, 4]])
+        .tolerance(ROUNDING)
+        .forward_only()
+        .check(rounded(1, |g, x| g.upsample_nearest(x[0], 5, 4)), |x| nearest(&x[0], 5, 4));
 }
 
 fn run(x: &[f32], shape: &[usize], record: impl Fn(&Graph, Tensor) -> Tensor) -> Vec<f32> {

@@ -35,7 +35,7 @@ pub fn normalised(
     Arr::new(&x.shape, data.collect())
 }
 
-fn layer_norm(x: &Arr, w: &[f64], b: &[f64]) -> Arr {
+pub fn layer_norm(x: &Arr, w: &[f64], b: &[f64]) -> Arr {
     let c = x.shape[x.shape.len() - 1];
     let shape = [x.data.len() / c, 1, 1, c];
     normalised(x, shape, &moments(&x.data, shape), w, b)

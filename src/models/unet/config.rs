@@ -1,5 +1,6 @@
 //! What a UNet's config.json says.
 
+use crate::core::DType;
 use crate::data::config::Config;
 use crate::models::blocks::Blocks;
 use anyhow::{Result, bail};
@@ -173,6 +174,12 @@ impl UnetConfig {
             );
         }
         all
+    }
+
+    /// What activations are kept as, given how matrices are: f16 needs widths that are multiples of four.
+    pub fn activations(&self, matrices: DType) -> DType {
+        let even = self.levels.iter().all(|level| level.channels % 4 == 0);
+        if even && self.cross_attention_dim % 4 == 0 { matrices } else { DType::F32 }
     }
 
     /// Width of [`UnetConfig::timestep_embedding`].

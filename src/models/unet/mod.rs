@@ -5,7 +5,7 @@ mod config;
 
 pub use config::UnetConfig;
 
-use crate::core::{Tensor, Weights};
+use crate::core::{DType, Tensor, Weights};
 use crate::nn;
 use crate::ops::{Act, Attention, Conv, Epilogue};
 use config::{Level, Mid};
@@ -45,13 +45,14 @@ pub fn unet(w: &Weights, cfg: &UnetConfig, inputs: Inputs) -> Tensor {
         let _scope = g.scope("conv_in");
         nn::conv2d(&w.sub("conv_in"), x, cfg.levels[0].channels, Conv::same(cfg.conv_in_kernel))
     };
-    let mut skips = vec![conv_in(x)];
+    let mut skips = vec![g.to(conv_in(x), cfg.activations(w.dtype()))];
     net.down(w, &mut skips);
     let h = net.mid(&w.sub("mid_block"), skips[skips.len() - 1]);
     let h = net.up(w, h, skips);
     let _scope = g.scope("conv_out");
     let h = cfg.blocks.norm(&w.sub("conv_norm_out"), h);
-    nn::conv2d(&w.sub("conv_out"), h, cfg.out_channels, Conv::same(cfg.conv_out_kernel))
+    let y = nn::conv2d(&w.sub("conv_out"), h, cfg.out_channels, Conv::same(cfg.conv_out_kernel));
+    g.to(y, DType::F32)
 }
 
 /// The embedding of the timestep, after the activation that every residual block begins with: (N or 1, C).
@@ -71,6 +72,7 @@ fn time_embedding(w: &Weights, cfg: &UnetConfig, time: Tensor, guidance: Option<
 #[track_caller]
 pub fn keys_and_values(w: &Weights, cfg: &UnetConfig, context: Tensor) -> HashMap<String, Tensor> {
     assert_eq!(context.last(), cfg.cross_attention_dim, "context of the unet");
+    let context = w.graph().to(context, cfg.activations(w.dtype()));
     let one = |(path, width): (String, usize)| {
         let w = w.sub(path);
         let part = |name: &str| (w.sub(name).name("weight"), vec![width / 2, context.last()]);
