@@ -96,7 +96,7 @@ fn compile_all(gpu: &Gpu, nodes: &[&Node]) {
 /// # Errors
 /// A device that fails.
 pub fn compile_each<'g>(gpu: &Gpu, graphs: impl Iterator<Item = &'g Graph>) -> Result<Vec<(String, f64)>> {
-    let buffer = gpu.buffer("nothing", PARAM_SLICE)?;
+    let [read, written] = [gpu.buffer("read", PARAM_SLICE)?, gpu.buffer("written", PARAM_SLICE)?];
     let params = gpu.device().create_buffer(&wgpu::BufferDescriptor {
         label: None,
         size: PARAM_SLICE as u64,
@@ -112,8 +112,9 @@ pub fn compile_each<'g>(gpu: &Gpu, graphs: impl Iterator<Item = &'g Graph>) -> R
             }
             let start = Instant::now();
             let pipeline = gpu.pipeline(key(node));
-            let count = node.inputs.len() + node.outputs.len();
-            let bindings = std::iter::once(&params).chain(std::iter::repeat_n(&buffer, count));
+            let bindings = std::iter::once(&params)
+                .chain(std::iter::repeat_n(&read, node.inputs.len()))
+                .chain(std::iter::repeat_n(&written, node.outputs.len()));
             let bind_group = bind(gpu, &pipeline, bindings.map(|b| b.as_entire_binding()));
             let mut encoder = gpu.device().create_command_encoder(&Default::default());
             {

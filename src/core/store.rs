@@ -6,7 +6,9 @@ use super::gpu::Gpu;
 use super::graph::{Graph, Init};
 use super::tensor::Tensor;
 use crate::data::checkpoint::{self, Checkpoint, TensorData};
+use crate::data::elements::Values;
 use anyhow::{Result, bail};
+use rayon::prelude::*;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -43,6 +45,33 @@ pub(crate) fn torch_shape(device: &[usize]) -> Vec<usize> {
     }
 }
 
+/// Values in the order in which they lie on the device.
+fn on_device(values: Values, torch: &[usize]) -> Values {
+    match *torch {
+        [o, i, h, w] if h * w > 1 => values.channels_last([o, i, h, w]),
+        _ => values,
+    }
+}
+
+/// The bytes of values one after the other, filled up to whole words.
+fn words(parts: &[Values]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(parts.iter().map(|p| p.bytes().len()).sum::<usize>() + 2);
+    parts.iter().for_each(|part| bytes.extend_from_slice(part.bytes()));
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+fn is_half(name: &str, dtype: DType) -> Result<bool> {
+    match dtype {
+        DType::F32 => Ok(false),
+        DType::F16 => Ok(true),
+        DType::U32 => bail!("{name}: integer states are not written as floats"),
+    }
+}
+
+/// Bytes of parameters that may wait on the host to be copied to the device.
+const WAITING: usize = 128 << 20;
+
 impl Store {
     /// An empty store on `gpu`.
     pub fn new(gpu: &Gpu) -> Self {
@@ -71,37 +100,27 @@ impl Store {
         if shape.iter().product::<usize>() != data.len() {
             bail!("{name}: {} numbers for shape {shape:?}", data.len());
         }
+        let entry = self.place(name, shape, dtype)?;
+        let values = Values::of(data.to_vec(), is_half(name, entry.dtype)?);
+        self.gpu.queue().write_buffer(&entry.buffer, 0, &words(&[on_device(values, shape)]));
+        self.gpu.check(|| format!("writing {name}"))
+    }
+
+    /// The entry of this name and shape, made where there is none yet.
+    fn place(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Entry> {
         let held = self.entries.borrow().get(name).cloned();
-        let entry = match held {
+        match held {
             Some(entry) if entry.shape != shape => {
                 bail!("{name}: shape {shape:?}, expected {:?}", entry.shape)
             }
-            Some(entry) => entry,
+            Some(entry) => Ok(entry),
             None => {
-                let buffer = self.gpu.buffer(name, dtype.bytes(data.len()))?;
+                let buffer = self.gpu.buffer(name, dtype.bytes(shape.iter().product()))?;
                 let entry = Entry { shape: shape.to_vec(), dtype, buffer };
                 self.entries.borrow_mut().insert(name.to_string(), entry.clone());
-                entry
+                Ok(entry)
             }
-        };
-        let permuted;
-        let data = match *shape {
-            [o, i, h, w] if h * w > 1 => {
-                permuted = crate::data::nchw_to_nhwc(data, [o, i, h, w]);
-                &permuted
-            }
-            _ => data,
-        };
-        match dtype {
-            DType::F32 => self.gpu.queue().write_buffer(&entry.buffer, 0, bytemuck::cast_slice(data)),
-            DType::F16 => {
-                let mut half: Vec<half::f16> = data.iter().map(|&v| half::f16::from_f32(v)).collect();
-                half.resize(half.len().next_multiple_of(2), half::f16::ZERO);
-                self.gpu.queue().write_buffer(&entry.buffer, 0, bytemuck::cast_slice(&half));
-            }
-            DType::U32 => bail!("{name}: integer states are not written as floats"),
         }
-        self.gpu.check(|| format!("writing {name}"))
     }
 
     /// Shape and values of a tensor, in torch's layout.
@@ -133,10 +152,41 @@ impl Store {
     /// # Errors
     /// A tensor that the checkpoint lacks or holds in another shape; no device memory.
     pub fn load(&mut self, checkpoint: &Checkpoint, params: &[Param]) -> Result<()> {
-        for Param { name, tensor, parts } in params {
-            let parts = parts.iter().map(|(name, shape)| checkpoint.f32(name, shape));
-            let data = parts.collect::<Result<Vec<_>>>()?.concat();
-            self.write_as(name, &torch_shape(tensor.shape()), tensor.dtype(), &data)?;
+        self.load_with(checkpoint, params, |_| ())
+    }
+
+    /// [`Store::load`] by all cores; `done` hears the bytes of each parameter.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    pub fn load_with(
+        &mut self,
+        checkpoint: &Checkpoint,
+        params: &[Param],
+        done: impl Fn(usize) + Sync,
+    ) -> Result<()> {
+        let mut rest = params;
+        while !rest.is_empty() {
+            // What is written waits in memory of the host until it is submitted.
+            let mut waiting = 0;
+            let fits = |p: &&Param| {
+                waiting += p.tensor.bytes();
+                waiting <= WAITING
+            };
+            let (some, others) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+            rest = others;
+            let place = |p: &Param| self.place(&p.name, &torch_shape(p.tensor.shape()), p.tensor.dtype());
+            let entries: Vec<Entry> = some.iter().map(place).collect::<Result<_>>()?;
+            let queue = self.gpu.queue();
+            some.par_iter().zip(&entries).try_for_each(|(param, entry)| {
+                let bytes = param.read(checkpoint, entry.dtype)?;
+                queue.write_buffer(&entry.buffer, 0, &bytes);
+                done(bytes.len());
+                anyhow::Ok(())
+            })?;
+            queue.submit([]);
+            self.gpu.wait()?;
+            self.gpu.check(|| format!("writing {}", some[0].name))?;
         }
         Ok(())
     }
@@ -197,6 +247,15 @@ pub struct Param {
 }
 
 impl Param {
+    /// Its values as they lie on the device.
+    fn read(&self, checkpoint: &Checkpoint, dtype: DType) -> Result<Vec<u8>> {
+        let half = is_half(&self.name, dtype)?;
+        let part = |(name, shape): &(String, Vec<usize>)| {
+            Ok(on_device(checkpoint.values(name, shape, half)?, shape))
+        };
+        Ok(words(&self.parts.iter().map(part).collect::<Result<Vec<_>>>()?))
+    }
+
     /// Sees that `checkpoint` has it, without reading its values.
     ///
     /// # Errors

@@ -1,9 +1,10 @@
 //! Checkpoints: named tensors in safetensors files, mapped into memory and converted to f32 when asked for.
 
+use super::elements::{Values, elements};
 use super::text::stand_in;
 use super::{synthetic, weight_files, write_atomic};
 use anyhow::{Context, Result, anyhow, bail};
-use half::{bf16, f16};
+use half::f16;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::json;
@@ -155,12 +156,23 @@ impl Checkpoint {
     /// # Errors
     /// No such tensor, another shape, elements that are not floating point, numbers that are not finite.
     pub fn f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        match self.values(name, shape, false)? {
+            Values::F32(values) => Ok(values),
+            Values::F16(_) => unreachable!("not asked for"),
+        }
+    }
+
+    /// [`Checkpoint::f32`], or as f16: without a detour where the file holds halves.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::f32`].
+    pub fn values(&self, name: &str, shape: &[usize], half: bool) -> Result<Values> {
         if self.synthetic {
-            return Ok(synthetic::tensor(name, shape));
+            return Ok(Values::of(synthetic::tensor(name, shape), half));
         }
         self.check(name, shape)?;
         let entry = self.entry(name)?;
-        self.convert(name, entry, 0..entry.shape.iter().product())
+        self.convert(name, entry, 0..entry.shape.iter().product(), half)
     }
 
     /// Rows `ids` of a matrix, one after the other: an embedding may be larger than a device lets a kernel see.
@@ -184,7 +196,10 @@ impl Checkpoint {
         let mut out = Vec::with_capacity(ids.len() * width);
         for &id in ids {
             let start = id as usize * width;
-            out.extend(self.convert(name, entry, start..start + width)?);
+            match self.convert(name, entry, start..start + width, false)? {
+                Values::F32(row) => out.extend(row),
+                Values::F16(_) => unreachable!("not asked for"),
+            }
         }
         Ok(out)
     }
@@ -228,26 +243,17 @@ impl Checkpoint {
         &self.shards[entry.shard].bytes.slice()[entry.range.clone()]
     }
 
-    /// Elements `range` of a tensor as f32.
-    fn convert(&self, name: &str, entry: &Entry, range: Range<usize>) -> Result<Vec<f32>> {
-        let bytes = self.bytes(entry);
-        let part = |size: usize| &bytes[range.start * size..range.end * size];
-        let values: Vec<f32> = match entry.dtype {
-            Dtype::F32 => elements(part(4)).map(f32::from_le_bytes).collect(),
-            Dtype::F16 => elements(part(2)).map(|b| f16::from_le_bytes(b).to_f32()).collect(),
-            Dtype::BF16 => elements(part(2)).map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
-            Dtype::F64 => elements(part(8)).map(|b| f64::from_le_bytes(b) as f32).collect(),
-            other => {
-                let file = &self.shards[entry.shard].name;
-                bail!("{file}: {name} holds {other:?}, expected F32, F16, BF16 or F64")
-            }
-        };
+    /// Elements `range` of a tensor.
+    fn convert(&self, name: &str, entry: &Entry, range: Range<usize>, half: bool) -> Result<Values> {
+        let (bytes, file) = (self.bytes(entry), &self.shards[entry.shard].name);
+        let size = bytes.len() / entry.shape.iter().product::<usize>().max(1);
+        let values = Values::read(entry.dtype, &bytes[range.start * size..range.end * size], half)
+            .map_err(|e| anyhow!("{file}: {name} {e}"))?;
         // One such number spoils every output: name it here, before it becomes a black image.
-        if let Some(i) = values.iter().position(|v| !v.is_finite()) {
-            let (file, at) = (&self.shards[entry.shard].name, range.start + i);
+        if let Some((i, value)) = values.not_finite() {
             bail!(
-                "{file}: {name} holds {} at place {at}: the file is damaged, or its training diverged",
-                values[i]
+                "{file}: {name} holds {value} at place {}: the file is damaged, or its training diverged",
+                range.start + i
             );
         }
         Ok(values)
@@ -334,10 +340,6 @@ impl<'de> serde::Deserialize<'de> for Names {
 fn trimmed(shape: &[usize]) -> &[usize] {
     let len = shape.iter().rposition(|&d| d != 1).map_or(0, |i| i + 1);
     &shape[..len]
-}
-
-fn elements<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
-    bytes.as_chunks::<N>().0.iter().copied()
 }
 
 /// A tensor to be saved.

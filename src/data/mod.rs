@@ -7,6 +7,7 @@ pub mod config;
 pub mod dataset;
 pub mod decode;
 pub mod disk;
+pub mod elements;
 pub mod folder;
 pub mod image;
 pub mod images;
@@ -67,7 +68,7 @@ pub fn writable_folder(path: impl AsRef<Path>) -> Result<()> {
 }
 
 /// [N, C, H, W] as files and torch have it -> [N, H, W, C] as the device has it.
-pub fn nchw_to_nhwc(x: &[f32], [n, c, h, w]: [usize; 4]) -> Vec<f32> {
+pub fn nchw_to_nhwc<T: Copy>(x: &[T], [n, c, h, w]: [usize; 4]) -> Vec<T> {
     transpose_last(x, n, c, h * w)
 }
 
@@ -77,7 +78,7 @@ pub fn nhwc_to_nchw(x: &[f32], [n, h, w, c]: [usize; 4]) -> Vec<f32> {
 }
 
 /// [n, a, b] -> [n, b, a].
-fn transpose_last(x: &[f32], n: usize, a: usize, b: usize) -> Vec<f32> {
+fn transpose_last<T: Copy>(x: &[T], n: usize, a: usize, b: usize) -> Vec<T> {
     assert_eq!(x.len(), n * a * b, "{n} x {a} x {b} elements");
     let mut out = Vec::with_capacity(x.len());
     for image in x.chunks_exact((a * b).max(1)) {

@@ -6,10 +6,11 @@ pub mod llama;
 pub mod model;
 pub mod painter;
 
-use crate::core::{DType, Gpu, Graph, Needs, Param, Plan, Store, Tensor, Weights, plan};
+use crate::core::{DType, Gpu, Graph, Needs, Param, Plan, Store, Weights, plan};
 use crate::data::checkpoint::Checkpoint;
 use crate::progress::Progress;
 use anyhow::{Context, Result};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// One network of a model. Opening it records it and sees that its checkpoint and the adapter fit it; its weights are read when it
 /// first runs, so that all parts of a model are checked before any is loaded.
@@ -61,19 +62,16 @@ impl Part {
 
 /// Reads parameters from `checkpoint` into `store`.
 fn load_weights(store: &mut Store, checkpoint: &Checkpoint, params: &[Param]) -> Result<()> {
-    let mib = |t: &Tensor| (t.bytes() >> 10) as f64 / 1024.0;
-    let all: f64 = params.iter().map(|p| mib(&p.tensor)).sum();
+    let all: usize = params.iter().map(|p| p.tensor.bytes()).sum();
     // Small ones take no time.
-    let progress = (all > 64.0).then(|| Progress::new("weights", all as u64, "MiB"));
-    let (mut read, mut shown) = (0.0, 0);
-    for param in params {
-        store.load(checkpoint, std::slice::from_ref(param))?;
-        read += mib(&param.tensor);
+    let progress = (all >> 20 > 64).then(|| Progress::new("weights", (all >> 20) as u64, "MiB"));
+    let read = AtomicUsize::new(0);
+    store.load_with(checkpoint, params, |bytes| {
+        let before = read.fetch_add(bytes, Ordering::Relaxed);
         if let Some(progress) = &progress {
-            progress.inc(read as u64 - shown);
-            shown = read as u64;
+            progress.inc(((before + bytes) >> 20) as u64 - (before >> 20) as u64);
         }
-    }
+    })?;
     if let Some(progress) = progress {
         progress.finish();
     }

@@ -124,10 +124,13 @@ pub(super) struct Attention {
 pub(super) fn attention(caps: &Caps, n: usize, width: usize) -> Option<Attention> {
     match caps.class {
         // Threads that share a head wait for one another at barriers, which CPU drivers compile for minutes: none share. Shorter heads
-        // get fewer rows a thread, so that more threads are busy. 38 GFLOP/s on Mesa 26.2 (8 heads, 1024 x 40).
+        // get fewer rows a thread, so that more threads are busy. Rows: with 2 (40 columns) and 1 (80) 43 and 25 GFLOP/s on Mesa 26.2, 15 and
+        // 12 on 22.3; with 4 and 2 25, 31; 13, 9; and twice as long to compile.
         Class::Software if width > 20 => None,
+        // 25 to 44 s to compile, with the fewest rows, on Mesa 25.0 with LLVM 19.
+        Class::Software if matches!(caps.arch, Arch::Llvm(16..20)) => None,
         Class::Software => {
-            let rows = if width > 10 { 2 } else { 4 };
+            let rows = if width > 10 { 1 } else { 2 };
             Some(Attention { threads: 32, rows: n.div_ceil(4 * 32).clamp(1, rows), columns: 20 })
         }
         // Heads above 80 columns: a thread's share is so small that its sums cost more than its products. Not measured.
