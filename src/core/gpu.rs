@@ -206,7 +206,10 @@ impl Gpu {
     }
 
     /// The pipeline of a kernel, compiled on first use.
-    pub(crate) fn pipeline(&self, key: Key) -> Arc<Pipeline> {
+    ///
+    /// # Errors
+    /// A driver that refuses a kernel that is optional.
+    pub(crate) fn pipeline(&self, key: Key) -> Result<Arc<Pipeline>> {
         self.0.pipelines.get(key)
     }
 

@@ -75,8 +75,10 @@ pub struct Dispatch {
     pub groups: usize,
     /// Floating point operations.
     pub flops: f64,
-    /// Bytes of the tensors that it is given.
+    /// Bytes of the tensors that it reads and writes.
     pub bytes: usize,
+    /// Bytes of those that it writes.
+    pub written: usize,
 }
 
 /// The calls that a plan of this graph would make, in order; for tools that count.
@@ -90,6 +92,7 @@ pub fn dispatches(graph: &Graph) -> Vec<Dispatch> {
             groups: node.grid.iter().map(|&n| n as usize).product(),
             flops: node.flops,
             bytes: inner.bytes(node),
+            written: node.outputs.iter().map(|&id| inner.tensors[id].0.bytes()).sum(),
         }
     };
     Layout::new(&inner).live.into_iter().map(one).collect()

@@ -1,6 +1,7 @@
 //! Compiled kernels of one device, each compiled once, and kept on disk for the next start where the adapter can.
 
 use super::kernel::Kernel;
+use anyhow::{Result, anyhow};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -14,10 +15,13 @@ pub(crate) struct Pipeline {
 /// What a pipeline is compiled from: a kernel, and how many inputs and outputs it binds.
 pub(crate) type Key<'k> = (&'k Kernel, usize, usize);
 
+/// A pipeline, or what the driver says against it.
+type Slot = Arc<OnceLock<Result<Arc<Pipeline>, String>>>;
+
 pub(super) struct Pipelines {
     adapter: String,
     device: wgpu::Device,
-    compiled: Mutex<HashMap<(Kernel, usize, usize), Arc<OnceLock<Arc<Pipeline>>>>>,
+    compiled: Mutex<HashMap<(Kernel, usize, usize), Slot>>,
     cache: Option<(wgpu::PipelineCache, PathBuf)>,
 }
 
@@ -34,15 +38,22 @@ impl Pipelines {
     }
 
     /// The pipeline of a kernel, compiled on first use. Threads that ask for the same one at the same time compile it once.
-    pub fn get(&self, (kernel, inputs, outputs): Key) -> Arc<Pipeline> {
+    ///
+    /// # Errors
+    /// A driver that refuses a kernel that is optional.
+    ///
+    /// # Panics
+    /// If any other kernel does not compile.
+    pub fn get(&self, (kernel, inputs, outputs): Key) -> Result<Arc<Pipeline>> {
         let slot = {
             let mut all = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
             all.entry((kernel.clone(), inputs, outputs)).or_default().clone()
         };
-        slot.get_or_init(|| Arc::new(self.compile(kernel, inputs, outputs))).clone()
+        let compiled = slot.get_or_init(|| self.compile(kernel, inputs, outputs).map(Arc::new));
+        compiled.clone().map_err(|e| anyhow!("kernel {} does not compile: {e}", kernel.name()))
     }
 
-    fn compile(&self, kernel: &Kernel, inputs: usize, outputs: usize) -> Pipeline {
+    fn compile(&self, kernel: &Kernel, inputs: usize, outputs: usize) -> Result<Pipeline, String> {
         let (device, name, source) = (&self.device, kernel.name(), kernel.source());
         if super::debug_level() >= 3 {
             eprintln!("{source}");
@@ -78,11 +89,14 @@ impl Pipelines {
             cache: self.cache.as_ref().map(|(cache, _)| cache),
         });
         if let Some(error) = pollster::block_on(scope.pop()) {
+            if kernel.is_optional() {
+                return Err(crate::data::one_line(&error.to_string()));
+            }
             let numbered: String =
                 source.lines().enumerate().map(|(i, l)| format!("{:4} {l}\n", i + 1)).collect();
             panic!("kernel {name} does not compile on {}: {error}\n{numbered}", self.adapter);
         }
-        Pipeline { raw, layout }
+        Ok(Pipeline { raw, layout })
     }
 
     /// Writes the compiled pipelines to disk. Failing to is not an error.

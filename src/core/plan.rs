@@ -142,7 +142,7 @@ impl Plan {
         indexable(gpu, &inner)?;
         fits(gpu, &memory, memory.input.saturating_add(memory.activation))?;
         let buffers = Buffers::new(gpu, &inner, &layout, store)?;
-        let steps = steps(gpu, &inner, &layout.live, &buffers.of);
+        let steps = steps(gpu, &inner, &layout.live, &buffers.of)?;
         gpu.check(|| "making a plan".into())?;
 
         let output =

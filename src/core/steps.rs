@@ -34,17 +34,20 @@ impl Step {
 }
 
 /// Compiles the live nodes and binds them to `buffers`, the buffer of each storage.
+///
+/// # Errors
+/// A driver that refuses a kernel that is optional.
 pub(super) fn steps(
     gpu: &Gpu,
     inner: &Inner,
     live: &[usize],
     buffers: &HashMap<usize, wgpu::Buffer>,
-) -> Vec<Step> {
+) -> Result<Vec<Step>> {
     let nodes: Vec<&Node> = live.iter().map(|&n| &inner.nodes[n]).collect();
     compile_all(gpu, &nodes);
     let params = upload_params(gpu, &nodes);
     let step = |(i, node): (usize, &&Node)| {
-        let pipeline = gpu.pipeline(key(node));
+        let pipeline = gpu.pipeline(key(node))?;
         let ids = || node.inputs.iter().chain(&node.outputs).copied();
         let slice = wgpu::BufferBinding {
             buffer: &params,
@@ -54,7 +57,7 @@ pub(super) fn steps(
         let slice = std::iter::once(wgpu::BindingResource::Buffer(slice));
         let tensors = ids().map(|id| buffers[&inner.root(id)].as_entire_binding());
         let bind_group = bind(gpu, &pipeline, slice.chain(tensors));
-        Step {
+        Ok(Step {
             pipeline,
             bind_group,
             grid: node.grid,
@@ -62,7 +65,7 @@ pub(super) fn steps(
             scope: node.scope.clone(),
             flops: node.flops,
             bytes: inner.bytes(node),
-        }
+        })
     };
     nodes.iter().enumerate().map(step).collect()
 }
@@ -78,7 +81,8 @@ fn compile_all(gpu: &Gpu, nodes: &[&Node]) {
     let next = AtomicUsize::new(0);
     let work = || {
         while let Some(key) = keys.get(next.fetch_add(1, Ordering::Relaxed)) {
-            gpu.pipeline(*key);
+            // What went wrong is said when the pipeline is used.
+            let _ = gpu.pipeline(*key);
         }
     };
     if gpu.caps().parallel_compile {
@@ -111,7 +115,7 @@ pub fn compile_each<'g>(gpu: &Gpu, graphs: impl Iterator<Item = &'g Graph>) -> R
                 continue;
             }
             let start = Instant::now();
-            let pipeline = gpu.pipeline(key(node));
+            let pipeline = gpu.pipeline(key(node))?;
             let bindings = std::iter::once(&params)
                 .chain(std::iter::repeat_n(&read, node.inputs.len()))
                 .chain(std::iter::repeat_n(&written, node.outputs.len()));

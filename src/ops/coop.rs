@@ -78,8 +78,8 @@ fn test(gpu: &Gpu) -> Result<()> {
     let plain = run(gpu, &Caps { coop: None, ..gpu.caps().clone() }, 1)?.remove(0);
     let runs = run(gpu, gpu.caps(), RUNS)?;
     let largest = plain.iter().fold(0f32, |most, v| most.max(v.abs()));
-    let far = |(got, want): (&f32, &f32)| !((got - want).abs() <= ALLOWED * largest);
-    let wrong = runs[0].iter().zip(&plain).filter(|&pair| far(pair)).count();
+    let right = |(got, want): (&f32, &f32)| (got - want).abs() <= ALLOWED * largest;
+    let wrong = runs[0].iter().zip(&plain).filter(|&pair| !right(pair)).count();
     if wrong > 0 {
         bail!("{wrong} of {} numbers of a product are wrong", plain.len());
     }

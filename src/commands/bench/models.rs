@@ -10,8 +10,8 @@ use std::path::Path;
 /// Workgroups below which a dispatch leaves some cores of a graphics card idle: two for each of 64.
 const FEW: usize = 128;
 
-/// A part of a model, recorded.
-type Recorded = (&'static str, Graph);
+/// A part of a model, recorded, and the bytes of its weights.
+type Recorded = (&'static str, Graph, usize);
 
 fn model(name: &str) -> Result<Model> {
     match name {
@@ -25,8 +25,11 @@ fn parts(model: &Model, caps: &Caps) -> Result<Vec<Recorded>> {
     let work = Work { size: model.size(None)?, batch: 1, vae_batch: 1, guided: true };
     let part = |name, record: &dyn Fn(&Weights)| {
         let g = Graph::new(caps);
-        record(&Weights::new(&g, caps.weights()));
-        (name, g)
+        let w = Weights::new(&g, caps.weights());
+        record(&w);
+        let weights = w.params().iter().map(|p| p.tensor.dtype().bytes(p.tensor.len())).sum();
+        drop(w);
+        (name, g, weights)
     };
     Ok(vec![
         part("text encoder", &|w| model.record_text(w)),
@@ -40,18 +43,10 @@ fn parts(model: &Model, caps: &Caps) -> Result<Vec<Recorded>> {
 pub fn count(name: &str, json: bool) -> Result<()> {
     let model = model(name)?;
     if !json {
-        say!(
-            "{:<13} {:<13} {:>10} {:>8} {:>8} {:>8}",
-            "device",
-            "part",
-            "dispatches",
-            "GFLOP",
-            "MB",
-            "in few"
-        )?;
+        say!("device        part          dispatches    GFLOP       MB    least   in few")?;
     }
     for (kind, caps) in Caps::kinds() {
-        for (part, g) in parts(&model, &caps)? {
+        for (part, g, weights) in parts(&model, &caps)? {
             let all = dispatches(&g);
             if json {
                 for d in &all {
@@ -65,14 +60,15 @@ pub fn count(name: &str, json: bool) -> Result<()> {
             let flops: f64 = all.iter().map(|d| d.flops).sum();
             let few: f64 = all.iter().filter(|d| d.groups < FEW).map(|d| d.flops).sum();
             let bytes: usize = all.iter().map(|d| d.bytes).sum();
-            let (gflop, mb, few) = (flops / 1e9, bytes as f64 / 1e6, 100.0 * few / flops);
-            say!("{kind:<13} {part:<13} {:>10} {gflop:>8.1} {mb:>8.0} {few:>7.1}%", all.len())?;
+            let least = weights + all.iter().map(|d| d.written).sum::<usize>();
+            let (gflop, mb, least) = (flops / 1e9, bytes as f64 / 1e6, least as f64 / 1e6);
+            let (n, few) = (all.len(), 100.0 * few / flops + 0.0);
+            say!("{kind:<13} {part:<13} {n:>10} {gflop:>8.1} {mb:>8.0} {least:>8.0} {few:>7.1}%")?;
         }
     }
     if !json {
-        say!(
-            "MB: all that dispatches are given; in few: share of the operations in dispatches of fewer than {FEW} workgroups"
-        )?;
+        say!("MB: all that dispatches read and write. least: weights and results, each once.")?;
+        say!("in few: share of the operations in dispatches of fewer than {FEW} workgroups.")?;
     }
     Ok(())
 }
@@ -84,7 +80,7 @@ pub fn cold(name: &str, json: bool, options: &GpuOptions) -> Result<()> {
     let gpu = Gpu::open(&GpuOptions { cold: true, ..options.clone() })?;
     let model = model(name)?;
     let parts = parts(&model, gpu.caps())?;
-    let mut times = compile_each(&gpu, parts.iter().map(|(_, g)| g))?;
+    let mut times = compile_each(&gpu, parts.iter().map(|(_, g, _)| g))?;
     times.sort_by(|a, b| b.1.total_cmp(&a.1));
     let total: f64 = times.iter().map(|t| t.1).sum();
     if !json {
