@@ -42,6 +42,7 @@ pub fn all() -> Vec<Case> {
     attention(&mut table);
     elementwise(&mut table);
     half(&mut table);
+    inference(&mut table);
     shapes(&mut table);
     rows(&mut table);
     norms(&mut table);
@@ -219,6 +220,32 @@ fn half(t: &mut Table) {
             })
         });
     }
+}
+
+/// A block of a transformer and what moves numbers, on f16 activations, as in inference.
+fn inference(t: &mut Table) {
+    for (name, tokens, heads) in [("transformer_f16", 1024, 8), ("transformer_f16_wide_heads", 256, 4)] {
+        t.forward(name, move |r| {
+            let (g, c) = (r.g, 640);
+            let weight = |name: &str, shape: &[usize]| g.state(name, shape, DType::F16, Init::Zeros);
+            let (scale, bias) = (r.f32(&[c]), r.f32(&[c]));
+            let x = g.to(r.f32(&[1, tokens, c]), DType::F16);
+            let h = g.layer_norm(x, Some(scale), Some(bias), 1e-5);
+            let qkv = g.linear(h, weight("qkv", &[3 * c, c]), None);
+            let [q, k, v] =
+                [0, 1, 2].map(|i| g.reshape(g.slice(qkv, 2, i * c, c), &[1, tokens, heads, c / heads]));
+            let y = g.reshape(g.attention(q, k, v, Attention::default()), x.shape());
+            let epilogue = Epilogue { bias: Some(bias), ..Epilogue::plus(x) };
+            let x = g.linear_with(y, weight("out", &[c, c]), epilogue);
+            let h = g.geglu(g.linear(g.add_scalar(x, 1.0), weight("up", &[8 * c, c]), None));
+            vec![g.linear_with(h, weight("down", &[c, 4 * c]), Epilogue { act: Act::Silu, ..epilogue })]
+        });
+    }
+    t.forward("moved_f16", |r| {
+        let [x, skip] = [640, 320].map(|c| r.g.to(r.f32(&[1, 32, 32, c]), DType::F16));
+        let all = r.g.concat(&[x, skip], 3);
+        vec![r.g.upsample_nearest(all, 40, 64), r.g.permute(r.g.slice(all, 3, 320, 320), &[0, 2, 1, 3])]
+    });
 }
 
 /// Reductions, and ops that move elements.
