@@ -54,7 +54,8 @@ impl Split {
 
 impl Graph {
     /// y = softmax(scale q k^T) v for each head: q (B, Tq, H, D), k and v (B, Tk, Hk, D) -> (B, Tq, H, D). Where Hk is smaller
-    /// than H, neighbouring heads of q share one of k and v (grouped-query attention, Ainslie et al. 2023). All are f32 or all f16; scores are f32.
+    /// than H, neighbouring heads of q share one of k and v (grouped-query attention, Ainslie et al. 2023). All are f32 or all f16; scores
+    /// are f32.
     ///
     /// Scores are never stored (FlashAttention, Dao et al. 2022), but in the backward pass, and of wide heads: there, of some queries at a
     /// time.
@@ -121,20 +122,20 @@ impl Graph {
         scale: f32,
         causal: Option<usize>,
     ) -> Tensor {
-        let ([b, tq, h, d], tk, dtype) = ([0, 1, 2, 3].map(|i| q.dim(i)), k.dim(1), q.dtype());
+        let ([batch, tq, heads, d], tk, dtype) = ([0, 1, 2, 3].map(|i| q.dim(i)), k.dim(1), q.dtype());
         let [q, k, v] = [q, k, v].map(|x| Operand::tokens(self, x));
-        let product = |[m, n, k]: [usize; 3], a: Operand, b_: Operand, load_b, dtype: DType| {
+        let product = |[m, n, k]: [usize; 3], a: Operand, b: Operand, load_b, dtype: DType| {
             self.gemm(Gemm {
-                batch: b * h,
+                batch: batch * heads,
                 m,
                 n,
                 k,
-                c_shape: vec![b, m, h, n],
+                c_shape: vec![batch, m, heads, n],
                 a,
-                b: b_,
+                b,
                 load_a: "gemm/a_plain",
                 load_b,
-                heads: h,
+                heads,
                 right: None,
                 dtype,
                 conv: [0; 11],
@@ -142,7 +143,7 @@ impl Graph {
                 macs: None,
             })
         };
-        let at_once = (tuning::SCORES / (b * h * tk)).clamp(1, tq);
+        let at_once = (tuning::SCORES / (batch * heads * tk)).clamp(1, tq);
         let piece = |first: usize| {
             let n = at_once.min(tq - first);
             let rows = Operand { first: q.first + first * q.row, ..q };

@@ -289,8 +289,6 @@ impl Graph {
             "type of what is added to a product of {:?} and {:?}",
             a.tensor, b.tensor
         );
-        let bias = epilogue.bias.map(|bias| Operand::rows(self, bias, 1));
-        let sizes = [m, n, k, splits, call.heads, bias.is_some() as usize, bias.map_or(0, |b| b.first)];
         let tiles = tile.groups(m, n);
         let y_groups = tiles.div_ceil(65_535);
         // Pieces are added up in f32, with the epilogue after them.
@@ -302,19 +300,17 @@ impl Graph {
             1 => (call.c_shape.clone(), dtype),
             _ => (vec![splits, call.c_shape.iter().product()], DType::F32),
         };
+        let bias = own.bias.map(|bias| Operand::rows(self, bias, 1));
         // Unused bindings get `a` again: a kernel has one layout, whatever its epilogue.
         let recorded = self
             .call(kernel(&call, tile, own, c_dtype))
             .input(a.tensor)
             .input(b.tensor)
-            .input(own.bias.and(bias).map_or(a.tensor, |b| b.tensor))
+            .input(bias.map_or(a.tensor, |b| b.tensor))
             .input(own.residual.or(call.right).unwrap_or(a.tensor));
         let recorded = [a.of, b.of, own.bias].into_iter().flatten().fold(recorded, Call::of);
         let y = recorded
-            .ints(match splits {
-                1 => sizes,
-                _ => [m, n, k, splits, 1, 0, 0],
-            })
+            .ints([m, n, k, splits, call.heads, bias.is_some() as usize, bias.map_or(0, |b| b.first)])
             .ints(a.params())
             .ints(b.params())
             .ints(call.conv)
@@ -326,9 +322,8 @@ impl Graph {
 
     /// act(sum of pieces + bias) + residual: pieces (splits, elements of C), f32.
     fn add_pieces(&self, pieces: Tensor, call: &Gemm, epilogue: Epilogue, dtype: DType) -> Tensor {
-        let n = call.n;
+        let (n, each) = (call.n, if call.n % 4 == 0 { 4 } else { 1 });
         let bias = epilogue.bias.map(|bias| Operand::rows(self, bias, 1));
-        let each = if n % 4 == 0 { 4 } else { 1 };
         let kernel = Kernel::new("gemm_sum", "main").part(epilogue.act.part());
         let kernel = stored(elements(kernel, n), dtype, n);
         let all = pieces.len() / pieces.dim(0);
