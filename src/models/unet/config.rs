@@ -187,7 +187,7 @@ impl UnetConfig {
         self.levels[0].channels
     }
 
-    /// The sinusoids of timesteps (Vaswani et al. 2017), (len, C0), which [`unet`] takes as `time`.
+    /// The sinusoids of timesteps (Vaswani et al. 2017), (len, C0), which [`unet`](super::unet()) takes as `time`.
     pub fn timestep_embedding(&self, timesteps: &[f32]) -> Vec<f32> {
         let one = |&t: &f32| {
             let [sin, cos] = sinusoids(t, self.timestep_width(), self.freq_shift);
