@@ -1,6 +1,6 @@
 // y = softmax(scale q k^T) v for each head. Sums are f32. Backward does not use it: it stores scores, of some queries at a time.
 //
-// Layouts, and how heads are grouped: attention/rows.wgsl. Causal: query i sees the keys 0 to i.
+// Layouts, and how heads are grouped: attention/heads.wgsl and rows.wgsl. Causal: query i sees the keys 0 to i.
 //
 // The scores are never stored. A thread holds 4 R_i queries, and their outputs so far, in registers (named 4x4 blocks, as in
 // gemm.wgsl), and walks over the keys, four at a time: scores s, running maximum m, running sum l of exp(s - m), outputs rescaled

@@ -224,7 +224,8 @@ fn half(t: &mut Table) {
 
 /// A block of a transformer and what moves numbers, on f16 activations, as in inference.
 fn inference(t: &mut Table) {
-    for (name, tokens, heads) in [("transformer_f16", 1024, 8), ("transformer_f16_wide_heads", 256, 4)] {
+    for (width, tokens, heads) in [(40, 1024, 16), (80, 1024, 8), (160, 256, 4)] {
+        let name = &format!("transformer_f16_heads_{width}");
         t.forward(name, move |r| {
             let (g, c) = (r.g, 640);
             let weight = |name: &str, shape: &[usize]| g.state(name, shape, DType::F16, Init::Zeros);

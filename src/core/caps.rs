@@ -117,6 +117,7 @@ impl Caps {
     pub fn kinds_with_coop() -> [(&'static str, Caps); 3] {
         let kind = |arch, size, subgroup| Caps {
             coop: Some(Coop { size, subgroup }),
+            workgroup_bytes: 32 << 10, // the least that such devices have
             ..Caps::nominal(Class::Discrete, arch)
         };
         [

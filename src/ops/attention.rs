@@ -3,7 +3,7 @@
 use super::half::stored;
 use super::matmul::{Gemm, Operand};
 use super::{Epilogue, Matmul, tuning};
-use crate::core::{Call, DType, Graph, Kernel, Tensor};
+use crate::core::{Call, Coop, DType, Graph, Kernel, Tensor};
 
 /// Options of [`Graph::attention`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -42,6 +42,7 @@ impl Split {
             .int("THREADS", self.items * self.parts)
             .int("SLOTS", self.rows)
             .int("FULL", self.full as usize)
+            .part("attention/heads")
             .part("attention/rows");
         kernel.part(if self.parts == 1 { "attention/whole" } else { "attention/split" })
     }
@@ -49,6 +50,58 @@ impl Split {
     /// Workgroups for `heads` heads of `n` rows.
     fn groups(&self, heads: usize, n: usize) -> usize {
         (heads * n.div_ceil(4 * self.rows)).div_ceil(self.items)
+    }
+}
+
+/// How matrix units share a head: `subgroups` of them have a fragment of queries each, and walk over `KEYS` keys at a time.
+struct Units {
+    unit: Coop,
+    subgroups: usize,
+    /// Fragments that a head is wide.
+    wide: usize,
+}
+
+impl Units {
+    /// Keys at a time.
+    const KEYS: usize = 32;
+
+    /// For heads of d columns, if they fit into workgroup memory.
+    fn new(unit: Coop, d: usize, workgroup_bytes: usize) -> Option<Units> {
+        let wide = d.div_ceil(unit.size);
+        let fits = |&subgroups: &usize| Units { unit, subgroups, wide }.bytes() <= workgroup_bytes;
+        let subgroups = [4, 2].into_iter().find(fits)?;
+        Some(Units { unit, subgroups, wide })
+    }
+
+    /// Queries of a workgroup.
+    fn queries(&self) -> usize {
+        self.subgroups * self.unit.size
+    }
+
+    /// Of workgroup memory: queries or keys and values, scores, weights.
+    fn bytes(&self) -> usize {
+        let (queries, wide) = (self.queries(), self.wide * self.unit.size);
+        let tile = 2 * queries.max(2 * Units::KEYS) * (wide + 8);
+        tile + 4 * (queries * (wide.max(Units::KEYS) + 4) + 16) + 2 * queries * (Units::KEYS + 8)
+    }
+
+    fn kernel(&self, dtype: DType) -> Kernel {
+        let (size, per_row) = (self.unit.size, self.unit.subgroup / self.unit.size);
+        stored(Kernel::new("attention_coop", "main").alias("E", "vec4f"), dtype, 4)
+            .enable("f16")
+            .enable("wgpu_cooperative_matrix")
+            .int("SUBGROUP", self.unit.subgroup)
+            .int("SUBGROUPS", self.subgroups)
+            .int("R_w", self.wide)
+            .int("R_j", Units::KEYS / size)
+            .int("R_o", (self.wide * size / 4).div_ceil(per_row))
+            .part("attention/heads")
+            .part(if size == 16 { "coop/attention16" } else { "coop/attention8" })
+    }
+
+    /// Workgroups for `heads` heads of `n` rows.
+    fn groups(&self, heads: usize, n: usize) -> usize {
+        heads * n.div_ceil(self.queries())
     }
 }
 
@@ -80,20 +133,26 @@ impl Graph {
             let y = self.attention(wide(q), wide(k), wide(v), Attention { scale: Some(scale), ..options });
             return self.heads_to(self.slice(y, 3, 0, d), q.dtype());
         }
-        let (tk, hk, width) = (k.dim(1), k.dim(2), d / 4);
-        let y = match tuning::attention(self.caps(), tq, width) {
-            Some(tuned) => {
-                let split = Split::new(width, tuned);
+        let (tk, hk, width, dtype) = (k.dim(1), k.dim(2), d / 4, q.dtype());
+        let units = self.caps().coop.filter(|_| dtype == DType::F16 && width <= tuning::UNITS_WIDTH);
+        let units = units.and_then(|unit| Units::new(unit, d, self.caps().workgroup_bytes));
+        let threads = tuning::attention(self.caps(), tq, width).map(|tuned| Split::new(width, tuned));
+        let kernel = match (&units, &threads) {
+            (Some(units), _) => Some((units.kernel(dtype), units.groups(b * h, tq))),
+            (None, Some(split)) => Some((split.kernel(dtype), split.groups(b * h, tq))),
+            (None, None) => None,
+        };
+        let y = match kernel {
+            Some((kernel, groups)) => {
                 // Two products of the size of q k^T, for the count of operations.
                 let share = if options.causal { 0.5 } else { 1.0 };
                 let flops = 4.0 * (b * h * tq) as f64 * (tk * d) as f64 * share;
                 let places = [q, k, v].map(|x| Operand::tokens(self, x));
-                let call =
-                    places.iter().fold(self.call(split.kernel(q.dtype())), |call, x| call.input(x.tensor));
+                let call = places.iter().fold(self.call(kernel), |call, x| call.input(x.tensor));
                 let call = places.iter().filter_map(|x| x.of).fold(call, Call::of);
                 let call = call.ints([b, tq, tk, h, hk, width, options.causal as usize]).float(scale);
                 let call = places.iter().fold(call, |call, x| call.ints([x.first / 4, x.row / 4]));
-                call.groups(split.groups(b * h, tq)).flops(flops).output_as(q.shape(), q.dtype())
+                call.groups(groups).flops(flops).output_as(q.shape(), dtype)
             }
             None if h == hk => self.attention_by_products(q, k, v, scale, options.causal.then_some(tq)),
             None => {

@@ -1,11 +1,12 @@
 //! Products and convolutions of f16 numbers, in all their forms: by matrix units where the adapter has them (`KALEID_KERNELS=all` on
 //! today's lavapipe), else by the plain kernel. Either way within what rounding to f16 explains.
 
+use crate::attention::attention;
 use crate::conv::conv;
-use crate::harness::Case;
+use crate::harness::{Arr, Case};
 use crate::matmul::{matmul, transpose};
-use kaleid::core::DType::F16;
-use kaleid::ops::{Act, Conv, Epilogue, Matmul};
+use kaleid::core::DType::{F16, F32};
+use kaleid::ops::{Act, Attention, Conv, Epilogue, Matmul};
 
 const ROUNDED: f64 = 2e-3;
 
@@ -62,8 +63,37 @@ fn convolutions_of_f16_numbers() {
         );
         // Of f16 activations, as in training: the weight's gradient too.
         Case::new("conv2d", &[&[n, h, w, c], &[o, 3, 3, c]]).tolerance(ROUNDED).check(
-            |g, x| g.to(g.conv2d(g.to(x[0], F16), x[1], Conv::strided(3, stride)), kaleid::core::DType::F32),
+            |g, x| g.to(g.conv2d(g.to(x[0], F16), x[1], Conv::strided(3, stride)), F32),
             |x| conv(&x[0], &x[1], stride, [1; 4]),
         );
+    }
+}
+
+#[test]
+fn attention_of_f16_numbers_of_any_lengths_and_groups_of_heads() {
+    for [b, tq, tk, h, hk, d] in
+        [[2, 37, 70, 4, 2, 40], [1, 70, 33, 2, 2, 64], [1, 5, 130, 3, 3, 80], [1, 33, 33, 2, 1, 8]]
+    {
+        for causal in [false, true] {
+            let flat = |t: usize, heads: usize| [b, t, heads * d];
+            let shapes = [flat(tq, h), flat(tk, hk), flat(tk, hk)];
+            let options = Attention { causal, ..Default::default() };
+            Case::new("attention", &[&shapes[0], &shapes[1], &shapes[2]])
+                .tolerance(ROUNDED)
+                .forward_only()
+                .check(
+                    |g, x| {
+                        let part = |i: usize, t, heads| g.reshape(g.to(x[i], F16), &[b, t, heads, d]);
+                        let y = g.attention(part(0, tq, h), part(1, tk, hk), part(2, tk, hk), options);
+                        g.to(g.reshape(y, &shapes[0]), F32)
+                    },
+                    |x| {
+                        let part = |i: usize, t, heads| Arr::new(&[b, t, heads, d], x[i].data.clone());
+                        let scale = 1.0 / (d as f64).sqrt();
+                        let y = attention(&part(0, tq, h), &part(1, tk, hk), &part(2, tk, hk), scale, causal);
+                        Arr::new(&shapes[0], y.data)
+                    },
+                );
+        }
     }
 }
