@@ -1,5 +1,5 @@
 // y = softmax(scale q k^T) v for each head, by the matrix units of a GPU: q, k, v and the weights are rounded to f16, scores and sums are
-// f32. Where heads lie: attention/heads.wgsl; fragments: coop/attention*.wgsl. Causal: query i sees the keys 0 to i.
+// f32. Where heads lie: attention/heads.wgsl; fragments: coop/size*.wgsl. Causal: query i sees the keys 0 to i.
 //
 // A workgroup has QUERIES queries of a head, SIZE for each of its subgroups, and walks over the keys, KEYS at a time, as FlashAttention does
 // (Dao et al. 2022): scores by matrix units, softmax by threads, its product with v by matrix units. PER_ROW threads share a query: each
@@ -17,7 +17,9 @@ const PER_ROW = SUBGROUP / SIZE;
 const ROW_W = WIDE + 8u;
 const ROW_P = KEYS + 8u;
 const ROW_S = max(KEYS, WIDE) + 4u;
-const ROWS = max(QUERIES, 2u * KEYS); // queries first, then keys above values
+// The tile: queries first, then keys above values; behind them the weights.
+const WEIGHTS = max(QUERIES, 2u * KEYS) * ROW_W;
+const TILE_SIZE = WEIGHTS + QUERIES * ROW_P;
 const LOG2_E = 1.4426950408889634;
 const LOWEST = -3e38;
 
@@ -25,11 +27,6 @@ const LOWEST = -3e38;
 
 // Scores, then sums of weights times values.
 var<workgroup> sums: array<f32, QUERIES * ROW_S + 16u>;
-
-/// What f16 holds: larger numbers become its largest.
-fn half4(v: vec4f) -> vec4<f16> {
-    return vec4<f16>(select(v, clamp(v, vec4f(-65504.0), vec4f(65504.0)), abs(v) > vec4f(65504.0)));
-}
 
 fn sums4(at: u32) -> vec4f { return vec4f(sums[at], sums[at + 1u], sums[at + 2u], sums[at + 3u]); }
 
@@ -52,7 +49,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     }
     workgroupBarrier();
     let subgroup = thread / SUBGROUP;
-    let q_w = q_fragment(subgroup * SIZE * ROW_W + u_w * SIZE); //@ w
+    let q_w = fragment_a(subgroup * SIZE * ROW_W + u_w * SIZE, ROW_W); //@ w
     workgroupBarrier();
 
     let row = subgroup * SIZE + thread % SUBGROUP / PER_ROW;
@@ -74,7 +71,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         workgroupBarrier();
         //@ for j
         var s_j = zeros();
-        s_j = coopMultiplyAdd(q_w, k_fragment(u_j * SIZE * ROW_W + u_w * SIZE), s_j); //@ w
+        s_j = coopMultiplyAdd(q_w, fragment_b_t(u_j * SIZE * ROW_W + u_w * SIZE, ROW_W), s_j); //@ w
         let s_at_j = subgroup * SIZE * ROW_S + u_j * SIZE;
         coopStoreT(s_j, &sums[s_at_j], ROW_S);
         //@ end
@@ -84,15 +81,15 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         let f = exp2(m - most);
         m = most;
         l *= f;
-        for (var c = lane; c < KEYS; c += PER_ROW) {
-            let e = select(0.0, exp2(sums[row * ROW_S + c] - m), key + c < limit);
-            l += e;
-            put_weight(row * ROW_P + c, e);
+        for (var c = lane * 4u; c < KEYS; c += PER_ROW * 4u) {
+            let e = select(vec4f(), exp2(sums4(row * ROW_S + c) - m), key + c + vec4u(0u, 1u, 2u, 3u) < vec4u(limit));
+            l += dot(e, vec4f(1.0));
+            put(WEIGHTS + row * ROW_P + c, e);
         }
         workgroupBarrier();
         //@ for w
         var o_w = zeros();
-        o_w = coopMultiplyAdd(weight_fragment(subgroup * SIZE * ROW_P + u_j * SIZE), v_fragment((KEYS + u_j * SIZE) * ROW_W + u_w * SIZE), o_w); //@ j
+        o_w = coopMultiplyAdd(fragment_a(WEIGHTS + subgroup * SIZE * ROW_P + u_j * SIZE, ROW_P), fragment_b((KEYS + u_j * SIZE) * ROW_W + u_w * SIZE, ROW_W), o_w); //@ j
         let o_at_w = subgroup * SIZE * ROW_S + u_w * SIZE;
         coopStoreT(o_w, &sums[o_at_w], ROW_S);
         //@ end

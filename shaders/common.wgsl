@@ -35,7 +35,12 @@ fn from_half_word(word: u32, i: u32) -> f32 { return unpack2x16float(word)[i % 2
 
 /// The reverse of from_half. What is larger than f16 can be becomes its largest number: packing it would give anything.
 fn to_half(v: vec4f) -> vec2u {
-    let most = 65504.0;
-    let inside = select(v, clamp(v, vec4f(-most), vec4f(most)), abs(v) > vec4f(most));
+    let inside = within_half(v);
     return vec2u(pack2x16float(inside.xy), pack2x16float(inside.zw));
+}
+
+/// What is larger than f16 can be becomes its largest number.
+fn within_half(v: vec4f) -> vec4f {
+    let most = 65504.0;
+    return select(v, clamp(v, vec4f(-most), vec4f(most)), abs(v) > vec4f(most));
 }

@@ -1,7 +1,7 @@
 // C = act(A B + bias) + residual, for each entry z of a batch, by the matrix units of a GPU (WGSL's cooperative matrices, of which naga
 // says more than the standard so far): A and B are rounded to f16, sums are f32.
 //
-// Shapes, loaders and the pieces of K: gemm/result.wgsl. Fragments, and how the tiles lie in workgroup memory: coop/size*.wgsl.
+// Shapes, loaders and the pieces of K: gemm/result.wgsl. Fragments, and how tiles lie in workgroup memory: coop/size*.wgsl.
 //
 // A workgroup makes a TILE_M x TILE_N tile of C, walking over K in slices of TILE_K that it keeps in workgroup memory. Its SG_M x SG_N
 // subgroups hold R_i x R_j fragments of SIZE x SIZE each. With PREFETCH = 1 the next slice is on its way from memory while this one is
@@ -18,31 +18,29 @@ const B_BLOCKS = TILE_N * TILE_K / 16u;
 // Rows of the tiles, with eight halves between them, so that they begin in different banks.
 const ROW_A = TILE_K + 8u;
 const ROW_B = TILE_N + 8u;
+// The tile of A [row][k], then that of B [k][column].
+const B_START = TILE_M * ROW_A;
+const TILE_SIZE = B_START + TILE_K * ROW_B;
 
 var<workgroup> stage: array<f32, SUBGROUPS * SIZE * SIZE>;
 
 fn put_block_a(q: u32, block: mat4x4f) {
     let at = q / K4 * 4u * ROW_A + q % K4 * 4u;
-    put_a(at, block[0]);
-    put_a(at + ROW_A, block[1]);
-    put_a(at + 2u * ROW_A, block[2]);
-    put_a(at + 3u * ROW_A, block[3]);
+    put(at, block[0]);
+    put(at + ROW_A, block[1]);
+    put(at + 2u * ROW_A, block[2]);
+    put(at + 3u * ROW_A, block[3]);
 }
 
 fn k4_of_b(q: u32) -> u32 { return select(q / N4, q % K4, B_ALONG_K == 1u); }
 fn n4_of_b(q: u32) -> u32 { return select(q % N4, q / K4, B_ALONG_K == 1u); }
 
 fn put_block_b(q: u32, block: mat4x4f) {
-    let at = k4_of_b(q) * 4u * ROW_B + n4_of_b(q) * 4u;
-    put_b(at, block[0]);
-    put_b(at + ROW_B, block[1]);
-    put_b(at + 2u * ROW_B, block[2]);
-    put_b(at + 3u * ROW_B, block[3]);
-}
-
-/// What f16 holds: larger numbers become its largest.
-fn half4(v: vec4f) -> vec4<f16> {
-    return vec4<f16>(select(v, clamp(v, vec4f(-65504.0), vec4f(65504.0)), abs(v) > vec4f(65504.0)));
+    let at = B_START + k4_of_b(q) * 4u * ROW_B + n4_of_b(q) * 4u;
+    put(at, block[0]);
+    put(at + ROW_B, block[1]);
+    put(at + 2u * ROW_B, block[2]);
+    put(at + 3u * ROW_B, block[3]);
 }
 
 /// Writes a fragment, which lies in `stage`, to C.
@@ -94,9 +92,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
             b_t = load_b(cols_t, k + TILE_K + k4_of_b(thread + u_t * THREADS) * 4u, k_end); //@ t
         }
         for (var h = 0u; h < TILE_K; h += SIZE) {
-            let y_j = fragment_b(h * ROW_B + n1 + u_j * SIZE); //@ j
+            let y_j = fragment_b(B_START + h * ROW_B + n1 + u_j * SIZE, ROW_B); //@ j
             //@ for i
-            let x_i = fragment_a((m1 + u_i * SIZE) * ROW_A + h);
+            let x_i = fragment_a((m1 + u_i * SIZE) * ROW_A + h, ROW_A);
             c_i_j = coopMultiplyAdd(x_i, y_j, c_i_j); //@ j
             //@ end
         }

@@ -11,6 +11,13 @@ pub struct Coop {
     pub subgroup: usize,
 }
 
+impl Coop {
+    /// The part file of their fragments.
+    pub(crate) fn part(&self) -> &'static str {
+        if self.size == 16 { "coop/size16" } else { "coop/size8" }
+    }
+}
+
 /// Devices that list matrix units and do not get kernels for them (is it a CPU, whose is it, its driver): why, and where that is known
 /// from.
 const DENIED: [(fn(bool, Arch, &str) -> bool, &str, &str); 4] = [

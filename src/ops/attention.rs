@@ -96,7 +96,7 @@ impl Units {
             .int("R_j", Units::KEYS / size)
             .int("R_o", (self.wide * size / 4).div_ceil(per_row))
             .part("attention/heads")
-            .part(if size == 16 { "coop/attention16" } else { "coop/attention8" })
+            .part(self.unit.part())
     }
 
     /// Workgroups for `heads` heads of `n` rows.

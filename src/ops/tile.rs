@@ -63,7 +63,7 @@ impl Tile {
                 let kernel = Kernel::new("gemm_coop", "main")
                     .enable("f16")
                     .enable("wgpu_cooperative_matrix")
-                    .part(if unit.size == 16 { "coop/size16" } else { "coop/size8" })
+                    .part(unit.part())
                     .int("SUBGROUP", unit.subgroup)
                     .int("SG_M", sg_m)
                     .int("SG_N", sg_n)
