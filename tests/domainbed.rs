@@ -17,6 +17,11 @@ fn gpu() -> &'static Gpu {
     GPU.get_or_init(|| Gpu::open(&GpuOptions::from_env()).unwrap())
 }
 
+/// The same adapter, where a model may take so many bytes.
+fn limited(bytes: usize) -> Gpu {
+    Gpu::open(&GpuOptions { memory: Some(bytes.div_ceil(1 << 20) as u64), ..GpuOptions::from_env() }).unwrap()
+}
+
 /// `rows` samples of one environment and their labels, by a key that is new in every step.
 type Env = fn(Key, usize) -> (Vec<f32>, Vec<u32>);
 
@@ -67,7 +72,6 @@ impl Run {
             batch: self.batch,
             seed: 7,
             average_from: self.make().average_from(),
-            memory: None,
             recompute: false,
         }
     }
@@ -385,10 +389,10 @@ fn an_update_that_does_not_fit_recomputes_and_gives_the_same_numbers() {
             nonlinear: false,
             f16_activations: false,
         };
-        let train = |memory| {
+        let train = |gpu: &Gpu| {
             let samples = Samples::Numbers(vec![64, 64, 4]);
-            let spec = Spec { network: &network, batch: 4, memory, ..run.spec(&samples) };
-            let mut store = Store::new(gpu());
+            let spec = Spec { network: &network, batch: 4, ..run.spec(&samples) };
+            let mut store = Store::new(gpu);
             let init = |name: &str, shape: &[usize], fan_in| Ok(network.initial(name, shape, fan_in, 3));
             let mut trainer = Trainer::new(&mut store, run.make(), &spec, init).unwrap();
             let x: Vec<f32> = (0..12 * 64 * 64 * 4).map(|i| Key::new(5, 0, "x").normal(i)).collect();
@@ -402,9 +406,9 @@ fn an_update_that_does_not_fit_recomputes_and_gives_the_same_numbers() {
             results.extend([read("layer2.0.bn1.running_mean"), vec![loss]]);
             (results, trainer.memory(), trainer.saving())
         };
-        let (want, whole, saving) = train(None);
+        let (want, whole, saving) = train(gpu());
         assert_eq!((saving.chunks, saving.recompute), (1, false));
-        let (got, less, saving) = train(Some(whole - whole / 8));
+        let (got, less, saving) = train(&limited(whole - whole / 8));
         assert!(saving.chunks > 1 || saving.recompute, "{name}: {saving:?}");
         assert!(less < whole, "{name}: {less} bytes with {saving}, {whole} without");
         for (i, (got, want)) in got.iter().zip(&want).enumerate() {
@@ -415,10 +419,11 @@ fn an_update_that_does_not_fit_recomputes_and_gives_the_same_numbers() {
     }
     let run = Run::new("ERM", 8, 4, &CORNERS, &[]);
     let samples = Samples::Numbers(vec![8]);
-    let spec = Spec { memory: Some(1), ..run.spec(&samples) };
+    let spec = run.spec(&samples);
     let init = |name: &str, shape: &[usize], fan_in| Ok(run.network.initial(name, shape, fan_in, 3));
-    let error = Trainer::new(&mut Store::new(gpu()), run.make(), &spec, init).err().unwrap().to_string();
-    assert!(error.contains("choose a smaller size or batch, or more --memory"), "{error}");
+    let error =
+        Trainer::new(&mut Store::new(&limited(0)), run.make(), &spec, init).err().unwrap().to_string();
+    assert!(error.contains("--memory allows 0 MiB: choose a smaller size or batch"), "{error}");
 }
 
 /// Gradients of some parameters by one step of a network, as Adam's first moments.
@@ -430,11 +435,11 @@ fn gradients_of_noise(
     network: &Network,
     size: usize,
     noises: u32,
-    memory: Option<usize>,
+    gpu: &Gpu,
 ) -> (Vec<Gradients>, usize, Saving) {
     let samples = Samples::Numbers(vec![size, size, 4]);
-    let spec = Spec { network, batch: 16, memory, ..run.spec(&samples) };
-    let mut store = Store::new(gpu());
+    let spec = Spec { network, batch: 16, ..run.spec(&samples) };
+    let mut store = Store::new(gpu);
     let init = |name: &str, shape: &[usize], fan_in| Ok(network.initial(name, shape, fan_in, 3));
     let mut trainer = Trainer::new(&mut store, run.make(), &spec, init).unwrap();
     let start = store.names().into_iter().map(|name| (store.read(&name).unwrap(), name)).collect::<Vec<_>>();
@@ -478,13 +483,13 @@ fn f16_activations_take_less_memory_and_move_gradients_no_more_than_a_little_noi
         };
         let (f32s, f16s, size) = (network(false), network(true), if name == "ERM" { 64 } else { 32 });
         // How far a little noise moves gradients varies from draw to draw, most of all where they are divided by their size (MLDG).
-        let (seen, whole, _) = gradients_of_noise(&run, &f32s, size, 5, None);
-        let (got, half, _) = gradients_of_noise(&run, &f16s, size, 1, None);
+        let (seen, whole, _) = gradients_of_noise(&run, &f32s, size, 5, gpu());
+        let (got, half, _) = gradients_of_noise(&run, &f16s, size, 1, gpu());
         let most = if name == "ERM" { whole * 3 / 4 } else { whole };
         assert!(half < most, "{name}: {half} bytes, {whole} in f32");
         let mut results = got;
         if name == "ERM" {
-            let (got, less, saving) = gradients_of_noise(&run, &f16s, size, 1, Some(half - half / 8));
+            let (got, less, saving) = gradients_of_noise(&run, &f16s, size, 1, &limited(half - half / 8));
             assert!(
                 less < half && (saving.chunks > 1 || saving.recompute),
                 "{norm:?}: {less} bytes, {saving:?}"

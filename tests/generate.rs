@@ -9,6 +9,7 @@ use kaleid::data::folder::Folder;
 use kaleid::engines::painter::Options;
 use kaleid::paint::generate::{self, Summary};
 use kaleid::paint::picture::Picture;
+use kaleid::study::demo;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -90,4 +91,21 @@ fn images_depend_on_their_own_prompt_and_seed_only() {
     let summary = run(&jobs(), &out, &Options { guidance: 1.0, size: Some([20, 16]), ..options() });
     assert_eq!(summary, Summary { painted: 3, kept: 0 });
     assert_eq!(image::open(out.join("new/0.png")).unwrap().to_rgb8().dimensions(), (16, 20));
+}
+
+#[test]
+fn parts_that_do_not_fit_together_are_loaded_in_turn_to_the_same_pixels() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = demo::folder(Path::new(demo::BUILTIN), "stable-diffusion");
+    let paint = |memory: Option<u64>| {
+        let gpu = Gpu::open(&GpuOptions { memory, ..GpuOptions::from_env() })?;
+        let out = temp.path().join(format!("{memory:?}"));
+        generate::run(&gpu, &folder, &jobs()[..1], &out, &Options { steps: 2, ..Options::default() }, 0)?;
+        anyhow::Ok(std::fs::read(out.join("new/0.png")).unwrap())
+    };
+    // UNet 9.2 MiB, autoencoder 2.1.
+    assert_eq!(paint(Some(10)).unwrap(), paint(None).unwrap());
+    let error = paint(Some(8)).unwrap_err();
+    let error = format!("{error:#}");
+    assert!(error.contains("64x64 in batches of 1") && error.contains("--memory allows 8 MiB"), "{error}");
 }

@@ -46,6 +46,9 @@ pub struct GpuOptions {
         hide_default_value = true
     )]
     pub kernels: Kernels,
+    /// Most device memory that a model may take, in MiB [default: what there is]
+    #[arg(long, global = true, env = "KALEID_MEMORY", value_name = "MIB")]
+    pub memory: Option<u64>,
     /// Time every dispatch, and print at the end where the time went, by kernel and by part of the model
     #[arg(long, global = true)]
     pub profile: bool,
@@ -55,7 +58,7 @@ pub struct GpuOptions {
 }
 
 impl GpuOptions {
-    /// What `KALEID_ADAPTER`, `KALEID_BACKEND` and `KALEID_KERNELS` say; for programs without these flags.
+    /// What `KALEID_ADAPTER`, `KALEID_BACKEND`, `KALEID_KERNELS` and `KALEID_MEMORY` say; for programs without these flags.
     pub fn from_env() -> Self {
         fn value<T: clap::ValueEnum>(name: &str) -> Option<T> {
             std::env::var(name).ok().and_then(|v| T::from_str(&v, true).ok())
@@ -64,6 +67,7 @@ impl GpuOptions {
             adapter: std::env::var("KALEID_ADAPTER").ok(),
             backend: value("KALEID_BACKEND"),
             kernels: value("KALEID_KERNELS").unwrap_or_default(),
+            memory: std::env::var("KALEID_MEMORY").ok().and_then(|v| v.parse().ok()),
             ..GpuOptions::default()
         }
     }
@@ -78,7 +82,9 @@ impl GpuOptions {
                 self.backend.map_or(String::new(), |b| format!("{b:?} ").to_lowercase())
             );
         }
-        let caps: Vec<Caps> = adapters.iter().map(|a| Caps::of(a, self.kernels)).collect();
+        let memory = self.memory.map(|mib| mib << 20);
+        let of = |a: &wgpu::Adapter| Caps { memory, ..Caps::of(a, self.kernels) };
+        let caps: Vec<Caps> = adapters.iter().map(of).collect();
         let chosen = match self.adapter.as_deref().map(str::trim).filter(|a| !a.is_empty()) {
             None => {
                 let is_gl = |i: usize| adapters[i].get_info().backend == wgpu::Backend::Gl;

@@ -86,6 +86,8 @@ pub struct Caps {
     pub binding_bytes: u64,
     /// Buffers that one kernel can see.
     pub bindings: usize,
+    /// Most bytes that a model may take, where a person set a limit.
+    pub memory: Option<u64>,
     /// The tile of all matrix products, for `kaleid bench --tune`; nothing for the best that is known for this class.
     pub tile: Option<[usize; 5]>,
 }
@@ -186,6 +188,7 @@ impl Caps {
             buffer_bytes: limits.max_buffer_size,
             binding_bytes: limits.max_storage_buffer_binding_size,
             bindings: limits.max_storage_buffers_per_shader_stage as usize,
+            memory: None,
             tile: None,
         }
     }

@@ -327,23 +327,24 @@ impl Plan {
     }
 }
 
-/// Refuses a plan that would make a machine swap: a software adapter has the host's memory and takes more than there is. wgpu does
-/// not report other adapters' free memory; there, creating the buffer fails. `more`: bytes of the plan that are not taken yet.
+/// Refuses a plan that takes more than `--memory` allows, or would make a machine swap: a software adapter has the host's memory and
+/// takes more than there is. wgpu does not report other adapters' free memory; there, creating the buffer fails. `more`: bytes of the
+/// plan that are not taken yet.
 ///
 /// # Errors
 /// [`OutOfMemory`].
 pub fn fits(gpu: &Gpu, memory: &Memory, more: usize) -> Result<()> {
-    let Some(available) = host_memory().filter(|_| gpu.caps().class == Class::Software) else {
-        return Ok(());
-    };
-    if more as u64 > available {
-        let text = format!(
-            "the plan needs {memory}, and this machine has {} MiB left: choose a smaller size or batch, or f16 weights",
-            available >> 20
-        );
-        return Err(OutOfMemory(text).into());
+    let allowed = gpu.caps().memory.map(|bytes| (bytes, "--memory allows"));
+    let free = host_memory().filter(|_| gpu.caps().class == Class::Software);
+    let limits = allowed.into_iter().chain(free.map(|bytes| (bytes, "this machine has left")));
+    match limits.min().filter(|(bytes, _)| more as u64 > *bytes) {
+        None => Ok(()),
+        Some((bytes, who)) => Err(OutOfMemory(format!(
+            "the plan needs {memory}, and {who} {} MiB: choose a smaller size or batch, or f16 weights",
+            bytes >> 20
+        ))
+        .into()),
     }
-    Ok(())
 }
 
 /// Bytes of memory that the operating system says are available, where it says so.

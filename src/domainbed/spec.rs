@@ -20,8 +20,6 @@ pub struct Spec<'a> {
     pub seed: u64,
     /// The step from which on the parameters are averaged; the average predicts.
     pub average_from: Option<u32>,
-    /// Bytes of device memory that training may take; what the adapter has, by default.
-    pub memory: Option<usize>,
     /// Recompute residual blocks in backward, even if there is memory to keep them.
     pub recompute: bool,
 }

@@ -243,14 +243,6 @@ impl Recorded {
             }
         }
         let needs = plan::check(gpu, &g)?;
-        let memory = needs.memory;
-        if let Some(limit) = spec.memory.filter(|&limit| memory.total() > limit) {
-            let text = format!(
-                "a step needs {memory}, and may take {} MiB: choose a smaller size or batch, or more --memory",
-                limit >> 20
-            );
-            return Err(OutOfMemory(text).into());
-        }
         let params = step.w.params();
         let fillers = step.into_fillers();
         Ok(Recorded { graph: g, logged: values.iter().map(|v| v.0).collect(), fillers, params, needs })

@@ -11,6 +11,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::models::clip::{self, ClipConfig, TextConfig};
 use anyhow::{Result, bail};
 use rayon::prelude::*;
+use std::rc::Rc;
 
 /// Images or texts that one run takes in.
 const BATCH: usize = 8;
@@ -41,7 +42,7 @@ pub(super) fn record_text(w: &Weights, config: &TextConfig) {
 pub struct TextEncoder {
     config: TextConfig,
     reader: PromptReader,
-    checkpoint: Checkpoint,
+    checkpoint: Rc<Checkpoint>,
     part: Part,
 }
 
@@ -69,9 +70,10 @@ impl TextEncoder {
     ) -> Result<TextEncoder> {
         let config = TextConfig::new(config)?;
         let reader = PromptReader::new(tokenizer, &config)?;
-        let checkpoint = clip::modern_names(checkpoint);
+        let checkpoint = Rc::new(clip::modern_names(checkpoint));
         check_table(&config, &checkpoint, "")?;
-        let part = Part::open(gpu, dtype, &checkpoint, |w| record_text(w, &config))?;
+        let recorded = config.clone();
+        let part = Part::open(gpu, dtype, &checkpoint, move |w| record_text(w, &recorded))?;
         Ok(TextEncoder { config, reader, checkpoint, part })
     }
 
@@ -80,9 +82,14 @@ impl TextEncoder {
         [self.config.positions, self.config.hidden_size()]
     }
 
-    /// What encoding one prompt takes.
-    pub fn needs(&self) -> Needs {
-        self.part.needs()
+    /// Its network.
+    pub(super) fn part(&self) -> &Part {
+        &self.part
+    }
+
+    /// To load it, or to give its memory back.
+    pub(super) fn part_mut(&mut self) -> &mut Part {
+        &mut self.part
     }
 
     /// What it reads of prompts.
@@ -98,7 +105,7 @@ impl TextEncoder {
         let mut out = Vec::with_capacity(prompts.len() * self.shape().iter().product::<usize>());
         for prompt in prompts {
             let ids = self.reader.ids(prompt)?;
-            let plan = self.part.plan(&self.checkpoint)?;
+            let plan = self.part.plan()?;
             plan.write("tokens", &embed(&self.config, &self.checkpoint, "", &ids)?)?;
             plan.run()?;
             out.extend(plan.read("context")?);
@@ -155,7 +162,7 @@ pub struct ClipEmbedder {
     config: ClipConfig,
     preprocess: Preprocess,
     tokenizer: Tokenizer,
-    checkpoint: Checkpoint,
+    checkpoint: Rc<Checkpoint>,
     images: Part,
     texts: Part,
 }
@@ -211,18 +218,23 @@ impl ClipEmbedder {
             (config.vision.image_size, config.text.positions, config.text.hidden_size());
         tokenizer.pad_to(length)?;
         check_table(&config.text, &checkpoint, "text_model.")?;
-        let images = Part::open(gpu, dtype, &checkpoint, |w| {
+        let checkpoint = Rc::new(checkpoint);
+        let recorded = config.clone();
+        let images = Part::open(gpu, dtype, &checkpoint, move |w| {
+            let config = &recorded;
             let pixels = w.graph().input("pixels", &[BATCH, size, size, 3], DType::F32);
             let hidden = clip::vision_model(&w.sub("vision_model"), &config.vision, pixels);
-            let features = clip::image_features(w, &config, hidden);
+            let features = clip::image_features(w, config, hidden);
             w.graph().output("features", features);
             w.graph().output("embeds", clip::normalize(w.graph(), features));
         })?;
-        let texts = Part::open(gpu, dtype, &checkpoint, |w| {
+        let recorded = config.clone();
+        let texts = Part::open(gpu, dtype, &checkpoint, move |w| {
+            let config = &recorded;
             let tokens = w.graph().input("tokens", &[BATCH, length, hidden], DType::F32);
             let end = w.graph().input("end", &[BATCH, 1, length], DType::F32);
             let states = clip::text_model(&w.sub("text_model"), &config.text, tokens);
-            w.graph().output("embeds", clip::text_embeds(w, &config, states, end));
+            w.graph().output("embeds", clip::text_embeds(w, config, states, end));
         })?;
         Ok(ClipEmbedder { config, preprocess, tokenizer, checkpoint, images, texts })
     }
@@ -248,7 +260,7 @@ impl ClipEmbedder {
     /// A checkpoint that lacks a tensor; a device that fails.
     pub fn images(&mut self, images: &[Rgb]) -> Result<ImageEmbeds> {
         let size = self.config.vision.image_size;
-        let plan = self.images.plan(&self.checkpoint)?;
+        let plan = self.images.plan()?;
         let mut embeds = ImageEmbeds::default();
         for images in images.chunks(BATCH) {
             let pixels: Vec<Vec<f32>> =
@@ -273,7 +285,7 @@ impl ClipEmbedder {
     /// A checkpoint that lacks a tensor or does not belong to the tokenizer; a device that fails.
     pub fn texts(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
         let (length, hidden) = (self.config.text.positions, self.config.text.hidden_size());
-        let plan = self.texts.plan(&self.checkpoint)?;
+        let plan = self.texts.plan()?;
         let mut out = Vec::with_capacity(texts.len());
         for texts in texts.chunks(BATCH) {
             let mut ids = Vec::with_capacity(BATCH * length);

@@ -10,35 +10,36 @@ use crate::core::{DType, Gpu, Graph, Needs, Param, Plan, Store, Weights, plan};
 use crate::data::checkpoint::Checkpoint;
 use crate::progress::Progress;
 use anyhow::{Context, Result};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// One network of a model. Opening it records it and sees that its checkpoint and the adapter fit it; its weights are read when it
 /// first runs, so that all parts of a model are checked before any is loaded.
 pub struct Part {
     gpu: Gpu,
+    dtype: DType,
+    checkpoint: Rc<Checkpoint>,
+    record: Box<dyn Fn(&Weights)>,
     needs: Needs,
-    recorded: Option<(Graph, Vec<Param>)>,
     plan: Option<Plan>,
 }
 
 impl Part {
-    /// What `record` records, its matrices kept as `dtype`.
+    /// What `record` records, its matrices kept as `dtype`, with weights from `checkpoint`.
     ///
     /// # Errors
     /// A tensor that the checkpoint lacks or holds in another shape; too little device memory.
     pub fn open(
         gpu: &Gpu,
         dtype: DType,
-        checkpoint: &Checkpoint,
-        record: impl FnOnce(&Weights),
+        checkpoint: &Rc<Checkpoint>,
+        record: impl Fn(&Weights) + 'static,
     ) -> Result<Part> {
-        let g = Graph::new(gpu.caps());
-        let w = Weights::new(&g, dtype);
-        record(&w);
-        let params = w.params();
+        let (g, params) = recorded(gpu, dtype, &record);
         params.iter().try_for_each(|p| p.check(checkpoint))?;
         let needs = plan::check(gpu, &g)?;
-        Ok(Part { gpu: gpu.clone(), needs, recorded: Some((g, params)), plan: None })
+        let (gpu, checkpoint) = (gpu.clone(), checkpoint.clone());
+        Ok(Part { gpu, dtype, checkpoint, record: Box::new(record), needs, plan: None })
     }
 
     /// What it takes when it is loaded.
@@ -46,18 +47,38 @@ impl Part {
         self.needs
     }
 
-    /// The plan, with its weights from `checkpoint`.
+    /// The plan, with its weights.
     ///
     /// # Errors
     /// Numbers that are not finite; a device without enough memory after all.
-    pub fn plan(&mut self, checkpoint: &Checkpoint) -> Result<&mut Plan> {
-        if let Some((graph, params)) = self.recorded.take() {
+    pub fn plan(&mut self) -> Result<&mut Plan> {
+        if self.plan.is_none() {
+            let (graph, params) = recorded(&self.gpu, self.dtype, &self.record);
             let mut store = Store::new(&self.gpu);
-            load_weights(&mut store, checkpoint, &params)?;
+            load_weights(&mut store, &self.checkpoint, &params)?;
             self.plan = Some(Plan::new(&self.gpu, graph, &store)?);
         }
-        self.plan.as_mut().context("this part of the model could not be loaded")
+        self.plan.as_mut().context("just made")
     }
+
+    /// Gives its memory back, until it runs again.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn unload(&mut self) -> Result<()> {
+        match self.plan.take() {
+            Some(_) => self.gpu.wait(),
+            None => Ok(()),
+        }
+    }
+}
+
+fn recorded(gpu: &Gpu, dtype: DType, record: impl Fn(&Weights)) -> (Graph, Vec<Param>) {
+    let g = Graph::new(gpu.caps());
+    let w = Weights::new(&g, dtype);
+    record(&w);
+    let params = w.params();
+    (g, params)
 }
 
 /// Reads parameters from `checkpoint` into `store`.
@@ -81,9 +102,14 @@ fn load_weights(store: &mut Store, checkpoint: &Checkpoint, params: &[Param]) ->
 /// What `record` records, ready to run with its weights from `checkpoint`, matrices kept as `dtype`.
 ///
 /// # Errors
-/// As [`Part::open`] and [`Part::plan`].
+/// As [`Part::plan`].
 pub fn load(gpu: &Gpu, dtype: DType, checkpoint: &Checkpoint, record: impl FnOnce(&Weights)) -> Result<Plan> {
-    let mut part = Part::open(gpu, dtype, checkpoint, record)?;
-    part.plan(checkpoint)?;
-    part.plan.context("just made")
+    let g = Graph::new(gpu.caps());
+    let w = Weights::new(&g, dtype);
+    record(&w);
+    let params = w.params();
+    plan::check(gpu, &g)?;
+    let mut store = Store::new(gpu);
+    load_weights(&mut store, checkpoint, &params)?;
+    Plan::new(gpu, g, &store)
 }

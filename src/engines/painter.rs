@@ -6,7 +6,7 @@
 use super::Part;
 use super::clip::TextEncoder;
 use super::model::{Model, Work};
-use crate::core::{Gpu, Needs, OutOfMemory, plan};
+use crate::core::{Gpu, Memory, Needs, OutOfMemory, Weights, plan};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::nchw_to_nhwc;
 use crate::data::rng::Mt19937;
@@ -17,6 +17,7 @@ use anyhow::{Error, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 /// Pixels whose activations are kept on the device at once, unless a batch is asked for.
 const PIXELS: usize = 512 * 512;
@@ -84,9 +85,9 @@ pub struct Painter {
     text: TextEncoder,
     context: Part,
     unet: Part,
-    unet_weights: Checkpoint,
     vae: Part,
-    vae_weights: Checkpoint,
+    /// Memory is short: a part gives its own back before the next is loaded.
+    in_turn: bool,
     scheduler: Scheduler,
     options: Options,
     size: [usize; 2],
@@ -98,7 +99,8 @@ pub struct Painter {
 }
 
 impl Painter {
-    /// Plans the work of all parts of `model`, of whose files the headers are read; at most `images` are painted at once.
+    /// Plans the work of all parts of `model`, of whose files the headers are read; at most `images` are painted at once. Where memory
+    /// does not hold all parts, each is loaded when its turn comes.
     ///
     /// # Errors
     /// Options that the model does not allow, weights that are missing or of other shapes, an adapter that is too small.
@@ -118,23 +120,28 @@ impl Painter {
         let work = Work { size, batch, vae_batch, guided };
         let dtype = gpu.caps().weights();
         let text = TextEncoder::open(gpu, &model.folder, dtype)?;
-        let sized = |e| sized(e, size, batch);
-        let unet_weights = model.folder.sub("unet").weights()?;
-        let context =
-            Part::open(gpu, dtype, &unet_weights, |w| model.record_context(w, work)).map_err(sized)?;
-        let unet = Part::open(gpu, dtype, &unet_weights, |w| model.record_unet(w, work)).map_err(sized)?;
-        let vae_weights = modern_names(model.folder.sub("vae").weights()?);
-        let vae = Part::open(gpu, dtype, &vae_weights, |w| model.record_vae(w, work)).map_err(sized)?;
-        let memory = text.needs().memory + context.needs().memory + unet.needs().memory + vae.needs().memory;
-        plan::fits(gpu, &memory, memory.total()).map_err(sized)?;
+        let part = |weights: &Rc<Checkpoint>, record: fn(&Model, &Weights, Work)| {
+            let model = model.clone();
+            Part::open(gpu, dtype, weights, move |w| record(&model, w, work))
+                .map_err(|e| sized(e, size, batch))
+        };
+        let weights = Rc::new(model.folder.sub("unet").weights()?);
+        let context = part(&weights, Model::record_context)?;
+        let unet = part(&weights, Model::record_unet)?;
+        let vae = part(&Rc::new(modern_names(model.folder.sub("vae").weights()?)), Model::record_vae)?;
+        let fits = |parts: &[&Part]| {
+            let memory = parts.iter().fold(Memory::default(), |sum, part| sum + part.needs().memory);
+            plan::fits(gpu, &memory, memory.total())
+        };
+        fits(&[&context, &unet]).map_err(|e| sized(e, size, batch))?;
+        let in_turn = fits(&[text.part(), &context, &unet, &vae]).is_err();
         Ok(Painter {
             model: model.clone(),
             text,
             context,
             unet,
-            unet_weights,
             vae,
-            vae_weights,
+            in_turn,
             scheduler,
             options: options.clone(),
             size,
@@ -152,9 +159,43 @@ impl Painter {
 
     /// What each part takes: the text encoder for a prompt, the UNet for a step of a batch, the autoencoder for some images.
     pub fn needs(&self) -> [(&'static str, Needs); 3] {
-        let (text, unet, vae) = (self.text.needs(), self.unet.needs(), self.vae.needs());
+        let (text, unet, vae) = (self.text.part().needs(), self.unet.needs(), self.vae.needs());
         let unet = Needs { memory: unet.memory + self.context.needs().memory, ..unet };
         [("text encoder", text), ("UNet", unet), ("autoencoder", vae)]
+    }
+
+    /// Whether memory is too short for all parts at once, so that they are loaded in turn.
+    pub fn in_turn(&self) -> bool {
+        self.in_turn
+    }
+
+    /// All parts, with the work that they belong to.
+    fn parts(&mut self) -> [(Stage, &mut Part); 4] {
+        [
+            (Stage::Text, self.text.part_mut()),
+            (Stage::Unet, &mut self.context),
+            (Stage::Unet, &mut self.unet),
+            (Stage::Vae, &mut self.vae),
+        ]
+    }
+
+    /// Sees that the parts of a stage are loaded. Where memory is short, the others leave first; that may be found out here, since wgpu
+    /// does not say how much there is.
+    fn load(&mut self, stage: Stage) -> Result<()> {
+        let load = |painter: &mut Painter| -> Result<()> {
+            if painter.in_turn {
+                let mut others = painter.parts().into_iter().filter(|(s, _)| *s != stage);
+                others.try_for_each(|(_, part)| part.unload())?;
+            }
+            let mut own = painter.parts().into_iter().filter(|(s, _)| *s == stage);
+            own.try_for_each(|(_, part)| part.plan().map(|_| ()))
+        };
+        let mut loaded = load(self);
+        if !self.in_turn && loaded.as_ref().is_err_and(|e| e.is::<OutOfMemory>()) {
+            self.in_turn = true;
+            loaded = load(self);
+        }
+        loaded.map_err(|e| sized(e, self.size, self.batch))
     }
 
     /// Floating point operations of an image, its prompt aside.
@@ -193,6 +234,7 @@ impl Painter {
         let n = requests.len();
         assert!((1..=self.batch).contains(&n), "{n} images in a batch of {}", self.batch);
 
+        self.load(Stage::Text)?;
         let prompts: Vec<&str> = requests.iter().map(|r| r.prompt).collect();
         if self.guided && self.negative.is_empty() {
             self.negative = self.text.encode(&[&self.options.negative])?;
@@ -202,9 +244,8 @@ impl Painter {
         // Unused places of the batch hold zeros.
         let each: usize = self.text.shape().iter().product();
         context.resize(each * self.batch * if self.guided { 2 } else { 1 }, 0.0);
-        let sized = |e| sized(e, self.size, self.batch);
-        let unet = self.unet.plan(&self.unet_weights).map_err(sized)?;
-        let keys = self.context.plan(&self.unet_weights)?;
+        self.load(Stage::Unet)?;
+        let (unet, keys) = (self.unet.plan()?, self.context.plan()?);
         keys.write("context", &context)?;
         keys.run()?;
         for (path, _) in self.model.unet.cross_attentions() {
@@ -255,7 +296,8 @@ impl Painter {
         let Latents { scaling_factor, shift_factor, .. } = self.model.vae.latents();
         let byte = |v: &f32| ((v * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
         let mut images = Vec::with_capacity(latents.len() / each);
-        let vae = self.vae.plan(&self.vae_weights).map_err(|e| sized(e, self.size, self.batch))?;
+        self.load(Stage::Vae)?;
+        let vae = self.vae.plan()?;
         for part in latents.chunks(each * self.vae_batch) {
             let mut z: Vec<f32> = part.iter().map(|v| v / scaling_factor + shift_factor).collect();
             z.resize(each * self.vae_batch, 0.0);
@@ -271,6 +313,14 @@ impl Painter {
         }
         Ok(images)
     }
+}
+
+/// What a batch goes through.
+#[derive(Clone, Copy, PartialEq)]
+enum Stage {
+    Text,
+    Unet,
+    Vae,
 }
 
 /// Says of too little memory what for: a smaller size or batch may fit.

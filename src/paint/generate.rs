@@ -91,8 +91,9 @@ fn paint(
     warn_of_long_prompts(&painter, left, &options.negative)?;
     let memory = painter.needs().map(|(part, needs)| format!("{part} {} MiB", needs.memory.total() >> 20));
     let (adapter, memory, left_of) = (&gpu.caps().adapter, memory.join(", "), left.len());
+    let in_turn = if painter.in_turn() { " in turn" } else { "" };
     eprintln!(
-        "{adapter}: {memory}; {left_of} images of {width}x{height} in {} steps, {n} at once",
+        "{adapter}: {memory}{in_turn}; {left_of} images of {width}x{height} in {} steps, {n} at once",
         options.steps
     );
 

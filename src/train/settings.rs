@@ -84,10 +84,6 @@ pub struct Settings {
     /// Algorithms to run without DomainBed's known mistakes, separated by commas; their source files describe these: MLDG, MTL, SelfReg.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub fixed: Vec<String>,
-    /// Device memory that training may take, in MiB; where it is too little, activations are recomputed instead of kept [default: what
-    /// the adapter has].
-    #[arg(long, value_name = "MIB")]
-    pub memory: Option<usize>,
     /// Recompute the activations of residual blocks in the backward pass instead of keeping them.
     #[arg(long)]
     pub recompute: bool,
@@ -172,7 +168,7 @@ fn gib(text: &str) -> Result<u64, std::num::ParseFloatError> {
 }
 
 /// Settings that no result records: those that change none, and shorthands of others.
-const NOT_RECORDED: [&str; 6] = ["batch", "image_memory", "log_every", "lr", "memory", "recompute"];
+const NOT_RECORDED: [&str; 5] = ["batch", "image_memory", "log_every", "lr", "recompute"];
 /// Arguments that every result records, in this order. A setting that is not among them is recorded only where it is not the default:
 /// older runs can then be resumed, and a new setting needs no line here.
 const RECORDED: [&str; 31] = [
@@ -396,8 +392,7 @@ mod tests {
             training.arguments(&dataset).unwrap().keys().cloned().collect()
         };
         assert_eq!(names(&training), RECORDED);
-        training.settings =
-            flags::parse(&["--swad", "--memory", "9", "--log-every", "1", "--lr", "1", "--recompute"]);
+        training.settings = flags::parse(&["--swad", "--log-every", "1", "--lr", "1", "--recompute"]);
         assert_eq!(names(&training)[RECORDED.len()..], ["swad"]);
         assert_eq!(training.arguments(&dataset).unwrap()["hparams"], "{\"lr\": 1.0}");
     }

@@ -90,7 +90,6 @@ impl<'a> Task<'a> {
             batch: self.batch,
             seed: self.settings.seed,
             average_from: self.average_from,
-            memory: self.settings.memory.map(|mib| mib << 20),
             recompute: self.settings.recompute,
         }
     }

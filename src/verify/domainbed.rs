@@ -146,7 +146,6 @@ impl Recording<'_> {
             batch: sample[0],
             seed: 0,
             average_from: make()?.average_from(),
-            memory: None,
             recompute: false,
         };
         let mut store = Store::new(gpu);
