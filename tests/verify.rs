@@ -62,7 +62,7 @@ fn broken_goldens_are_rows_and_a_folder_without_any_is_an_error() {
     assert_eq!(rows.len(), 9);
     let expected = [
         "a_no_tensors.safetensors is missing",
-        "no *.safetensors file in this folder",
+        "no weights (*.safetensors, *.gguf, *.bin, *.ckpt) in this folder",
         "the class BertModel is not known",
         "no folder d_unknown beside it, and not one of clip_vit_b32",
         "not valid JSON",

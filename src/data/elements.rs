@@ -1,9 +1,57 @@
 //! Numbers as files hold them, converted to those that are wanted.
 
+use super::blocks::Block;
 use anyhow::{Result, bail};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use safetensors::Dtype;
+
+/// What a file keeps the numbers of a tensor as, little-endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // Each is called what it is.
+pub enum Element {
+    F64,
+    F32,
+    F16,
+    BF16,
+    F8E4M3,
+    F8E5M2,
+    I64,
+    I32,
+    I16,
+    I8,
+    U8,
+    Bool,
+    /// Some numbers that share a scale, in a GGUF.
+    Block(Block),
+    /// Another one, which is not read.
+    Other(&'static str),
+}
+
+impl Element {
+    /// Numbers that stand together, and the bytes of so many.
+    pub fn unit(self) -> [usize; 2] {
+        match self {
+            Element::F64 | Element::I64 => [1, 8],
+            Element::F32 | Element::I32 => [1, 4],
+            Element::F16 | Element::BF16 | Element::I16 => [1, 2],
+            Element::F8E4M3 | Element::F8E5M2 | Element::I8 | Element::U8 | Element::Bool => [1, 1],
+            Element::Block(block) => block.unit(),
+            Element::Other(_) => [1, 0],
+        }
+    }
+
+    /// Bytes of `n` numbers that fill their units.
+    pub fn bytes(self, n: usize) -> Option<usize> {
+        let [numbers, bytes] = self.unit();
+        (n % numbers == 0).then(|| (n / numbers).checked_mul(bytes)).flatten()
+    }
+
+    /// Whether it holds fractions.
+    pub fn is_float(self) -> bool {
+        use Element::*;
+        matches!(self, F64 | F32 | F16 | BF16 | F8E4M3 | F8E5M2 | Block(_))
+    }
+}
 
 /// The values of a tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,26 +63,29 @@ pub enum Values {
 }
 
 impl Values {
-    /// Floating-point numbers, little-endian. Halves only become singles where these are wanted.
+    /// Floating-point numbers. Halves only become singles where these are wanted.
     ///
     /// # Errors
     /// Elements that are not floating point.
-    pub fn read(dtype: Dtype, bytes: &[u8], half: bool) -> Result<Values> {
-        Ok(match (dtype, half) {
-            (Dtype::F16, true) => Values::F16(elements(bytes).map(f16::from_le_bytes).collect()),
-            (Dtype::F16, false) => {
+    pub fn read(element: Element, bytes: &[u8], half: bool) -> Result<Values> {
+        let numbers = match element {
+            Element::F16 if half => {
+                return Ok(Values::F16(elements(bytes).map(f16::from_le_bytes).collect()));
+            }
+            Element::F16 => {
                 let halves: Vec<f16> = elements(bytes).map(f16::from_le_bytes).collect();
-                Values::F32(halves.to_f32_vec())
+                halves.to_f32_vec()
             }
-            (Dtype::BF16, _) => {
-                Values::of(elements(bytes).map(|b| bf16::from_le_bytes(b).to_f32()).collect(), half)
-            }
-            (Dtype::F32, _) => Values::of(elements(bytes).map(f32::from_le_bytes).collect(), half),
-            (Dtype::F64, _) => {
-                Values::of(elements(bytes).map(|b| f64::from_le_bytes(b) as f32).collect(), half)
-            }
-            (other, _) => bail!("holds {other:?}, expected F32, F16, BF16 or F64"),
-        })
+            Element::BF16 => elements(bytes).map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+            Element::F32 => elements(bytes).map(f32::from_le_bytes).collect(),
+            Element::F64 => elements(bytes).map(|b| f64::from_le_bytes(b) as f32).collect(),
+            Element::F8E4M3 => bytes.iter().map(|&b| e4m3(b)).collect(),
+            // The upper byte of a half.
+            Element::F8E5M2 => bytes.iter().map(|&b| f16::from_le_bytes([0, b]).to_f32()).collect(),
+            Element::Block(block) => block.decode(bytes),
+            other => bail!("holds {other:?}, expected F32, F16, BF16 or F64"),
+        };
+        Ok(Values::of(numbers, half))
     }
 
     /// These numbers, rounded to half precision if it is wanted.
@@ -46,6 +97,14 @@ impl Values {
                 Values::F16(halves)
             }
             false => Values::F32(values),
+        }
+    }
+
+    /// Those at `places`, in this order.
+    pub fn at(&self, places: &[usize]) -> Values {
+        match self {
+            Values::F32(v) => Values::F32(places.iter().map(|&i| v[i]).collect()),
+            Values::F16(v) => Values::F16(places.iter().map(|&i| v[i]).collect()),
         }
     }
 
@@ -79,6 +138,17 @@ pub fn elements<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
     bytes.as_chunks::<N>().0.iter().copied()
 }
 
+/// A number of 8 bits with 4 of exponent, which has no infinity (Micikevicius et al. 2022, "FP8 formats for deep learning").
+fn e4m3(bits: u8) -> f32 {
+    let (exponent, fraction) = (i32::from(bits >> 3 & 15), f32::from(bits & 7) / 8.0);
+    let size = match (exponent, bits & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => fraction * 2f32.powi(-6),
+        _ => (1.0 + fraction) * 2f32.powi(exponent - 7),
+    };
+    if bits >> 7 == 1 { -size } else { size }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,11 +161,11 @@ mod tests {
             [0.5f32, -2.0, 1.0].iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect();
         let f64s: Vec<u8> = numbers.iter().flat_map(|&v| f64::from(v).to_le_bytes()).collect();
         let halves = Values::F16(numbers.map(f16::from_f32).to_vec());
-        assert_eq!(Values::read(Dtype::F16, &f16s, true).unwrap(), halves);
-        assert_eq!(Values::read(Dtype::F16, &f16s, false).unwrap(), Values::F32(numbers.to_vec()));
-        assert_eq!(Values::read(Dtype::F64, &f64s, true).unwrap(), halves);
-        assert_eq!(Values::read(Dtype::BF16, &bf16s, false).unwrap(), Values::F32(numbers[..3].to_vec()));
-        assert!(Values::read(Dtype::I32, &f16s, false).is_err());
+        assert_eq!(Values::read(Element::F16, &f16s, true).unwrap(), halves);
+        assert_eq!(Values::read(Element::F16, &f16s, false).unwrap(), Values::F32(numbers.to_vec()));
+        assert_eq!(Values::read(Element::F64, &f64s, true).unwrap(), halves);
+        assert_eq!(Values::read(Element::BF16, &bf16s, false).unwrap(), Values::F32(numbers[..3].to_vec()));
+        assert!(Values::read(Element::I32, &f16s, false).is_err());
         assert_eq!(halves.not_finite(), None);
         let broken = Values::of(vec![1.0, f32::NAN], true);
         assert!(broken.not_finite().is_some_and(|(i, v)| i == 1 && v.is_nan()));
@@ -104,5 +174,19 @@ mod tests {
         let oihw = Values::F32((0..8).map(|i| i as f32).collect());
         let ohwi = Values::F32(vec![0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
         assert_eq!(oihw.channels_last([2, 2, 1, 2]), ohwi);
+    }
+
+    #[test]
+    fn eight_bits_are_read_by_the_tables_of_their_paper() {
+        let read = |element, bytes: &[u8]| match Values::read(element, bytes, false).unwrap() {
+            Values::F32(values) => values,
+            Values::F16(_) => unreachable!(),
+        };
+        // Largest, smallest normal, largest and smallest subnormal, minus one.
+        let e4m3 = read(Element::F8E4M3, &[0x7e, 0x08, 0x07, 0x01, 0xb8, 0x00, 0x7f]);
+        assert_eq!(e4m3[..6], [448.0, 0.015625, 0.013671875, 0.001953125, -1.0, 0.0]);
+        assert!(e4m3[6].is_nan());
+        let e5m2 = read(Element::F8E5M2, &[0x7b, 0x04, 0x01, 0xbc]);
+        assert_eq!(e5m2, [57344.0, 6.1035156e-5, 1.5258789e-5, -1.0]);
     }
 }

@@ -1,6 +1,7 @@
 //! Files and numbers on the CPU: checkpoints, tokenizers, images, data sets, random draws. Nothing here knows of the GPU.
 
 pub mod augment;
+pub mod blocks;
 pub mod check;
 pub mod checkpoint;
 pub mod config;

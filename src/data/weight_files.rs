@@ -1,5 +1,5 @@
-//! Which files of a Hugging Face folder hold a model's weights: one file, or shards that an index lists; of several variants
-//! (`.fp16`, `.non_ema`) the plain one, then fp16.
+//! Which files of a Hugging Face folder hold a model's weights: one file, or shards that an index lists; safetensors before others; of
+//! several variants (`.fp16`, `.non_ema`) the plain one, then fp16.
 
 use super::text;
 use anyhow::{Context, Result, anyhow, bail};
@@ -7,17 +7,22 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Names of the one file, most wanted first.
-pub(super) const FILES: [&str; 6] = [
+pub(super) const FILES: [&str; 9] = [
     "model.safetensors",
     "diffusion_pytorch_model.safetensors",
     "model.fp16.safetensors",
     "diffusion_pytorch_model.fp16.safetensors",
     "pytorch_model.safetensors",
     "pytorch_model.fp16.safetensors",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.bin",
+    "diffusion_pytorch_model.fp16.bin",
 ];
 
+/// Endings of files of weights; of two formats the one that is read faster.
+const ENDINGS: [&str; 6] = [".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt"];
 /// What marks the index of shards; a variant stands before it or, in files of diffusers, between it and `.json`.
-const INDEX: &str = ".safetensors.index";
+const INDEX: [&str; 2] = [".safetensors.index", ".bin.index"];
 
 /// The file with the weights of `folder`, or the index of its shards.
 ///
@@ -28,43 +33,56 @@ pub(super) fn find(folder: &Path) -> Result<PathBuf> {
     let mut names: Vec<String> =
         read.filter_map(|e| e.ok()?.file_name().into_string().ok()).filter(|n| !n.starts_with('.')).collect();
     names.sort();
-    if let Some(name) = FILES.iter().find(|f| names.iter().any(|n| n == *f)) {
-        return Ok(folder.join(name));
-    }
-    let indices: Vec<&String> = names.iter().filter(|n| n.contains(INDEX) && n.ends_with(".json")).collect();
-    let of = |variant: &str| indices.iter().find(|n| variant_of(n) == variant);
-    if let Some(index) = of("").or(of("fp16")) {
-        return Ok(folder.join(index));
-    }
-    let whole = |n: &&String| n.ends_with(".safetensors") && !is_shard(n);
-    let candidates: Vec<&String> = indices.into_iter().chain(names.iter().filter(whole)).collect();
-    let place = folder.display();
-    match candidates[..] {
-        [only] => return Ok(folder.join(only)),
-        [] => {}
-        _ => {
-            let list = candidates.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(", ");
-            bail!("{place}: several files of weights ({list}): move all away but the one that is meant");
+    let (place, mut more) = (folder.display(), None);
+    for ending in ENDINGS {
+        let usual = FILES.iter().filter(|f| f.ends_with(ending)).find(|f| names.iter().any(|n| n == *f));
+        if let Some(name) = usual {
+            return Ok(folder.join(name));
         }
+        let mark = format!("{ending}.index");
+        let indices: Vec<&String> =
+            names.iter().filter(|n| n.contains(&mark) && n.ends_with(".json")).collect();
+        let of = |variant: &str| indices.iter().find(|n| variant_of(n) == variant);
+        if let Some(index) = of("").or(of("fp16")) {
+            return Ok(folder.join(index));
+        }
+        let whole = |n: &&String| n.ends_with(ending) && !is_later_shard(n, ending);
+        let candidates: Vec<&String> = indices.into_iter().chain(names.iter().filter(whole)).collect();
+        match candidates[..] {
+            [only] => return Ok(folder.join(only)),
+            [] => {}
+            _ => {
+                let list = candidates.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(", ");
+                more.get_or_insert(list);
+            }
+        }
+    }
+    if let Some(list) = more {
+        bail!("{place}: several files of weights ({list}): move all away but the one that is meant");
     }
     let ends = |endings: &[&str]| names.iter().find(|n| endings.iter().any(|e| n.ends_with(e)));
     if let Some(name) = ends(&[".incomplete", ".crdownload", ".part", ".download", ".aria2"]) {
         bail!("{place}: {name} is a download that was not finished; download it again");
     }
-    if let Some(name) = names.iter().find(|n| is_shard(n) && n.ends_with(".safetensors")) {
-        bail!("{place}: {name} is one of several, and their index (*{INDEX}.json) is missing; download it");
+    if let Some(name) = names.iter().find(|n| is_shard(n) && ENDINGS.iter().any(|e| n.ends_with(e))) {
+        bail!(
+            "{place}: {name} is one of several, and their index (*{}.json) is missing; download it",
+            INDEX[0]
+        );
     }
-    if ends(&[".bin", ".pt", ".pth", ".ckpt"]).is_some() {
-        bail!("{place}: only pickled weights; convert them to safetensors");
-    }
-    bail!("{place}: no *.safetensors file in this folder")
+    bail!("{place}: no weights (*.safetensors, *.gguf, *.bin, *.ckpt) in this folder")
 }
 
 /// The variant of an index: `fp16` of `model.safetensors.index.fp16.json` and of `model.fp16.safetensors.index.json`.
 fn variant_of(index: &str) -> &str {
-    let (stem, rest) = index.split_once(INDEX).unwrap_or((index, ""));
+    let (stem, rest) = INDEX.iter().find_map(|mark| index.split_once(mark)).unwrap_or((index, ""));
     let after = rest.trim_end_matches("json").trim_matches('.');
     if after.is_empty() { stem.split_once('.').map_or("", |(_, variant)| variant) } else { after }
+}
+
+/// Whether a name is one of several that is not opened itself: the first of a GGUF leads to the others.
+fn is_later_shard(name: &str, ending: &str) -> bool {
+    shard(name).is_some_and(|(_, part, _)| ending != ".gguf" || !part.starts_with("-00001-"))
 }
 
 /// Whether a name is one of `-00001-of-00002`.
@@ -107,13 +125,23 @@ pub(super) fn shards(index: &Path) -> Result<(Vec<PathBuf>, Vec<String>)> {
     Ok((paths, map.keys().cloned().collect()))
 }
 
+/// All files of a GGUF that was split, of which `file` is one; of another file nothing.
+pub(super) fn split(file: &Path) -> Option<Vec<PathBuf>> {
+    let (stem, part, ending) =
+        shard(file.file_name()?.to_str()?).filter(|(.., ending)| *ending == ".gguf")?;
+    let of = &part["-00001-of-".len()..];
+    let name = |i: usize| file.with_file_name(format!("{stem}-{i:05}-of-{of}{ending}"));
+    Some((1..=of.parse().ok()?).map(name).collect())
+}
+
 /// A variant's shard as the other of two habits spells it: `model.fp16-00001-of-00002.safetensors` is
 /// `model-00001-of-00002.fp16.safetensors`.
 fn other_spelling(file: &str) -> Option<String> {
     let (stem, part, ending) = shard(file)?;
-    match (stem.split_once('.'), ending.strip_suffix(".safetensors")?.strip_prefix('.')) {
-        (Some((stem, variant)), None) => Some(format!("{stem}{part}.{variant}.safetensors")),
-        (None, Some(variant)) => Some(format!("{stem}.{variant}{part}.safetensors")),
+    let last = &ending[ending.rfind('.')?..];
+    match (stem.split_once('.'), ending.strip_suffix(last)?.strip_prefix('.')) {
+        (Some((stem, variant)), None) => Some(format!("{stem}{part}.{variant}{last}")),
+        (None, Some(variant)) => Some(format!("{stem}.{variant}{part}{last}")),
         _ => None,
     }
 }
@@ -151,7 +179,11 @@ mod tests {
         );
         assert!(found(&shards).unwrap_err().contains("their index (*.safetensors.index.json) is missing"));
         assert!(found(&["model.safetensors.crdownload"]).unwrap_err().contains("was not finished"));
-        assert!(found(&["pytorch_model.bin"]).unwrap_err().contains("only pickled weights"));
+        assert_eq!(found(&["pytorch_model.bin", "model.safetensors"]).unwrap(), "model.safetensors");
+        assert_eq!(found(&["pytorch_model.bin.index.json"]).unwrap(), "pytorch_model.bin.index.json");
+        assert_eq!(found(&["pytorch_model.bin", "training_args.bin"]).unwrap(), "pytorch_model.bin");
+        let gguf = ["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"];
+        assert_eq!(found(&gguf).unwrap(), gguf[0]);
     }
 
     #[test]

@@ -12,12 +12,15 @@ use crate::domainbed::predictor::Predictor;
 use crate::domainbed::samples::Samples;
 use crate::domainbed::trainer::Trainer;
 use crate::domainbed::{self, Algorithm, Setup, Spec};
-
+use crate::progress;
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
+use std::path::Path;
 
 /// Images of one prediction, where the device has room for them; DomainBed's number.
 const EVAL_BATCH: usize = 64;
+/// Names of tensors that a line shows.
+const SHOWN: usize = 4;
 
 /// What is trained.
 pub struct Task<'a> {
@@ -64,7 +67,8 @@ impl<'a> Task<'a> {
         if envs * batch < 2 && network.sees_batches() {
             bail!("a batch of one sample has no variance: batch normalisation needs more");
         }
-        let weights = settings.weights.as_ref().map(Checkpoint::open).transpose()?;
+        let weights =
+            settings.weights.as_ref().map(|file| weights(file, &network, settings.size)).transpose()?;
         let args = settings.arguments(dataset)?;
         let mut task =
             Task { settings, dataset, hparams, network, batch, envs, average_from: None, weights, args };
@@ -153,6 +157,24 @@ impl<'a> Task<'a> {
         let envs: Vec<Value> = envs.iter().map(env).collect();
         json!({"args": self.args, "hparams": self.hparams.0, "environments": envs})
     }
+}
+
+/// The weights in `file`, under the names of the network. Says what is left out of them.
+fn weights(file: &Path, network: &Network, size: usize) -> Result<Checkpoint> {
+    let featurizer = network.featurizer_tensors(size);
+    let wanted: Vec<&str> = featurizer.keys().map(String::as_str).collect();
+    let (checkpoint, prefix) = Checkpoint::open(file)?.below_prefix(&wanted);
+    let unused = |name: &&str| !featurizer.contains_key(*name) && !name.ends_with("num_batches_tracked");
+    let left: Vec<&str> = checkpoint.names().filter(unused).collect();
+    if !prefix.is_empty() || !left.is_empty() {
+        let under = if prefix.is_empty() { String::new() } else { format!(", below {prefix}") };
+        let some = left.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+        let more = if left.len() > SHOWN { ", .." } else { "" };
+        let out = if left.is_empty() { String::new() } else { format!("; left out: {some}{more}") };
+        progress::say(&format!("{}: {} tensors are read{under}{out}", checkpoint.name(), featurizer.len()));
+    }
+    checkpoint.remarks().iter().for_each(|remark| progress::say(remark));
+    Ok(checkpoint)
 }
 
 /// The hyper-parameters, and the samples that a step takes from each of `envs` training environments.

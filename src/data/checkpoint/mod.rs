@@ -1,15 +1,21 @@
-//! Checkpoints: named tensors in safetensors files, mapped into memory and converted to f32 when asked for.
+//! Checkpoints: named tensors in files of safetensors, pickles of torch or GGUF, mapped into memory and converted to f32 when asked for.
+//! Every reader makes the same of its file: names, shapes, and where the numbers lie.
 
-use super::elements::{Values, elements};
+mod gguf;
+mod pickle;
+mod safetensors;
+mod save;
+mod torch;
+
+pub use save::{TensorData, save};
+
+use super::elements::{Element, Values, elements};
 use super::text::stand_in;
-use super::{synthetic, weight_files, write_atomic};
+use super::{synthetic, weight_files};
 use anyhow::{Context, Result, anyhow, bail};
-use half::f16;
-use safetensors::{Dtype, SafeTensorError, SafeTensors};
-use serde::de::{IgnoredAny, MapAccess, Visitor};
-use serde_json::json;
+use serde_json::{Map, Value};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
@@ -20,6 +26,8 @@ pub struct Checkpoint {
     shards: Vec<Shard>,
     entries: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
+    header: Map<String, Value>,
+    remarks: Vec<String>,
     synthetic: bool,
 }
 
@@ -45,24 +53,78 @@ impl Bytes {
 #[derive(Clone)]
 struct Entry {
     shard: usize,
-    dtype: Dtype,
+    stored: Stored,
+}
+
+/// What a reader finds in a file.
+#[derive(Default)]
+struct Found {
+    tensors: Vec<(String, Stored)>,
+    metadata: BTreeMap<String, String>,
+    header: Map<String, Value>,
+    remarks: Vec<String>,
+}
+
+/// Where a file has the numbers of a tensor.
+#[derive(Clone)]
+struct Stored {
+    element: Element,
+    /// In torch's layout.
     shape: Vec<usize>,
+    /// Numbers from one place to the next along each dimension, where they do not lie one after the other.
+    strides: Option<Vec<usize>>,
+    /// Bytes of the file from the first number to the last.
     range: Range<usize>,
 }
 
+impl Stored {
+    /// Rows of it, or what else its first dimension counts; nothing where these do not begin with a whole unit of numbers.
+    fn rows(&self, rows: Range<usize>) -> Option<Stored> {
+        let mut shape = self.shape.clone();
+        shape[0] = rows.len();
+        let each: usize = shape[1..].iter().product();
+        let (first, count) = match &self.strides {
+            Some(strides) => (rows.start * strides[0], span(&shape, strides)?),
+            None => (rows.start * each, rows.len() * each),
+        };
+        let start = self.range.start + self.element.bytes(first)?;
+        let end = start + self.element.bytes(count.next_multiple_of(self.element.unit()[0]))?;
+        Some(Stored { element: self.element, shape, strides: self.strides.clone(), range: start..end })
+    }
+
+    /// Places of the numbers, in order, counted from the first.
+    fn places(&self, strides: &[usize]) -> Vec<usize> {
+        let mut places = vec![0];
+        for (&size, stride) in self.shape.iter().zip(strides) {
+            places = places.iter().flat_map(|&place| (0..size).map(move |i| place + i * stride)).collect();
+        }
+        places
+    }
+}
+
+/// Numbers from the first to the last of a tensor with these strides.
+fn span(shape: &[usize], strides: &[usize]) -> Option<usize> {
+    let last = |(&size, stride): (&usize, &usize)| (size.checked_sub(1)?).checked_mul(*stride);
+    match shape.contains(&0) {
+        true => Some(0),
+        false => shape.iter().zip(strides).try_fold(1usize, |sum, dim| sum.checked_add(last(dim)?)),
+    }
+}
+
 impl Checkpoint {
-    /// Opens a safetensors file, the index of several, or what a folder holds under one of the usual names: see
-    /// [`weight_files`].
+    /// Opens a file of weights (which format it has, its content says), the index of several, or what a folder holds under one of the
+    /// usual names: see [`weight_files`].
     ///
     /// # Errors
-    /// No such file, a file that is no whole safetensors file, an index that names what is not there.
+    /// No such file, a file that is not whole or of no format that is known, an index that names what is not there.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let path = path.as_ref();
         let mut checkpoint = Checkpoint::empty(path.display().to_string());
         let file = if path.is_dir() { weight_files::find(path)? } else { path.to_path_buf() };
         if file.extension().is_none_or(|e| e != "json") {
             checkpoint.name = file.display().to_string();
-            checkpoint.add_file(&file)?;
+            let files = weight_files::split(&file).unwrap_or(vec![file]);
+            files.iter().try_for_each(|file| checkpoint.add_file(file))?;
             return Ok(checkpoint);
         }
         let (shards, tensors) = weight_files::shards(&file)?;
@@ -73,10 +135,10 @@ impl Checkpoint {
         }
     }
 
-    /// A safetensors file that lies in memory, such as one inside the program; `name` says so in error messages.
+    /// A file of weights that lies in memory, such as one inside the program; `name` says so in error messages.
     ///
     /// # Errors
-    /// Bytes that are no whole safetensors file.
+    /// As [`Checkpoint::open`].
     pub fn from_bytes(name: &str, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Checkpoint> {
         let mut checkpoint = Checkpoint::empty(name.to_string());
         checkpoint.add(name.to_string(), Bytes::Held(bytes.into()))?;
@@ -95,6 +157,8 @@ impl Checkpoint {
             shards: vec![],
             entries: BTreeMap::new(),
             metadata: BTreeMap::new(),
+            header: Map::new(),
+            remarks: vec![],
             synthetic: false,
         }
     }
@@ -104,9 +168,19 @@ impl Checkpoint {
         &self.name
     }
 
-    /// What [`save`] was given beside tensors, over all files.
+    /// What files say beside their tensors: what [`save`] was given, the numbers and texts of a pickle.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
+    }
+
+    /// The keys and values of a GGUF.
+    pub fn header(&self) -> &Map<String, Value> {
+        &self.header
+    }
+
+    /// What was not read, and why.
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
     }
 
     /// Names of all tensors, sorted.
@@ -121,7 +195,7 @@ impl Checkpoint {
 
     /// Shape of a tensor, in torch's layout.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.entries.get(name).map(|e| e.shape.as_slice())
+        self.entries.get(name).map(|e| e.stored.shape.as_slice())
     }
 
     /// The same tensors under other names; those that `f` gives none are left out.
@@ -129,6 +203,23 @@ impl Checkpoint {
         let old = std::mem::take(&mut self.entries);
         self.entries = old.into_iter().filter_map(|(name, e)| Some((f(&name)?, e))).collect();
         self
+    }
+
+    /// The same tensors without the prefix under which it has most of `wanted`, and that prefix: programs wrap a network in others, and
+    /// save it as `module.`, `_orig_mod.`, `backbone.`, `featurizer.network.`. Of several, the shortest.
+    pub fn below_prefix(self, wanted: &[&str]) -> (Checkpoint, String) {
+        let mut prefixes: BTreeMap<&str, usize> = BTreeMap::new();
+        for (name, tensor) in self.names().flat_map(|name| wanted.iter().map(move |tensor| (name, tensor))) {
+            let prefix = name.strip_suffix(tensor).filter(|p| p.is_empty() || p.ends_with('.'));
+            *prefixes.entry(prefix.unwrap_or_default()).or_default() += usize::from(prefix.is_some());
+        }
+        let best = prefixes.into_iter().max_by_key(|(p, n)| (*n, std::cmp::Reverse(p.len())));
+        let prefix = best.map_or(String::new(), |(p, _)| p.to_string());
+        let renamed = match prefix.is_empty() {
+            true => self,
+            false => self.rename(|name| name.strip_prefix(&prefix).map(str::to_string)),
+        };
+        (renamed, prefix)
     }
 
     /// Sees that it holds a floating-point tensor of this name and shape, without reading its values.
@@ -139,13 +230,14 @@ impl Checkpoint {
         if self.synthetic {
             return Ok(());
         }
-        let entry = self.entry(name)?;
-        let file = &self.shards[entry.shard].name;
-        if trimmed(&entry.shape) != trimmed(shape) {
-            bail!("{file}: {name} has shape {:?}, expected {shape:?}", entry.shape);
+        let Entry { shard, stored } = self.entry(name)?;
+        let file = &self.shards[*shard].name;
+        if trimmed(&stored.shape) != trimmed(shape) {
+            bail!("{file}: {name} has shape {:?}, expected {shape:?}", stored.shape);
         }
-        match entry.dtype {
-            Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64 => Ok(()),
+        match stored.element {
+            element if element.is_float() => Ok(()),
+            Element::Other(what) => bail!("{file}: {name} holds {what}, expected F32, F16, BF16 or F64"),
             other => bail!("{file}: {name} holds {other:?}, expected F32, F16, BF16 or F64"),
         }
     }
@@ -171,8 +263,7 @@ impl Checkpoint {
             return Ok(Values::of(synthetic::tensor(name, shape), half));
         }
         self.check(name, shape)?;
-        let entry = self.entry(name)?;
-        self.convert(name, entry, 0..entry.shape.iter().product(), half)
+        self.convert(name, self.entry(name)?, half)
     }
 
     /// Rows `ids` of a matrix, one after the other: an embedding may be larger than a device lets a kernel see.
@@ -189,14 +280,15 @@ impl Checkpoint {
             return Ok(ids.iter().flat_map(|&id| &table[id as usize * width..][..width]).copied().collect());
         }
         let entry = self.entry(name)?;
-        if entry.shape != shape {
+        if entry.stored.shape != shape {
             let file = &self.shards[entry.shard].name;
-            bail!("{file}: {name} has shape {:?}, expected {shape:?}", entry.shape);
+            bail!("{file}: {name} has shape {:?}, expected {shape:?}", entry.stored.shape);
         }
         let mut out = Vec::with_capacity(ids.len() * width);
         for &id in ids {
-            let start = id as usize * width;
-            match self.convert(name, entry, start..start + width, false)? {
+            let row = entry.stored.rows(id as usize..id as usize + 1);
+            let stored = row.with_context(|| format!("{}: rows of {name} share blocks", self.name))?;
+            match self.convert(name, &Entry { shard: entry.shard, stored }, false)? {
                 Values::F32(row) => out.extend(row),
                 Values::F16(_) => unreachable!("not asked for"),
             }
@@ -209,7 +301,7 @@ impl Checkpoint {
     /// # Errors
     /// No such tensor, elements that are not floating point.
     pub fn tensor(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
-        let shape = self.entry(name)?.shape.clone();
+        let shape = self.entry(name)?.stored.shape.clone();
         let data = self.f32(name, &shape)?;
         Ok((shape, data))
     }
@@ -221,10 +313,12 @@ impl Checkpoint {
     pub fn u32s(&self, name: &str) -> Result<Vec<u32>> {
         let entry = self.entry(name)?;
         let bytes = self.bytes(entry);
-        let numbers: Vec<i64> = match entry.dtype {
-            Dtype::I32 => elements(bytes).map(|b| i32::from_le_bytes(b).into()).collect(),
-            Dtype::I64 => elements(bytes).map(i64::from_le_bytes).collect(),
-            other => bail!("{}: {name} holds {other:?}, expected I32 or I64", self.shards[entry.shard].name),
+        let numbers: Vec<i64> = match (entry.stored.element, &entry.stored.strides) {
+            (Element::I32, None) => elements(bytes).map(|b| i32::from_le_bytes(b).into()).collect(),
+            (Element::I64, None) => elements(bytes).map(i64::from_le_bytes).collect(),
+            (other, _) => {
+                bail!("{}: {name} holds {other:?}, expected I32 or I64", self.shards[entry.shard].name)
+            }
         };
         let convert = |&n: &i64| u32::try_from(n);
         let numbers: Result<Vec<u32>, _> = numbers.iter().map(convert).collect();
@@ -240,61 +334,55 @@ impl Checkpoint {
     }
 
     fn bytes(&self, entry: &Entry) -> &[u8] {
-        &self.shards[entry.shard].bytes.slice()[entry.range.clone()]
+        &self.shards[entry.shard].bytes.slice()[entry.stored.range.clone()]
     }
 
-    /// Elements `range` of a tensor.
-    fn convert(&self, name: &str, entry: &Entry, range: Range<usize>, half: bool) -> Result<Values> {
-        let (bytes, file) = (self.bytes(entry), &self.shards[entry.shard].name);
-        let size = bytes.len() / entry.shape.iter().product::<usize>().max(1);
-        let values = Values::read(entry.dtype, &bytes[range.start * size..range.end * size], half)
-            .map_err(|e| anyhow!("{file}: {name} {e}"))?;
+    /// The numbers of a tensor, or of a part of it.
+    fn convert(&self, name: &str, Entry { shard, stored }: &Entry, half: bool) -> Result<Values> {
+        let file = &self.shards[*shard];
+        let values = Values::read(stored.element, &file.bytes.slice()[stored.range.clone()], half)
+            .map_err(|e| anyhow!("{}: {name} {e}", file.name))?;
+        let values = match &stored.strides {
+            Some(strides) => values.at(&stored.places(strides)),
+            None => values,
+        };
         // One such number spoils every output: name it here, before it becomes a black image.
         if let Some((i, value)) = values.not_finite() {
             bail!(
-                "{file}: {name} holds {value} at place {}: the file is damaged, or its training diverged",
-                range.start + i
+                "{}: {name} holds {value} at place {i}: the file is damaged, or its training diverged",
+                file.name
             );
         }
         Ok(values)
     }
 
-    /// Adds every tensor of a safetensors file.
+    /// Adds every tensor of a file, of whichever format its content is.
     fn add(&mut self, name: String, bytes: Bytes) -> Result<()> {
         let slice = bytes.slice();
         if let Some(what) = stand_in(slice) {
             bail!("{name}: {what}");
         }
-        let (header, metadata) = SafeTensors::read_metadata(slice).map_err(|e| match e {
-            SafeTensorError::InvalidHeaderDeserialization(e) => {
-                anyhow!("{name}: its header is none of safetensors: {e}; what wrote it made a mistake")
-            }
-            e => {
-                anyhow!(
-                    "{name}: not a whole safetensors file ({} bytes): {e}; download it again",
-                    slice.len()
-                )
-            }
-        })?;
-        // The parser keeps the last of two entries of one name.
-        if let Ok(Names(Some(twice))) = serde_json::from_slice(&slice[8..8 + header]) {
-            let n = slice.len();
-            bail!(
-                "{name}: not a whole safetensors file ({n} bytes): {twice} is listed twice; download it again"
-            );
-        }
-        self.metadata.extend(metadata.metadata().clone().unwrap_or_default());
+        let found = match slice {
+            [b'G', b'G', b'U', b'F', ..] => gguf::read(slice),
+            [b'P', b'K', 3 | 5, 4 | 6, ..] => torch::read_zip(slice),
+            // The length of a header in JSON may begin like a pickle, but ends with zeros.
+            [_, _, _, _, _, _, 0, 0, ..] => safetensors::read(slice),
+            [0x80, 2..=5, ..] => torch::read_legacy(slice),
+            _ => safetensors::read(slice),
+        };
+        let found = found.map_err(|e| anyhow!("{name}: {e:#}"))?;
+        self.metadata.extend(found.metadata);
+        self.remarks.extend(found.remarks.into_iter().map(|remark| format!("{name}: {remark}")));
+        self.header.extend(found.header);
         let shard = self.shards.len();
-        for (tensor, info) in metadata.tensors() {
-            let range = header + 8 + info.data_offsets.0..header + 8 + info.data_offsets.1;
-            let entry = Entry { shard, dtype: info.dtype, shape: info.shape.clone(), range };
+        for (tensor, stored) in found.tensors {
             if let Some(other) = self.entries.get(&tensor) {
                 bail!(
                     "{name}: {tensor} is in {} as well: which one is meant?",
                     self.shards[other.shard].name
                 );
             }
-            self.entries.insert(tensor, entry);
+            self.entries.insert(tensor, Entry { shard, stored });
         }
         self.shards.push(Shard { name, bytes });
         Ok(())
@@ -311,89 +399,8 @@ impl Checkpoint {
     }
 }
 
-/// The first name that a JSON object holds twice.
-struct Names(Option<String>);
-
-impl<'de> serde::Deserialize<'de> for Names {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Names, D::Error> {
-        struct Keys;
-        impl<'de> Visitor<'de> for Keys {
-            type Value = Names;
-            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
-                let (mut seen, mut twice) = (HashSet::new(), None);
-                while let Some((name, _)) = map.next_entry::<String, IgnoredAny>()? {
-                    if let Some(name) = seen.replace(name) {
-                        twice.get_or_insert(name);
-                    }
-                }
-                Ok(Names(twice))
-            }
-        }
-        deserializer.deserialize_map(Keys)
-    }
-}
-
 /// A shape without the ones at its end.
 fn trimmed(shape: &[usize]) -> &[usize] {
     let len = shape.iter().rposition(|&d| d != 1).map_or(0, |i| i + 1);
     &shape[..len]
-}
-
-/// A tensor to be saved.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TensorData {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
-
-impl TensorData {
-    /// An f32 tensor in torch's layout.
-    pub fn f32(shape: &[usize], data: &[f32]) -> TensorData {
-        assert_eq!(shape.iter().product::<usize>(), data.len(), "a tensor of shape {shape:?}");
-        let bytes = data.iter().flat_map(|v| v.to_le_bytes()).collect();
-        TensorData { dtype: Dtype::F32, shape: shape.to_vec(), bytes }
-    }
-
-    /// The same, each number rounded to f16.
-    pub fn f16(shape: &[usize], data: &[f32]) -> TensorData {
-        assert_eq!(shape.iter().product::<usize>(), data.len(), "a tensor of shape {shape:?}");
-        let bytes = data.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect();
-        TensorData { dtype: Dtype::F16, shape: shape.to_vec(), bytes }
-    }
-}
-
-/// Writes a safetensors file, whole or not at all. Equal tensors and metadata give equal bytes.
-///
-/// # Errors
-/// A file that cannot be written.
-pub fn save(
-    path: impl AsRef<Path>,
-    tensors: &BTreeMap<String, TensorData>,
-    metadata: &BTreeMap<String, String>,
-) -> Result<()> {
-    let mut header = serde_json::Map::new();
-    if !metadata.is_empty() {
-        header.insert("__metadata__".into(), json!(metadata));
-    }
-    // Larger elements first, so that each tensor is aligned to its own.
-    let mut order: Vec<_> = tensors.iter().collect();
-    order.sort_by_key(|(_, t)| std::cmp::Reverse(t.dtype));
-    let mut end = 0;
-    for (name, t) in &order {
-        let start = end;
-        end += t.bytes.len();
-        let info = json!({"dtype": t.dtype, "shape": t.shape, "data_offsets": [start, end]});
-        header.insert(name.to_string(), info);
-    }
-    let mut text = serde_json::to_vec(&header)?;
-    text.resize(text.len().next_multiple_of(8), b' ');
-    let mut bytes = Vec::with_capacity(8 + text.len() + end);
-    bytes.extend((text.len() as u64).to_le_bytes());
-    bytes.extend(text);
-    order.iter().for_each(|(_, t)| bytes.extend(&t.bytes));
-    write_atomic(path, &bytes)
 }
