@@ -9,6 +9,7 @@ use kaleid::core::{Gpu, GpuOptions};
 use kaleid::data::checkpoint::{Checkpoint, TensorData, save};
 use kaleid::data::folder::Folder;
 use kaleid::engines::model::Model;
+use kaleid::engines::options::Options;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -247,7 +248,8 @@ fn configurations_that_cannot_be_name_key_and_value() {
         let path = model.join(file);
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, text).unwrap();
-        let opened = Model::open(&Folder::from(model.as_path())).and_then(|m| m.scheduler(None).map(|_| ()));
+        let opened = Model::open(&Folder::from(model.as_path()), &Options::default())
+            .and_then(|m| m.scheduler(None).map(|_| ()));
         let error = format!("{:#}", opened.expect_err(says));
         assert!(
             error.contains(says) && error.contains(file) && !error.contains('\n'),

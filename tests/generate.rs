@@ -6,7 +6,7 @@ mod common;
 use common::write_model;
 use kaleid::core::{Gpu, GpuOptions};
 use kaleid::data::folder::Folder;
-use kaleid::engines::painter::Options;
+use kaleid::engines::options::Options;
 use kaleid::paint::generate::{self, Summary};
 use kaleid::paint::picture::Picture;
 use kaleid::study::demo;

@@ -6,6 +6,8 @@ use kaleid::data::config::Config;
 use kaleid::data::image::Rgb;
 use kaleid::engines::clip::{ClipEmbedder, TextEncoder};
 use kaleid::engines::load;
+use kaleid::engines::model::Model;
+use kaleid::engines::options::Options;
 use kaleid::models::unet::{Inputs, UnetConfig, keys_and_values, unet};
 use kaleid::models::vae::{VaeConfig, decode};
 use kaleid::study::demo;
@@ -30,7 +32,8 @@ fn text_and_image_towers_take_f16_weights() {
     let texts = ["a dog in the style of noto", "a house"];
     both("text encoder", |dtype| {
         let folder = demo::folder(Path::new(demo::BUILTIN), "stable-diffusion");
-        TextEncoder::open(&gpu, &folder, dtype).unwrap().encode(&texts).unwrap()
+        let model = Model::open(&folder, &Options::default()).unwrap();
+        TextEncoder::of(&gpu, &model, dtype).unwrap().encode(&texts).unwrap()
     });
     let clip =
         |dtype| ClipEmbedder::open(&gpu, &demo::folder(Path::new(demo::BUILTIN), "clip"), dtype).unwrap();

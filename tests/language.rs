@@ -168,6 +168,10 @@ fn a_text_encoder_reads_files_with_and_without_the_old_prefix() {
         layer(format!("{at}.mlp.fc1"), vec![128, 64]);
         layer(format!("{at}.mlp.fc2"), vec![64, 128]);
     }
+    let open = || {
+        let (encoder, tokenizer) = (folder.sub("text_encoder"), Tokenizer::open(&folder.sub("tokenizer"))?);
+        TextEncoder::new(&gpu, &Config::of(&encoder)?, encoder.weights()?, tokenizer, DType::F32)
+    };
     let mut contexts = Vec::new();
     for prefix in ["", "text_model."] {
         let tensor = |(name, shape): &(String, Vec<usize>)| {
@@ -175,14 +179,14 @@ fn a_text_encoder_reads_files_with_and_without_the_old_prefix() {
         };
         let tensors = shapes.iter().map(tensor).collect();
         save(dir.path().join("text_encoder/model.safetensors"), &tensors, &Default::default()).unwrap();
-        let mut encoder = TextEncoder::open(&gpu, &folder, DType::F32).unwrap();
+        let mut encoder = open().unwrap();
         assert_eq!(encoder.shape(), [77, 64]);
         contexts.push(encoder.encode(&["a photo of a cat", ""]).unwrap());
     }
     assert_eq!(contexts[0].len(), 2 * 77 * 64);
     assert_eq!(contexts[0], contexts[1]);
     write("text_encoder/config.json", config.replace("128", "130").as_bytes());
-    let wrong = TextEncoder::open(&gpu, &folder, DType::F32).err().unwrap().to_string();
+    let wrong = open().err().unwrap().to_string();
     assert!(wrong.contains("fc1.weight has shape [128, 64], expected [130, 64]"), "{wrong}");
 }
 

@@ -1,7 +1,7 @@
 //! Tokenizers: those whose files are wrong say so in one line. What right ones return is a golden: `kaleid verify`.
 
 use kaleid::data::folder::Folder;
-use kaleid::data::tokenizer::Tokenizer;
+use kaleid::data::tokenizer::{self, Tokenizer};
 use std::path::Path;
 
 fn open(folder: &Path) -> anyhow::Result<Tokenizer> {
@@ -98,4 +98,19 @@ fn broken_tokenizers_say_what_and_where() {
     ] {
         assert!(error(&[("tokenizer.json", broken)]).contains("tokenizer.json: not a tokenizer"));
     }
+}
+
+#[test]
+fn clips_own_tokenizer_follows_from_its_merges() {
+    let of = |files| Tokenizer::open(&Folder::from(files)).unwrap();
+    let mut first = of(tokenizer::CLIP);
+    assert_eq!(first.vocab_size(), 49408);
+    // As transformers has them.
+    let want = [49406, 320, 1125, 539, 320, 2368, 49407];
+    assert_eq!(first.encode("a photo of a cat").unwrap(), want);
+    first.pad_to(9).unwrap();
+    assert_eq!(first.encode("a photo of a cat").unwrap()[6..], [49407, 49407, 49407]);
+    let mut second = of(tokenizer::OPEN_CLIP);
+    second.pad_to(9).unwrap();
+    assert_eq!(second.encode("a photo of a cat").unwrap()[6..], [49407, 0, 0]);
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use kaleid::core::{Gpu, GpuOptions};
-use kaleid::engines::painter::Options;
+use kaleid::engines::options::Options;
 use kaleid::paint::generate;
 use kaleid::paint::picture::{Picture, read_pictures};
 use kaleid::study::demo;

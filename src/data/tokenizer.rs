@@ -1,6 +1,6 @@
 //! Tokenizers of Hugging Face folders: any `tokenizer.json`, and CLIP's `vocab.json` with `merges.txt`.
 
-use super::folder::Folder;
+use super::folder::{Embedded, Folder};
 use super::one_line;
 use super::text::{self, whole};
 use anyhow::{Context, Result, anyhow, bail};
@@ -34,6 +34,21 @@ fn character_maps(normalizer: &Value) -> serde_json::Result<()> {
     }
 }
 
+/// CLIP's tokenizer as Stable Diffusion 1 has it, for files that bring none.
+pub const CLIP: Embedded = &[
+    ("merges.txt", MERGES),
+    ("special_tokens_map.json", br#"{"pad_token": "<|endoftext|>"}"#),
+    ("tokenizer_config.json", br#"{"model_max_length": 77}"#),
+];
+/// The same as Stable Diffusion 2 has it: padded with another token.
+pub const OPEN_CLIP: Embedded = &[
+    ("merges.txt", MERGES),
+    ("special_tokens_map.json", br#"{"pad_token": "!"}"#),
+    ("tokenizer_config.json", br#"{"model_max_length": 77}"#),
+];
+/// By OpenAI, under the MIT licence.
+const MERGES: &[u8] = include_bytes!("../../weights/clip_tokenizer/merges.txt");
+
 /// From text to token ids and back.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -43,7 +58,8 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`, else builds CLIP's byte-pair encoding of `vocab.json` and `merges.txt`. The padding token is
+    /// Reads `tokenizer.json`, else builds CLIP's byte-pair encoding of `vocab.json` and `merges.txt`, from which the other follows
+    /// where it is missing. The padding token is
     /// that of `special_tokens_map.json`, else of `tokenizer_config.json`, else `<|endoftext|>`. (Stable Diffusion 2 pads
     /// with `!`, which only the first of these files says.)
     ///
@@ -52,8 +68,8 @@ impl Tokenizer {
     pub fn open(folder: &Folder) -> Result<Tokenizer> {
         let (name, json) = if folder.has("tokenizer.json") {
             (folder.name("tokenizer.json"), folder.text("tokenizer.json")?.into_bytes())
-        } else if folder.has("vocab.json") {
-            (folder.name("vocab.json"), serde_json::to_vec(&clip(folder)?)?)
+        } else if let Some(file) = ["vocab.json", "merges.txt"].into_iter().find(|file| folder.has(file)) {
+            (folder.name(file), serde_json::to_vec(&clip(folder)?)?)
         } else {
             bail!("{}: neither tokenizer.json nor vocab.json with merges.txt in it", folder.name(""));
         };
@@ -172,13 +188,14 @@ impl Tokenizer {
 
 /// The `tokenizer.json` that CLIP's own files stand for: lower case, words ending in `</w>`, bytes as letters.
 fn clip(folder: &Folder) -> Result<Value> {
-    let mut vocab = optional(folder, "vocab.json")?;
+    let given = folder.has("vocab.json").then(|| optional(folder, "vocab.json")).transpose()?;
     let merges = folder.text("merges.txt")?;
     let lines = merges.lines().filter(|l| !l.starts_with("#version") && !l.trim().is_empty());
     let merges: Vec<Vec<&str>> = lines.map(|l| l.split(' ').collect()).collect();
     if let Some(bad) = merges.iter().find(|m| m.len() != 2) {
         bail!("{}: {:?} is not a pair of tokens", folder.name("merges.txt"), bad.join(" "));
     }
+    let mut vocab = given.unwrap_or_else(|| numbered(&merges));
     let id = |token: &str| {
         let id = vocab.get(token).and_then(whole);
         id.with_context(|| format!("{}: no token {token}", folder.name("vocab.json")))
@@ -218,6 +235,24 @@ fn clip(folder: &Folder) -> Result<Value> {
             "end_of_word_suffix": "</w>", "fuse_unk": false, "byte_fallback": false, "vocab": vocab,
             "merges": merges},
     }))
+}
+
+/// The vocabulary as CLIP numbers it: bytes, bytes that end a word, what each merge makes, start and end.
+fn numbered(merges: &[Vec<&str>]) -> Map<String, Value> {
+    // Bytes as letters, those that are printable first (Radford et al. 2019).
+    let printable = |b: &u8| matches!(b, 33..=126 | 161..=172 | 174..=255);
+    let other = (0..=255u8).filter(|b| !printable(b)).enumerate().map(|(i, _)| 256 + i as u32);
+    let letters: Vec<String> = (0..=255u8)
+        .filter(printable)
+        .map(u32::from)
+        .chain(other)
+        .filter_map(char::from_u32)
+        .map(String::from)
+        .collect();
+    let ends = letters.iter().map(|letter| format!("{letter}</w>"));
+    let merged = merges.iter().map(|pair| pair.concat());
+    let all = letters.iter().cloned().chain(ends).chain(merged).chain([START.into(), END.into()]);
+    all.enumerate().map(|(id, token)| (token, id.into())).collect()
 }
 
 /// Tokens that were added to a vocabulary, but those `known`: of `added_tokens.json` ({token: id}), else of the

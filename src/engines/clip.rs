@@ -1,7 +1,8 @@
 //! CLIP on a device: from prompts to the context of Stable Diffusion, from images and texts to embeddings.
 
 use super::Part;
-use crate::core::{DType, Gpu, Needs, Weights};
+use super::model::{self, Model};
+use crate::core::{DType, Gpu, Needs};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::config::Config;
 use crate::data::folder::Folder;
@@ -31,13 +32,6 @@ fn check_table(config: &TextConfig, checkpoint: &Checkpoint, prefix: &str) -> Re
     checkpoint.check(&name, &[config.vocab_size, config.hidden_size()])
 }
 
-/// Records the text encoder for one prompt: `tokens` -> `context`.
-pub(super) fn record_text(w: &Weights, config: &TextConfig) {
-    let shape = [1, config.positions, config.hidden_size()];
-    let tokens = w.graph().input("tokens", &shape, DType::F32);
-    w.graph().output("context", clip::text_model(w, config, tokens));
-}
-
 /// A text encoder of Stable Diffusion on a device: from prompts to the context that the UNet attends to.
 pub struct TextEncoder {
     config: TextConfig,
@@ -47,20 +41,19 @@ pub struct TextEncoder {
 }
 
 impl TextEncoder {
-    /// Opens `text_encoder/` and `tokenizer/` of a Stable Diffusion folder; matrices are kept as `dtype`.
+    /// That of a Stable Diffusion; matrices are kept as `dtype`.
     ///
     /// # Errors
     /// A missing or broken file; a configuration that is not supported.
-    pub fn open(gpu: &Gpu, folder: &Folder, dtype: DType) -> Result<TextEncoder> {
-        let encoder = folder.sub("text_encoder");
-        let tokenizer = Tokenizer::open(&folder.sub("tokenizer"))?;
-        TextEncoder::new(gpu, &Config::of(&encoder)?, encoder.weights()?, tokenizer, dtype)
+    pub fn of(gpu: &Gpu, model: &Model, dtype: DType) -> Result<TextEncoder> {
+        let (text, tokenizer) = (&model.parts.text, Tokenizer::open(&model.parts.tokenizer)?);
+        TextEncoder::new(gpu, &text.config, (*text.weights()?).clone(), tokenizer, dtype)
     }
 
     /// A text encoder of these parts. Names in `checkpoint` may start with `text_model.`.
     ///
     /// # Errors
-    /// As [`TextEncoder::open`].
+    /// As [`TextEncoder::of`].
     pub fn new(
         gpu: &Gpu,
         config: &Config,
@@ -73,7 +66,7 @@ impl TextEncoder {
         let checkpoint = Rc::new(clip::modern_names(checkpoint));
         check_table(&config, &checkpoint, "")?;
         let recorded = config.clone();
-        let part = Part::open(gpu, dtype, &checkpoint, move |w| record_text(w, &recorded))?;
+        let part = Part::open(gpu, dtype, &checkpoint, move |w| model::record_text(w, &recorded))?;
         Ok(TextEncoder { config, reader, checkpoint, part })
     }
 
@@ -121,13 +114,12 @@ pub struct PromptReader {
 }
 
 impl PromptReader {
-    /// Opens `tokenizer/` and the configuration in `text_encoder/` of a Stable Diffusion folder.
+    /// That of a Stable Diffusion.
     ///
     /// # Errors
-    /// A missing or broken file; a configuration that is not supported.
-    pub fn open(folder: &Folder) -> Result<PromptReader> {
-        let config = TextConfig::new(&Config::of(&folder.sub("text_encoder"))?)?;
-        PromptReader::new(Tokenizer::open(&folder.sub("tokenizer"))?, &config)
+    /// A missing or broken file.
+    pub fn of(model: &Model) -> Result<PromptReader> {
+        PromptReader::new(Tokenizer::open(&model.parts.tokenizer)?, &model.text)
     }
 
     fn new(mut tokenizer: Tokenizer, config: &TextConfig) -> Result<PromptReader> {

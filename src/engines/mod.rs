@@ -4,7 +4,9 @@ pub mod chat;
 pub mod clip;
 pub mod llama;
 pub mod model;
+pub mod options;
 pub mod painter;
+mod parts;
 
 use crate::core::{DType, Gpu, Graph, Needs, Param, Plan, Store, Weights, plan};
 use crate::data::checkpoint::Checkpoint;

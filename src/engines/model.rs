@@ -1,12 +1,12 @@
-//! Stable Diffusion as a folder in diffusers' layout describes it: its configurations, and what its parts record.
+//! Stable Diffusion as its files describe it: its configurations, and what its parts record.
 
-use super::clip;
+use super::options::Options;
+use super::parts::Parts;
 use crate::core::{DType, Graph, Tensor, Weights};
-use crate::data::config::Config;
 use crate::data::folder::{Embedded, Folder};
 use crate::diffusion::Scheduler;
 use crate::models::autoencoder::Autoencoder;
-use crate::models::clip::TextConfig;
+use crate::models::clip::{TextConfig, text_model};
 use crate::models::unet::{self, UnetConfig};
 use anyhow::{Result, bail};
 use serde_json::json;
@@ -30,14 +30,13 @@ pub const SD15: Embedded = &[
     ("scheduler/scheduler_config.json", br#"{"_class_name": "PNDMScheduler"}"#),
 ];
 
-/// A Stable Diffusion folder: its configurations are read, its weights not yet.
+/// A Stable Diffusion: its configurations are read, its weights not yet.
 #[derive(Clone)]
 pub struct Model {
-    pub(super) folder: Folder,
+    pub(super) parts: Parts,
     pub(super) text: TextConfig,
     pub(super) unet: UnetConfig,
     pub(super) vae: Autoencoder,
-    scheduler: Config,
 }
 
 /// How much is painted at once.
@@ -61,22 +60,13 @@ impl Work {
 }
 
 impl Model {
-    /// Opens a folder with `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler`.
+    /// Opens a folder with `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler`, or one file, with what `options` name instead of
+    /// its parts.
     ///
     /// # Errors
-    /// A folder or file that is missing or broken; a configuration that is not supported.
-    pub fn open(folder: &Folder) -> Result<Model> {
-        if let Folder::Disk(path) = folder
-            && !path.is_dir()
-        {
-            bail!("{}: no such folder; a model is a folder in diffusers' layout", path.display());
-        }
-        for part in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
-            if !folder.has(part) {
-                bail!("{}: not a Stable Diffusion folder: it has no {part}", folder.name(""));
-            }
-        }
-        Model::configured(folder)
+    /// A file that is missing, broken, or of another model; a configuration that is not supported.
+    pub fn open(model: &Folder, options: &Options) -> Result<Model> {
+        Model::new(Parts::open(model, options)?)
     }
 
     /// The model that the configurations in a folder describe, whatever else it lacks.
@@ -84,10 +74,14 @@ impl Model {
     /// # Errors
     /// A file that is missing or broken; a configuration that is not supported.
     pub fn configured(folder: &Folder) -> Result<Model> {
-        let config = Config::of(&folder.sub("unet"))?;
+        Model::new(Parts::of_folder(folder)?)
+    }
+
+    fn new(parts: Parts) -> Result<Model> {
+        let config = &parts.unet.config;
         config.only("_class_name", &[json!("UNet2DConditionModel")])?;
-        let unet = UnetConfig::new(&config)?;
-        let vae = Autoencoder::new(&Config::of(&folder.sub("vae"))?)?;
+        let unet = UnetConfig::new(config)?;
+        let vae = Autoencoder::new(&parts.vae.config)?;
         let latents = vae.latents();
         for (key, channels) in [("in_channels", unet.in_channels), ("out_channels", unet.out_channels)] {
             if channels != latents.channels {
@@ -95,21 +89,15 @@ impl Model {
             }
         }
         if latents.image_channels != 3 {
-            bail!(
-                "{}: the autoencoder's images have {} channels, expected 3",
-                folder.name("vae"),
-                latents.image_channels
-            );
+            let (name, channels) = (parts.vae.config.name(), latents.image_channels);
+            bail!("{name}: the autoencoder's images have {channels} channels, expected 3");
         }
-        let text = TextConfig::new(&Config::of(&folder.sub("text_encoder"))?)?;
+        let text = TextConfig::new(&parts.text.config)?;
         if text.hidden_size() != unet.cross_attention_dim {
-            let (name, wanted, width) = (folder.name("unet"), unet.cross_attention_dim, text.hidden_size());
-            bail!("{name}: cross_attention_dim = {wanted}, but the text encoder is {width} wide");
+            let (wanted, width) = (unet.cross_attention_dim, text.hidden_size());
+            bail!("{}: cross_attention_dim = {wanted}, but the text encoder is {width} wide", config.name());
         }
-        let scheduler = folder.sub("scheduler");
-        let file = "scheduler_config.json";
-        let scheduler = Config::parse(scheduler.name(file), &scheduler.text(file)?)?;
-        Ok(Model { folder: folder.clone(), text, unet, vae, scheduler })
+        Ok(Model { parts, text, unet, vae })
     }
 
     /// The scheduler of this name, or the model's own.
@@ -117,7 +105,7 @@ impl Model {
     /// # Errors
     /// A name that is not known; a configuration that is not supported.
     pub fn scheduler(&self, name: Option<&str>) -> Result<Scheduler> {
-        Scheduler::for_stable_diffusion(&self.scheduler, name)
+        Scheduler::for_stable_diffusion(&self.parts.scheduler, name)
     }
 
     /// Height and width of images: as asked for, or what the model was trained on.
@@ -136,7 +124,7 @@ impl Model {
 
     /// Records the text encoder for one prompt: `tokens` -> `context`.
     pub fn record_text(&self, w: &Weights) {
-        clip::record_text(w, &self.text);
+        record_text(w, &self.text);
     }
 
     /// Records what a batch's steps share: the `context` of the prompts -> keys and values, under the paths of the attentions to it.
@@ -184,4 +172,11 @@ impl Model {
         let [h, w] = size.map(|s| s / self.vae.latents().scale);
         [n, h, w, self.vae.latents().channels]
     }
+}
+
+/// Records the text encoder for one prompt: `tokens` -> `context`.
+pub(super) fn record_text(w: &Weights, config: &TextConfig) {
+    let shape = [1, config.positions, config.hidden_size()];
+    let tokens = w.graph().input("tokens", &shape, DType::F32);
+    w.graph().output("context", text_model(w, config, tokens));
 }

@@ -6,68 +6,18 @@
 use super::Part;
 use super::clip::TextEncoder;
 use super::model::{Model, Work};
+use super::options::Options;
 use crate::core::{Gpu, Memory, Needs, OutOfMemory, Weights, plan};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::nchw_to_nhwc;
 use crate::data::rng::Mt19937;
-use crate::diffusion::{self, Scheduler};
-use crate::flags;
+use crate::diffusion::Scheduler;
 use crate::models::vae::{Latents, modern_names};
 use anyhow::{Error, Result, bail};
-use serde::{Deserialize, Serialize};
-use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::rc::Rc;
 
 /// Pixels whose activations are kept on the device at once, unless a batch is asked for.
 const PIXELS: usize = 512 * 512;
-
-/// How to paint: flags of `kaleid generate`, and the table `[images]` of run.toml.
-#[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Options {
-    /// Stable Diffusion folder in diffusers' layout; `builtin` is the demo's small one.
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
-    /// Steps of the scheduler.
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    pub steps: usize,
-    /// Classifier-free guidance (Ho and Salimans 2022): low values give more varied images, 1 is without and twice as fast.
-    #[arg(long, value_name = "SCALE", default_value_t = 2.0)]
-    pub guidance: f32,
-    /// Name of the scheduler.
-    #[arg(long, value_name = "NAME", help = scheduler_help())]
-    pub scheduler: Option<String>,
-    /// Size of the images: 512, or WIDTHxHEIGHT (in run.toml: [height, width]) [default: what the model was trained on].
-    #[arg(long, value_name = "PIXELS", value_parser = parse_size)]
-    pub size: Option<[usize; 2]>,
-    /// Images painted at once [default: as many as make half a megapixel, at most 16].
-    #[arg(long, value_name = "N")]
-    pub batch: Option<NonZeroUsize>,
-    /// What the images should not show.
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    pub negative: String,
-}
-
-impl Default for Options {
-    /// With the empty path for the model, which must be given.
-    fn default() -> Options {
-        Options { model: PathBuf::new(), ..flags::parse(&["--model", "DIR"]) }
-    }
-}
-
-fn scheduler_help() -> String {
-    format!("Scheduler: {} [default: the model's own]", diffusion::names().join(", "))
-}
-
-/// "512" or "768x512" as height and width.
-fn parse_size(text: &str) -> Result<[usize; 2], String> {
-    let (width, height) = text.split_once('x').unwrap_or((text, text));
-    match (height.parse(), width.parse()) {
-        (Ok(height @ 1..=8192), Ok(width @ 1..=8192)) => Ok([height, width]),
-        _ => Err("a size is a number like 512, or WIDTHxHEIGHT like 768x512".into()),
-    }
-}
 
 /// One image to paint.
 #[derive(Clone, Copy, Debug)]
@@ -119,16 +69,17 @@ impl Painter {
 
         let work = Work { size, batch, vae_batch, guided };
         let dtype = gpu.caps().weights();
-        let text = TextEncoder::open(gpu, &model.folder, dtype)?;
+        let text = TextEncoder::of(gpu, model, dtype)?;
         let part = |weights: &Rc<Checkpoint>, record: fn(&Model, &Weights, Work)| {
             let model = model.clone();
             Part::open(gpu, dtype, weights, move |w| record(&model, w, work))
                 .map_err(|e| sized(e, size, batch))
         };
-        let weights = Rc::new(model.folder.sub("unet").weights()?);
+        let weights = model.parts.unet.weights()?;
         let context = part(&weights, Model::record_context)?;
         let unet = part(&weights, Model::record_unet)?;
-        let vae = part(&Rc::new(modern_names(model.folder.sub("vae").weights()?)), Model::record_vae)?;
+        let weights = modern_names((*model.parts.vae.weights()?).clone());
+        let vae = part(&Rc::new(weights), Model::record_vae)?;
         let fits = |parts: &[&Part]| {
             let memory = parts.iter().fold(Memory::default(), |sum, part| sum + part.needs().memory);
             plan::fits(gpu, &memory, memory.total())

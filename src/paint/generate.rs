@@ -7,7 +7,8 @@ use crate::data::disk::room_for;
 use crate::data::folder::Folder;
 use crate::data::{writable_folder, write_atomic};
 use crate::engines::model::Model;
-use crate::engines::painter::{Options, Painter, Request};
+use crate::engines::options::Options;
+use crate::engines::painter::{Painter, Request};
 use crate::progress::{self, Progress};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
@@ -43,7 +44,7 @@ pub fn run(
     options: &Options,
     seed: u64,
 ) -> Result<Summary> {
-    let model = Model::open(folder)?;
+    let model = Model::open(folder, options)?;
     let mut names = Names::default();
     pictures.iter().try_for_each(|picture| names.add(picture))?;
     let mut all = vec![];
@@ -145,6 +146,12 @@ fn warn_of_long_prompts(painter: &Painter, left: &[&Planned], negative: &str) ->
     Ok(())
 }
 
+/// The last part of a path, wherever it leads.
+fn file_name(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or(path.to_path_buf());
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// How an image is made: its row of `metadata.jsonl`.
 fn metadata(
     model: &Model,
@@ -154,10 +161,9 @@ fn metadata(
 ) -> Result<Map<String, Value>> {
     let [height, width] = model.size(options.size)?;
     let name = match folder {
-        Folder::Disk(path) => path.canonicalize().unwrap_or(path.clone()),
+        Folder::Disk(path) => file_name(path),
         Folder::Embedded(..) => "builtin".into(),
     };
-    let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let scheduler = model.scheduler(options.scheduler.as_deref())?.name();
     let row = json!({
         "file_name": picture.file_name, "domain": picture.domain, "class": picture.class, "prompt": picture.prompt,
@@ -166,6 +172,8 @@ fn metadata(
         // By way of its text, so that 1.1 does not become 1.10000002.
         "guidance": options.guidance.to_string().parse::<f64>()?,
         "scheduler": scheduler, "width": width, "height": height, "model": name,
+        "vae": options.vae.as_deref().map(file_name), "text_encoder": options.text_encoder.as_deref().map(file_name),
+        "prediction_type": options.prediction_type,
     });
     let Value::Object(mut row) = row else { unreachable!("an object") };
     row.retain(|_, v| !v.is_null());

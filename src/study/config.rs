@@ -2,7 +2,7 @@
 
 use super::score::Measure;
 use crate::domainbed;
-use crate::engines::painter;
+use crate::engines::options::Options;
 use crate::paint::prompts::Writing;
 use crate::train::{Settings, Variant};
 use anyhow::{Context, Result, anyhow, bail};
@@ -27,7 +27,7 @@ pub struct Study {
     pub prompts: Writing,
     /// How images are painted.
     #[serde(default)]
-    pub images: painter::Options,
+    pub images: Options,
     /// How diversity is measured.
     #[serde(default)]
     pub score: Measure,

@@ -52,7 +52,7 @@ impl<'a> Run<'a> {
         self.llm(adapter)?;
         let mut work = Work::default();
         if !self.is_scored() {
-            let model = Model::open(&demo::folder(&study.images.model, "stable-diffusion"))?;
+            let model = self.model()?;
             let painter = Painter::new(gpu, &model, &study.images, usize::MAX)?;
             let clip =
                 ClipEmbedder::open(gpu, &demo::folder(&study.score.clip, "clip"), gpu.caps().weights())?;
@@ -90,9 +90,14 @@ impl<'a> Run<'a> {
         let (writing, llm) = (self.study.prompts.clone(), self.llm(adapter)?);
         let (hold_out, seed) = (vec![self.study.test_domain.clone()], self.study.seed);
         let prompting = Prompting { hold_out, seed, writing, ..Prompting::new(&self.data, self.out) };
-        let encoder = PromptReader::open(&demo::folder(&self.study.images.model, "stable-diffusion"))?;
+        let encoder = PromptReader::of(&self.model()?)?;
         prompts::run(&prompting, &llm, &self.grammar, &|text| encoder.lost(text).is_ok_and(str::is_empty))?;
         Ok(())
+    }
+
+    fn model(&self) -> Result<Model> {
+        let options = &self.study.images;
+        Model::open(&demo::folder(&options.model, "stable-diffusion"), options)
     }
 
     fn pictures(&self) -> Result<Vec<Picture>> {

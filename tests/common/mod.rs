@@ -1,8 +1,8 @@
 //! What the tests of commands share: a Stable Diffusion folder of synthetic weights, and a toy data set.
 #![allow(dead_code)] // Each test uses a part of it.
 
-use kaleid::core::{DType, Gpu, Graph, Store, Weights};
-use kaleid::data::checkpoint::{self, Checkpoint, TensorData};
+use kaleid::core::{DType, Gpu, Graph, Param, Weights};
+use kaleid::data::checkpoint::{self, TensorData};
 use kaleid::data::config::Config;
 use kaleid::data::rng::Key;
 use kaleid::data::synthetic;
@@ -24,55 +24,64 @@ pub const TEXT: &str = r#"{"vocab_size": 600, "hidden_size": 16, "intermediate_s
 pub const SCHEDULER: &str = r#"{"_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012,
     "beta_schedule": "scaled_linear", "clip_sample": false, "set_alpha_to_one": false}"#;
 
-/// Writes a Stable Diffusion folder.
+/// Configurations of a Stable Diffusion, and the folder with its tokenizer.
+pub struct Configs<'a> {
+    pub unet: &'a str,
+    pub vae: &'a str,
+    pub text: &'a str,
+    pub scheduler: &'a str,
+    pub tokenizer: &'a Path,
+}
+
+/// Writes a Stable Diffusion folder, the smallest of all.
 pub fn write_model(gpu: &Gpu, folder: &Path) {
+    let tokenizer = Path::new("tests/golden/tokenizer_clip");
+    write_model_of(gpu, folder, &Configs { unet: UNET, vae: VAE, text: TEXT, scheduler: SCHEDULER, tokenizer });
+}
+
+/// Writes a Stable Diffusion folder of these configurations, with weights made up from their names.
+pub fn write_model_of(gpu: &Gpu, folder: &Path, configs: &Configs) {
     let put = |file: &str, bytes: &[u8]| kaleid::data::write_atomic(folder.join(file), bytes).unwrap();
-    put("unet/config.json", UNET.as_bytes());
-    put("vae/config.json", VAE.as_bytes());
-    put("text_encoder/config.json", TEXT.as_bytes());
-    put("scheduler/scheduler_config.json", SCHEDULER.as_bytes());
-    for file in ["vocab.json", "merges.txt"] {
-        put(
-            &format!("tokenizer/{file}"),
-            &std::fs::read(Path::new("tests/golden/tokenizer_clip").join(file)).unwrap(),
-        );
+    put("unet/config.json", configs.unet.as_bytes());
+    put("vae/config.json", configs.vae.as_bytes());
+    put("text_encoder/config.json", configs.text.as_bytes());
+    put("scheduler/scheduler_config.json", configs.scheduler.as_bytes());
+    for file in ["vocab.json", "merges.txt", "special_tokens_map.json"] {
+        if let Ok(bytes) = std::fs::read(configs.tokenizer.join(file)) {
+            put(&format!("tokenizer/{file}"), &bytes);
+        }
     }
+    let config = |text| Config::parse("config.json", text).unwrap();
+    let text = TextConfig::new(&config(configs.text)).unwrap();
+    let (positions, hidden) = (text.positions, text.hidden_size());
     let save = |part: &str, record: &dyn Fn(&Graph, &Weights)| {
         let g = Graph::new(gpu.caps());
         let w = Weights::new(&g, DType::F32);
         record(&g, &w);
-        let mut store = Store::new(gpu);
-        store.load(&Checkpoint::synthetic(), &w.params()).unwrap();
+        let part_of = |param: Param| param.parts;
         let mut tensors = BTreeMap::new();
-        for param in w.params() {
-            let (_, data) = store.read(&param.name).unwrap();
-            let mut rest = &data[..];
-            for (name, shape) in param.parts {
-                let (own, others) = rest.split_at(shape.iter().product());
-                tensors.insert(name, TensorData::f32(&shape, own));
-                rest = others;
-            }
+        for (name, shape) in w.params().into_iter().flat_map(part_of) {
+            let data = synthetic::tensor(&name, &shape);
+            tensors.insert(name, TensorData::f32(&shape, &data));
         }
         if part == "text_encoder" {
-            let name = "embeddings.token_embedding.weight";
-            let table = TensorData::f32(&[600, 16], &synthetic::tensor(name, &[600, 16]));
-            tensors.insert(name.into(), table);
+            let (name, shape) = ("embeddings.token_embedding.weight", [text.vocab_size, hidden]);
+            tensors.insert(name.into(), TensorData::f32(&shape, &synthetic::tensor(name, &shape)));
         }
         checkpoint::save(folder.join(part).join("model.safetensors"), &tensors, &BTreeMap::new()).unwrap();
     };
-    let config = |text| Config::parse("config.json", text).unwrap();
     let input = |g: &Graph, shape: &[usize]| g.input(&format!("x {shape:?}"), shape, DType::F32);
     save("unet", &|g, w| {
-        let cfg = UnetConfig::new(&config(UNET)).unwrap();
-        let (latents, time, context) = (input(g, &[1, 8, 8, 4]), input(g, &[1, 16]), input(g, &[1, 12, 16]));
-        let context = keys_and_values(w, &cfg, context);
+        let cfg = UnetConfig::new(&config(configs.unet)).unwrap();
+        let (latents, time) = (input(g, &[1, 8, 8, 4]), input(g, &[1, cfg.timestep_width()]));
+        let context = keys_and_values(w, &cfg, input(g, &[1, positions, hidden]));
         unet(w, &cfg, Inputs { latents, time, guidance: None, context });
     });
     save("vae", &|g, w| {
-        decode(w, &VaeConfig::new(&config(VAE)).unwrap(), input(g, &[1, 8, 8, 4]));
+        decode(w, &VaeConfig::new(&config(configs.vae)).unwrap(), input(g, &[1, 8, 8, 4]));
     });
     save("text_encoder", &|g, w| {
-        text_model(w, &TextConfig::new(&config(TEXT)).unwrap(), input(g, &[1, 12, 16]));
+        text_model(w, &text, input(g, &[1, positions, hidden]));
     });
 }
 

@@ -4,6 +4,7 @@ use anyhow::Result;
 use kaleid::core::{Caps, Gpu, GpuOptions, Graph, Weights, compile_each, dispatches};
 use kaleid::data::folder::Folder;
 use kaleid::engines::model::{Model, SD15, Work};
+use kaleid::engines::options::Options;
 use kaleid::study::demo;
 use std::path::Path;
 
@@ -16,7 +17,7 @@ type Recorded = (&'static str, Graph, usize);
 fn model(name: &str) -> Result<Model> {
     match name {
         "" | "sd15" => Model::configured(&Folder::from(SD15)),
-        name => Model::open(&demo::folder(Path::new(name), "stable-diffusion")),
+        name => Model::open(&demo::folder(Path::new(name), "stable-diffusion"), &Options::default()),
     }
 }
 

@@ -18,12 +18,14 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
-/// Named tensors of a model, in one file or several. Tensors are read when asked for.
+/// Named tensors of a model, in one file or several. Tensors are read when asked for. Clones share the files.
+#[derive(Clone)]
 pub struct Checkpoint {
     /// What error messages call it.
     name: String,
-    shards: Vec<Shard>,
+    shards: Vec<Arc<Shard>>,
     entries: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
     header: Map<String, Value>,
@@ -81,7 +83,7 @@ impl Stored {
     /// Rows of it, or what else its first dimension counts; nothing where these do not begin with a whole unit of numbers.
     fn rows(&self, rows: Range<usize>) -> Option<Stored> {
         let mut shape = self.shape.clone();
-        shape[0] = rows.len();
+        *shape.first_mut()? = rows.len();
         let each: usize = shape[1..].iter().product();
         let (first, count) = match &self.strides {
             Some(strides) => (rows.start * strides[0], span(&shape, strides)?),
@@ -203,6 +205,26 @@ impl Checkpoint {
         let old = std::mem::take(&mut self.entries);
         self.entries = old.into_iter().filter_map(|(name, e)| Some((f(&name)?, e))).collect();
         self
+    }
+
+    /// Makes a tensor of each share of the rows of `name`, in order, and drops it.
+    ///
+    /// # Errors
+    /// No such tensor, rows that do not divide.
+    pub fn split(&mut self, name: &str, parts: &[String]) -> Result<()> {
+        let Entry { shard, stored } = self.entry(name)?.clone();
+        let rows = stored.shape.first().copied().unwrap_or(0);
+        let each = rows / parts.len();
+        for (i, part) in parts.iter().enumerate() {
+            let fits = rows % parts.len() == 0;
+            let stored = stored.rows(i * each..(i + 1) * each).filter(|_| fits);
+            let (file, n) = (&self.name, parts.len());
+            let stored =
+                stored.with_context(|| format!("{file}: {name} of {rows} rows is not {n} in one"))?;
+            self.entries.insert(part.clone(), Entry { shard, stored });
+        }
+        self.entries.remove(name);
+        Ok(())
     }
 
     /// The same tensors without the prefix under which it has most of `wanted`, and that prefix: programs wrap a network in others, and
@@ -384,7 +406,7 @@ impl Checkpoint {
             }
             self.entries.insert(tensor, Entry { shard, stored });
         }
-        self.shards.push(Shard { name, bytes });
+        self.shards.push(Arc::new(Shard { name, bytes }));
         Ok(())
     }
 

@@ -1,10 +1,13 @@
-"""Makes the files of this folder by other programs: torch 2.15 (pickles) and gguf 0.19 (GGUF), whose values want.json holds.
+"""Makes the files of this folder by other programs: torch 2.15 (pickles) and gguf 0.19 (GGUF), whose values want.json holds; diffusers
+0.42 (ldm_names.json: the names of Stable Diffusion's single files, and what its converter makes of them).
 
-    pip install torch numpy gguf; python make.py
+    pip install torch numpy gguf diffusers transformers; python make.py
 """
-import argparse, collections, json, os, sys, types
+import argparse, collections, json, os, re, sys, types
 import gguf, numpy as np, torch
 import torch.nn as nn
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.loaders import single_file_utils
 
 want = {}
 
@@ -96,3 +99,57 @@ writer.write_kv_data_to_file()
 writer.write_tensors_to_file()
 writer.close()
 json.dump(want, open("want.json", "w"))
+
+
+# Names of single files, written from the rules of CompVis' modules; diffusers' converter has to find its own from each.
+def ldm_unet(name):
+    resnet = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
+              "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
+    outer = {"conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+             "conv_norm_out": "out.0", "conv_out": "out.2"}
+    for ours, theirs in outer.items():
+        if name.startswith(ours + "."):
+            return theirs + name[len(ours):]
+    way, rest = name.split(".", 1)
+    if way == "mid_block":
+        kind, j, rest = rest.split(".", 2)
+        if kind == "attentions":
+            return f"middle_block.1.{rest}"
+        return f"middle_block.{int(j) * 2}." + re.sub(r"^\w+", lambda m: resnet[m[0]], rest)
+    b, kind, j, rest = rest.split(".", 3)
+    b, j = int(b), int(j)
+    if kind == "resnets":
+        rest = re.sub(r"^\w+", lambda m: resnet[m[0]], rest)
+    if kind == "downsamplers":
+        return f"input_blocks.{3 * b + 3}.0.op.{rest[5:]}"
+    if kind == "upsamplers":
+        return f"output_blocks.{3 * b + 2}.{1 if b == 0 else 2}.{rest}"
+    first = f"input_blocks.{1 + 3 * b + j}" if way == "down_blocks" else f"output_blocks.{3 * b + j}"
+    return f"{first}.{0 if kind == 'resnets' else 1}.{rest}"
+
+
+def ldm_vae(name):
+    for ours, theirs in [("conv_shortcut", "nin_shortcut"), ("conv_norm_out", "norm_out"), ("mid_block.resnets.0", "mid.block_1"),
+                         ("mid_block.resnets.1", "mid.block_2"), ("mid_block.attentions.0", "mid.attn_1"), ("group_norm", "norm"),
+                         ("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out"), (".resnets.", ".block."),
+                         ("downsamplers.0", "downsample"), ("upsamplers.0", "upsample")]:
+        name = name.replace(ours, theirs)
+    name = re.sub(r"down_blocks\.(\d)", r"down.\1", name)
+    return re.sub(r"up_blocks\.(\d)", lambda m: f"up.{3 - int(m[1])}", name)
+
+
+def pairs(model, rule, prefix, convert):
+    names = list(model.state_dict())
+    file = {prefix + rule(name): torch.full((1, 1, 1, 1), i) for i, name in enumerate(names)}
+    made = {name: names[int(number.flatten()[0])] for name, number in convert(dict(file), dict(model.config)).items()}
+    assert made == {name: name for name in names}
+    return [[rule(name), name] for name in names]
+
+
+channels = (32, 64, 96, 96)
+unet = UNet2DConditionModel(block_out_channels=channels, cross_attention_dim=32)
+vae = AutoencoderKL(block_out_channels=channels, layers_per_block=2, down_block_types=["DownEncoderBlock2D"] * 4,
+                    up_block_types=["UpDecoderBlock2D"] * 4)
+names = {"unet": pairs(unet, ldm_unet, "model.diffusion_model.", single_file_utils.convert_ldm_unet_checkpoint),
+         "vae": pairs(vae, ldm_vae, "first_stage_model.", single_file_utils.convert_ldm_vae_checkpoint)}
+json.dump(names, open("ldm_names.json", "w"), separators=(",", ":"))
