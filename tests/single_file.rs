@@ -178,7 +178,8 @@ fn parts_in_files_of_their_own() {
     let want = paint(&folder, &temp.path().join("a"), &own);
     // An autoencoder as it is given out: no prefix.
     let bare = |prefix: &str| -> Tensors {
-        let rest = |(name, t): (&String, &TensorData)| Some((name.strip_prefix(prefix)?.to_string(), t.clone()));
+        let rest =
+            |(name, t): (&String, &TensorData)| Some((name.strip_prefix(prefix)?.to_string(), t.clone()));
         tensors.iter().filter_map(rest).collect()
     };
     save(&other, &bare("first_stage_model."), &[]);
@@ -190,7 +191,10 @@ fn parts_in_files_of_their_own() {
     save(&other, &bare("cond_stage_model.transformer."), &[]);
     let with = Options { text_encoder: Some(other.clone()), ..own.clone() };
     assert_eq!(paint(&folder, &temp.path().join("d"), &with), want);
-    assert!(error(&folder, &Options { vae: Some(other), ..own }).contains("other.safetensors: no autoencoder in it"));
+    assert!(
+        error(&folder, &Options { vae: Some(other), ..own })
+            .contains("other.safetensors: no autoencoder in it")
+    );
 }
 
 #[test]
@@ -199,8 +203,16 @@ fn a_file_of_another_model_is_refused_by_its_name() {
     let file = temp.path().join("x.safetensors");
     for (tensor, shape, says) in [
         ("model.diffusion_model.input_blocks.0.0.weight", &[32, 9, 3, 3][..], "a model for inpainting"),
-        ("conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias", &[4], "Stable Diffusion XL"),
-        ("model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.bias", &[4], "Stable Diffusion 3"),
+        (
+            "conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias",
+            &[4],
+            "Stable Diffusion XL",
+        ),
+        (
+            "model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.bias",
+            &[4],
+            "Stable Diffusion 3",
+        ),
         ("double_blocks.0.img_attn.norm.key_norm.scale", &[4], "Flux"),
         ("control_model.time_embed.0.weight", &[4, 4], "a ControlNet"),
         ("lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight", &[4, 4], "a LoRA: --lora takes it"),

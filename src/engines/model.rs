@@ -100,6 +100,11 @@ impl Model {
         Ok(Model { parts, text, unet, vae })
     }
 
+    /// What is to be said of what was merged into it.
+    pub fn remarks(&self) -> &[String] {
+        &self.parts.remarks
+    }
+
     /// The scheduler of this name, or the model's own.
     ///
     /// # Errors

@@ -2,9 +2,13 @@
 
 use crate::diffusion;
 use crate::flags;
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::BTreeMap;
+use std::fmt;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 /// How to paint: flags of `kaleid generate`, and the table `[images]` of run.toml.
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
@@ -23,6 +27,11 @@ pub struct Options {
     /// What the UNet predicts, where its files are wrong about it or do not say.
     #[arg(long, value_name = "KIND")]
     pub prediction_type: Option<PredictionType>,
+    /// A LoRA, LyCORIS or DoRA to merge, with how much of it; may be given several times. With a domain in front, for the images of
+    /// that domain only.
+    #[arg(long, value_name = "[DOMAIN=]FILE[:WEIGHT]")]
+    #[serde(deserialize_with = "loras", serialize_with = "texts")]
+    pub lora: Vec<Lora>,
     /// Steps of the scheduler.
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub steps: usize,
@@ -41,6 +50,80 @@ pub struct Options {
     /// What the images should not show.
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub negative: String,
+}
+
+/// A file of differences to a model's weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lora {
+    /// The domain for whose images it is, if not for all.
+    pub domain: Option<String>,
+    /// The file, or the folder of an adapter.
+    pub path: PathBuf,
+    /// How much of it is added.
+    pub weight: f32,
+}
+
+impl FromStr for Lora {
+    type Err = String;
+
+    /// `[DOMAIN=]FILE[:WEIGHT]`; what is a file as a whole is that.
+    fn from_str(text: &str) -> Result<Lora, String> {
+        let (domain, rest) = match text.split_once('=') {
+            Some((domain, rest)) if !Path::new(text).exists() => (Some(domain.to_string()), rest),
+            _ => (None, text),
+        };
+        let weight =
+            rest.rsplit_once(':').and_then(|(file, weight)| Some((file, weight.parse::<f32>().ok()?)));
+        let (file, weight) = weight.filter(|_| !Path::new(rest).exists()).unwrap_or((rest, 1.0));
+        if file.is_empty() || !weight.is_finite() {
+            return Err(format!("{text:?} is no FILE or FILE:WEIGHT"));
+        }
+        Ok(Lora { domain, path: file.into(), weight })
+    }
+}
+
+impl fmt::Display for Lora {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Lora { domain, path, weight } = self;
+        let domain = domain.as_ref().map_or(String::new(), |domain| format!("{domain}="));
+        write!(f, "{domain}{}:{weight}", path.display())
+    }
+}
+
+/// A list of texts, or a table with a file for each domain.
+fn loras<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Lora>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        List(Vec<String>),
+        ByDomain(BTreeMap<String, String>),
+    }
+    let texts = match Given::deserialize(deserializer)? {
+        Given::List(list) => list,
+        Given::ByDomain(table) => {
+            table.into_iter().map(|(domain, file)| format!("{domain}={file}")).collect()
+        }
+    };
+    texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
+}
+
+fn texts<S: Serializer>(loras: &[Lora], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(loras.iter().map(Lora::to_string))
+}
+
+impl Options {
+    /// How to paint the images of a domain: with the LoRAs for all and those for it.
+    pub fn for_domain(&self, domain: Option<&str>) -> Options {
+        let mut options = self.clone();
+        options.lora.retain(|lora| lora.domain.is_none() || lora.domain.as_deref() == domain);
+        options.lora.iter_mut().for_each(|lora| lora.domain = None);
+        options
+    }
+
+    /// The domain of an image, if there is a LoRA for it.
+    pub fn own_domain<'d>(&self, domain: Option<&'d str>) -> Option<&'d str> {
+        domain.filter(|domain| self.lora.iter().any(|lora| lora.domain.as_deref() == Some(*domain)))
+    }
 }
 
 /// What a diffusion model predicts: diffusers' `prediction_type`.

@@ -1,12 +1,14 @@
 //! Where the parts of a Stable Diffusion come from: a folder in diffusers' layout, one file with all of them, or files and folders of
 //! their own.
 
-use super::options::Options;
+use super::options::{Lora, Options};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::config::Config;
 use crate::data::folder::Folder;
 use crate::data::tokenizer::{CLIP, OPEN_CLIP};
+use crate::models::clip;
 use crate::models::ldm::{self, Found};
+use crate::models::lora::{self, Merged};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::rc::Rc;
@@ -55,6 +57,8 @@ pub(super) struct Parts {
     pub text: Part,
     pub scheduler: Config,
     pub tokenizer: Folder,
+    /// What is to be said of what was merged.
+    pub remarks: Vec<String>,
 }
 
 impl Parts {
@@ -71,6 +75,7 @@ impl Parts {
             text: Part::of(&folder.sub("text_encoder"))?,
             scheduler: Config::parse(scheduler.name(file), &scheduler.text(file)?)?,
             tokenizer: folder.sub("tokenizer"),
+            remarks: vec![],
         })
     }
 
@@ -110,7 +115,29 @@ impl Parts {
         if let Some(kind) = options.prediction_type {
             parts.scheduler = parts.scheduler.with("prediction_type", kind.name());
         }
+        parts.merge(&options.lora)?;
         Ok(parts)
+    }
+
+    /// Merges LoRAs into UNet and text encoder.
+    fn merge(&mut self, loras: &[Lora]) -> Result<()> {
+        if loras.is_empty() {
+            return Ok(());
+        }
+        let mut unet = (*self.unet.weights()?).clone();
+        let mut text = clip::modern_names((*self.text.weights()?).clone());
+        for Lora { path, weight, .. } in loras {
+            let Merged { applied, total, unknown } = lora::merge(path, *weight, &mut unet, &mut text)?;
+            let but = match applied < total {
+                true => format!("; the model has no {}", unknown.join(", ")),
+                false => String::new(),
+            };
+            self.remarks
+                .push(format!("{}: {applied} of {total} layers merged, {weight} times{but}", path.display()));
+        }
+        self.unet.weights = Source::Open(Rc::new(unet));
+        self.text.weights = Source::Open(Rc::new(text));
+        Ok(())
     }
 }
 
@@ -145,7 +172,7 @@ fn single(file: &Path, vae: Option<Part>, text: Option<(Part, Option<Folder>)>) 
     };
     let scheduler = ldm::scheduler(&checkpoint, &unet.config)?;
     let tokenizer = tokenizer.unwrap_or(clip_tokenizer(&text.config)?);
-    Ok(Parts { unet: unet.into(), vae, text, scheduler, tokenizer })
+    Ok(Parts { unet: unet.into(), vae, text, scheduler, tokenizer, remarks: vec![] })
 }
 
 fn of_file(found: Option<Found>) -> Option<Part> {

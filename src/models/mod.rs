@@ -5,6 +5,7 @@ mod blocks;
 pub mod clip;
 pub mod ldm;
 pub mod llama;
+pub mod lora;
 pub mod resnet;
 pub mod taesd;
 pub mod unet;

@@ -10,9 +10,9 @@ use crate::engines::model::Model;
 use crate::engines::options::Options;
 use crate::engines::painter::{Painter, Request};
 use crate::progress::{self, Progress};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -44,32 +44,51 @@ pub fn run(
     options: &Options,
     seed: u64,
 ) -> Result<Summary> {
-    let model = Model::open(folder, options)?;
     let mut names = Names::default();
     pictures.iter().try_for_each(|picture| names.add(picture))?;
+    let own = |picture: &Picture| options.own_domain(picture.domain.as_deref()).map(str::to_string);
+    let domains: BTreeSet<Option<String>> = pictures.iter().map(own).collect();
+    let unused = options.lora.iter().find(|lora| lora.domain.is_some() && !domains.contains(&lora.domain));
+    if let Some(lora) = unused {
+        bail!("--lora {lora}: no image is of this domain");
+    }
+    // A model for each domain with LoRAs of its own.
+    let mut models = BTreeMap::new();
+    for domain in domains {
+        let options = options.for_domain(domain.as_deref());
+        models.insert(domain, (Model::open(folder, &options)?, options));
+    }
     let mut all = vec![];
     for (i, picture) in pictures.iter().enumerate() {
+        let domain = own(picture);
         let picture = Picture { seed: picture.seed.or(Some(seed.wrapping_add(i as u64))), ..picture.clone() };
-        all.push(Planned { metadata: metadata(&model, folder, &picture, options)?, picture });
+        let (model, options) = &models[&domain];
+        all.push(Planned { metadata: metadata(model, folder, &picture, options)?, picture, domain });
     }
     let is_there = |p: &Planned| {
         let file = File::open(out.join(&p.picture.file_name));
         file.is_ok_and(|file| is_painted(BufReader::new(file), &p.metadata))
     };
-    let is_left = |p: &&Planned| !is_there(p);
-    let left: Vec<&Planned> = all.iter().filter(is_left).collect();
-    if !left.is_empty() {
-        paint(gpu, &model, &left, all.len(), out, options)?;
+    let mut painted = 0;
+    for (domain, (model, options)) in &models {
+        let (of_domain, is_left) = (all.iter().filter(|p| p.domain == *domain), |p: &&Planned| !is_there(p));
+        let left: Vec<&Planned> = of_domain.clone().filter(is_left).collect();
+        if !left.is_empty() {
+            paint(gpu, model, &left, of_domain.count(), out, options)?;
+        }
+        painted += left.len();
     }
     let line = |p: &Planned| Value::Object(p.metadata.clone()).to_string() + "\n";
     write_atomic(out.join("metadata.jsonl"), all.iter().map(line).collect::<String>().as_bytes())?;
-    Ok(Summary { painted: left.len(), kept: all.len() - left.len() })
+    Ok(Summary { painted, kept: all.len() - painted })
 }
 
 /// A picture with a seed, and how it is made.
 struct Planned {
     picture: Picture,
     metadata: Map<String, Value>,
+    /// Its domain, if there is a LoRA for that.
+    domain: Option<String>,
 }
 
 /// Paints the pictures that are `left` of `all`.
@@ -92,6 +111,7 @@ fn paint(
     warn_of_long_prompts(&painter, left, &options.negative)?;
     let memory = painter.needs().map(|(part, needs)| format!("{part} {} MiB", needs.memory.total() >> 20));
     let (adapter, memory, left_of) = (&gpu.caps().adapter, memory.join(", "), left.len());
+    model.remarks().iter().for_each(|remark| eprintln!("{remark}"));
     let in_turn = if painter.in_turn() { " in turn" } else { "" };
     eprintln!(
         "{adapter}: {memory}{in_turn}; {left_of} images of {width}x{height} in {} steps, {n} at once",
@@ -165,6 +185,8 @@ fn metadata(
         Folder::Embedded(..) => "builtin".into(),
     };
     let scheduler = model.scheduler(options.scheduler.as_deref())?.name();
+    let loras: Vec<String> =
+        options.lora.iter().map(|lora| format!("{}:{}", file_name(&lora.path), lora.weight)).collect();
     let row = json!({
         "file_name": picture.file_name, "domain": picture.domain, "class": picture.class, "prompt": picture.prompt,
         "negative_prompt": Some(&options.negative).filter(|n| !n.is_empty()),
@@ -173,7 +195,7 @@ fn metadata(
         "guidance": options.guidance.to_string().parse::<f64>()?,
         "scheduler": scheduler, "width": width, "height": height, "model": name,
         "vae": options.vae.as_deref().map(file_name), "text_encoder": options.text_encoder.as_deref().map(file_name),
-        "prediction_type": options.prediction_type,
+        "prediction_type": options.prediction_type, "lora": Some(loras).filter(|loras| !loras.is_empty()),
     });
     let Value::Object(mut row) = row else { unreachable!("an object") };
     row.retain(|_, v| !v.is_null());

@@ -52,7 +52,10 @@ impl<'a> Run<'a> {
         self.llm(adapter)?;
         let mut work = Work::default();
         if !self.is_scored() {
-            let model = self.model()?;
+            let model = self.model(None)?;
+            // Those of single domains only have to fit it.
+            let domains = study.images.lora.iter().filter_map(|lora| lora.domain.as_deref());
+            domains.into_iter().try_for_each(|domain| self.model(Some(domain)).map(|_| ()))?;
             let painter = Painter::new(gpu, &model, &study.images, usize::MAX)?;
             let clip =
                 ClipEmbedder::open(gpu, &demo::folder(&study.score.clip, "clip"), gpu.caps().weights())?;
@@ -90,14 +93,15 @@ impl<'a> Run<'a> {
         let (writing, llm) = (self.study.prompts.clone(), self.llm(adapter)?);
         let (hold_out, seed) = (vec![self.study.test_domain.clone()], self.study.seed);
         let prompting = Prompting { hold_out, seed, writing, ..Prompting::new(&self.data, self.out) };
-        let encoder = PromptReader::of(&self.model()?)?;
+        let encoder = PromptReader::of(&self.model(None)?)?;
         prompts::run(&prompting, &llm, &self.grammar, &|text| encoder.lost(text).is_ok_and(str::is_empty))?;
         Ok(())
     }
 
-    fn model(&self) -> Result<Model> {
-        let options = &self.study.images;
-        Model::open(&demo::folder(&options.model, "stable-diffusion"), options)
+    /// The painter's model, for images of a domain.
+    fn model(&self, domain: Option<&str>) -> Result<Model> {
+        let options = self.study.images.for_domain(domain);
+        Model::open(&demo::folder(&options.model, "stable-diffusion"), &options)
     }
 
     fn pictures(&self) -> Result<Vec<Picture>> {

@@ -36,7 +36,11 @@ pub struct Configs<'a> {
 /// Writes a Stable Diffusion folder, the smallest of all.
 pub fn write_model(gpu: &Gpu, folder: &Path) {
     let tokenizer = Path::new("tests/golden/tokenizer_clip");
-    write_model_of(gpu, folder, &Configs { unet: UNET, vae: VAE, text: TEXT, scheduler: SCHEDULER, tokenizer });
+    write_model_of(
+        gpu,
+        folder,
+        &Configs { unet: UNET, vae: VAE, text: TEXT, scheduler: SCHEDULER, tokenizer },
+    );
 }
 
 /// Writes a Stable Diffusion folder of these configurations, with weights made up from their names.

@@ -27,11 +27,15 @@ pub struct Checkpoint {
     name: String,
     shards: Vec<Arc<Shard>>,
     entries: BTreeMap<String, Entry>,
+    patches: BTreeMap<String, Vec<Patch>>,
     metadata: BTreeMap<String, String>,
     header: Map<String, Value>,
     remarks: Vec<String>,
     synthetic: bool,
 }
+
+/// What is done to the numbers of a tensor when they are read.
+pub type Patch = Arc<dyn Fn(&mut [f32]) + Send + Sync>;
 
 struct Shard {
     name: String,
@@ -158,6 +162,7 @@ impl Checkpoint {
             name,
             shards: vec![],
             entries: BTreeMap::new(),
+            patches: BTreeMap::new(),
             metadata: BTreeMap::new(),
             header: Map::new(),
             remarks: vec![],
@@ -204,7 +209,14 @@ impl Checkpoint {
     pub fn rename(mut self, f: impl Fn(&str) -> Option<String>) -> Checkpoint {
         let old = std::mem::take(&mut self.entries);
         self.entries = old.into_iter().filter_map(|(name, e)| Some((f(&name)?, e))).collect();
+        let old = std::mem::take(&mut self.patches);
+        self.patches = old.into_iter().filter_map(|(name, p)| Some((f(&name)?, p))).collect();
         self
+    }
+
+    /// Changes the numbers of a tensor, whenever they are read, after what changes them already.
+    pub fn patch(&mut self, name: String, patch: Patch) {
+        self.patches.entry(name).or_default().push(patch);
     }
 
     /// Makes a tensor of each share of the rows of `name`, in order, and drops it.
@@ -285,7 +297,17 @@ impl Checkpoint {
             return Ok(Values::of(synthetic::tensor(name, shape), half));
         }
         self.check(name, shape)?;
-        self.convert(name, self.entry(name)?, half)
+        let entry = self.entry(name)?;
+        match self.patches.get(name) {
+            None => self.convert(name, entry, half),
+            Some(patches) => {
+                let Values::F32(mut values) = self.convert(name, entry, false)? else {
+                    unreachable!("not asked for")
+                };
+                patches.iter().for_each(|patch| patch(&mut values));
+                Ok(Values::of(values, half))
+            }
+        }
     }
 
     /// Rows `ids` of a matrix, one after the other: an embedding may be larger than a device lets a kernel see.

@@ -251,6 +251,12 @@ fn size(file: &Checkpoint) -> Result<Option<usize>> {
     }
 }
 
+/// The path of a layer of `unet`, with `_` for dots, that such a path of the authors' names means.
+pub fn flat_unet(flat: &str, unet: &Checkpoint) -> Option<String> {
+    let each = 1 + Net { file: unet, prefix: "" }.count("down_blocks.0.resnets", ".conv1");
+    names::flat_unet(flat, each)
+}
+
 fn described(file: &Checkpoint, part: &str, config: &Value) -> Result<Config> {
     Config::parse(format!("{}: {part}", file.name()), &config.to_string())
 }

@@ -86,6 +86,31 @@ pub fn unet(name: &str, each: usize) -> Option<String> {
     name.starts_with("time_embedding.").then(|| name.to_string())
 }
 
+/// [`unet`] of a path with `_` for dots, as some LoRAs have it; the result has some too.
+pub fn flat_unet(flat: &str, each: usize) -> Option<String> {
+    let dotted = |table: &[(&str, &str)], text: &str| {
+        let from = |(ldm, _): &(&str, &str)| {
+            let rest =
+                format!("{text}_").strip_prefix(&ldm.replace('.', "_"))?.trim_end_matches('_').to_string();
+            Some(format!("{ldm}{rest}"))
+        };
+        table.iter().find_map(from)
+    };
+    if let Some(outer) = dotted(&OUTER, flat) {
+        return Some(unet(&outer, each)?.trim_end_matches('.').replace('.', "_"));
+    }
+    let (way, rest) = ["input_blocks_", "output_blocks_", "middle_block_"]
+        .iter()
+        .find_map(|way| Some((way.trim_end_matches('_'), flat.strip_prefix(way)?)))?;
+    let numbers = if way == "middle_block" { 1 } else { 2 };
+    let parts: Vec<&str> = rest.splitn(numbers + 1, '_').collect();
+    let (places, inside) = parts.split_at_checked(numbers)?;
+    let inside = inside.first()?;
+    let inside = dotted(&RESNET, inside).unwrap_or(format!("{inside}."));
+    let name = unet(&format!("{way}.{}.{inside}", places.join(".")), each)?;
+    Some(name.trim_end_matches('.').replace('.', "_"))
+}
+
 /// A tensor of the autoencoder, which has so many levels; its second half counts them from the largest image.
 pub fn vae(name: &str, levels: usize) -> Option<String> {
     let (half, rest) = match name.split_once('.')? {
