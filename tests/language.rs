@@ -10,9 +10,9 @@ use kaleid::data::rng::Key;
 use kaleid::data::synthetic;
 use kaleid::data::tokenizer::Tokenizer;
 use kaleid::engines::chat::{ChatModel, Sampling};
-use kaleid::engines::clip::{ClipEmbedder, TextEncoder};
+use kaleid::engines::clip::{ClipEmbedder, PromptReader, TextEncoder};
 use kaleid::engines::llama::{Llama, argmax};
-use kaleid::models::clip::ClipConfig;
+use kaleid::models::clip::{ClipConfig, TextConfig};
 use kaleid::verify::golden::Comparison;
 use std::path::Path;
 
@@ -169,8 +169,10 @@ fn a_text_encoder_reads_files_with_and_without_the_old_prefix() {
         layer(format!("{at}.mlp.fc2"), vec![64, 128]);
     }
     let open = || {
-        let (encoder, tokenizer) = (folder.sub("text_encoder"), Tokenizer::open(&folder.sub("tokenizer"))?);
-        TextEncoder::new(&gpu, &Config::of(&encoder)?, encoder.weights()?, tokenizer, DType::F32)
+        let encoder = folder.sub("text_encoder");
+        let config = TextConfig::new(&Config::of(&encoder)?)?;
+        let reader = PromptReader::new(Tokenizer::open(&folder.sub("tokenizer"))?, &config, &[])?;
+        TextEncoder::new(&gpu, config, encoder.weights()?, reader, DType::F32)
     };
     let mut contexts = Vec::new();
     for prefix in ["", "text_model."] {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use tokenizers::normalizers::Precompiled;
-use tokenizers::{Encoding, PaddingParams, PaddingStrategy, TruncationParams};
+use tokenizers::{AddedToken, Encoding, PaddingParams, PaddingStrategy, TruncationParams};
 
 /// CLIP splits text into contractions, runs of letters, single digits and runs of anything else.
 const CLIP_PATTERN: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
@@ -120,6 +120,12 @@ impl Tokenizer {
             ..Default::default()
         }));
         Ok(())
+    }
+
+    /// Adds a word that is one token, in any case; its id.
+    pub fn add(&mut self, word: &str) -> Option<u32> {
+        self.inner.add_tokens(&[AddedToken::from(word, false).single_word(true)]);
+        self.id(word)
     }
 
     /// Ids of a text, with the special tokens that the model expects around it.

@@ -10,8 +10,11 @@ use crate::data::image::Rgb;
 use crate::data::preprocess::Preprocess;
 use crate::data::tokenizer::Tokenizer;
 use crate::models::clip::{self, ClipConfig, TextConfig};
-use anyhow::{Result, bail};
+use crate::models::inversion::Inversion;
+use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::rc::Rc;
 
 /// Images or texts that one run takes in.
@@ -46,8 +49,8 @@ impl TextEncoder {
     /// # Errors
     /// A missing or broken file; a configuration that is not supported.
     pub fn of(gpu: &Gpu, model: &Model, dtype: DType) -> Result<TextEncoder> {
-        let (text, tokenizer) = (&model.parts.text, Tokenizer::open(&model.parts.tokenizer)?);
-        TextEncoder::new(gpu, &text.config, (*text.weights()?).clone(), tokenizer, dtype)
+        let weights = (*model.parts.text.weights()?).clone();
+        TextEncoder::new(gpu, model.text.clone(), weights, PromptReader::of(model)?, dtype)
     }
 
     /// A text encoder of these parts. Names in `checkpoint` may start with `text_model.`.
@@ -56,13 +59,11 @@ impl TextEncoder {
     /// As [`TextEncoder::of`].
     pub fn new(
         gpu: &Gpu,
-        config: &Config,
+        config: TextConfig,
         checkpoint: Checkpoint,
-        tokenizer: Tokenizer,
+        reader: PromptReader,
         dtype: DType,
     ) -> Result<TextEncoder> {
-        let config = TextConfig::new(config)?;
-        let reader = PromptReader::new(tokenizer, &config)?;
         let checkpoint = Rc::new(clip::modern_names(checkpoint));
         check_table(&config, &checkpoint, "")?;
         let recorded = config.clone();
@@ -98,8 +99,17 @@ impl TextEncoder {
         let mut out = Vec::with_capacity(prompts.len() * self.shape().iter().product::<usize>());
         for prompt in prompts {
             let ids = self.reader.ids(prompt)?;
+            let added = |id: &u32| self.reader.vectors.get(id);
+            // Those that were added have no row in the table.
+            let rows: Vec<u32> = ids.iter().map(|id| if added(id).is_some() { 0 } else { *id }).collect();
+            let mut tokens = embed(&self.config, &self.checkpoint, "", &rows)?;
+            for (id, row) in ids.iter().zip(tokens.chunks_exact_mut(self.config.hidden_size())) {
+                if let Some(vector) = added(id) {
+                    row.copy_from_slice(vector);
+                }
+            }
             let plan = self.part.plan()?;
-            plan.write("tokens", &embed(&self.config, &self.checkpoint, "", &ids)?)?;
+            plan.write("tokens", &tokens)?;
             plan.run()?;
             out.extend(plan.read("context")?);
         }
@@ -107,10 +117,14 @@ impl TextEncoder {
     }
 }
 
-/// What a text encoder reads of prompts: its tokenizer, without its weights.
+/// What a text encoder reads of prompts: its tokenizer, and words that were added to it, without its weights.
 pub struct PromptReader {
     tokenizer: Tokenizer,
     known: usize,
+    /// Added words of several tokens, and these.
+    words: Vec<(String, String)>,
+    /// The vectors of added tokens.
+    vectors: HashMap<u32, Vec<f32>>,
 }
 
 impl PromptReader {
@@ -119,12 +133,40 @@ impl PromptReader {
     /// # Errors
     /// A missing or broken file.
     pub fn of(model: &Model) -> Result<PromptReader> {
-        PromptReader::new(Tokenizer::open(&model.parts.tokenizer)?, &model.text)
+        PromptReader::new(Tokenizer::open(&model.parts.tokenizer)?, &model.text, &model.parts.words)
     }
 
-    fn new(mut tokenizer: Tokenizer, config: &TextConfig) -> Result<PromptReader> {
+    /// A reader of these parts; prompts may use `words`.
+    ///
+    /// # Errors
+    /// A tokenizer without padding; a word that cannot be a token.
+    pub fn new(mut tokenizer: Tokenizer, config: &TextConfig, words: &[Inversion]) -> Result<PromptReader> {
+        let (mut several, mut vectors) = (vec![], HashMap::new());
+        for (name, word) in words.iter().flat_map(|word| word.names.iter().map(move |name| (name, word))) {
+            let mut tokens = vec![];
+            for (i, vector) in word.vectors.iter().enumerate() {
+                // As diffusers calls them.
+                let token = if i == 0 { name.clone() } else { format!("{name}_{i}") };
+                let id = tokenizer.add(&token).with_context(|| format!("{name:?} cannot be a token"))?;
+                vectors.insert(id, vector.clone());
+                tokens.push(token);
+            }
+            if tokens.len() > 1 {
+                several.push((name.clone(), tokens.join(" ")));
+            }
+        }
         tokenizer.pad_to(config.positions)?;
-        Ok(PromptReader { tokenizer, known: config.vocab_size })
+        Ok(PromptReader { tokenizer, known: config.vocab_size, words: several, vectors })
+    }
+
+    /// A prompt with all tokens of the words that were added.
+    fn spelled<'p>(&self, prompt: &'p str) -> Cow<'p, str> {
+        let spell =
+            |text: Cow<'p, str>, (word, tokens): &(String, String)| match replaced(&text, word, tokens) {
+                Some(text) => Cow::Owned(text),
+                None => text,
+            };
+        self.words.iter().fold(prompt.into(), spell)
     }
 
     /// Tokens of a prompt, all of which the encoder knows.
@@ -132,8 +174,9 @@ impl PromptReader {
     /// # Errors
     /// A prompt that the tokenizer cannot encode, or of tokens that the encoder does not know.
     pub fn ids(&self, prompt: &str) -> Result<Vec<u32>> {
-        let ids = self.tokenizer.encode(prompt)?;
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.known) {
+        let ids = self.tokenizer.encode(&self.spelled(prompt))?;
+        let unknown = |id: &&u32| **id as usize >= self.known && !self.vectors.contains_key(*id);
+        if let Some(id) = ids.iter().find(unknown) {
             bail!("{}: token {id} of {prompt:?}; the text encoder has {}", self.tokenizer.name(), self.known);
         }
         Ok(ids)
@@ -143,10 +186,26 @@ impl PromptReader {
     ///
     /// # Errors
     /// As [`PromptReader::ids`].
-    pub fn lost<'p>(&self, prompt: &'p str) -> Result<&'p str> {
+    pub fn lost(&self, prompt: &str) -> Result<String> {
         self.ids(prompt)?;
-        self.tokenizer.lost(prompt)
+        Ok(self.tokenizer.lost(&self.spelled(prompt))?.to_string())
     }
+}
+
+/// `text` with `tokens` for each `word` in it, in whatever case; nothing where there is none.
+fn replaced(text: &str, word: &str, tokens: &str) -> Option<String> {
+    let is_word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    let (mut out, mut rest, mut found) = (String::new(), text, false);
+    while let Some(c) = rest.chars().next() {
+        let fits = rest.get(..word.len()).is_some_and(|part| part.eq_ignore_ascii_case(word))
+            && !is_word(out.chars().last())
+            && !is_word(rest[word.len()..].chars().next());
+        let (taken, put) = if fits { (word.len(), tokens) } else { (c.len_utf8(), &rest[..c.len_utf8()]) };
+        out.push_str(put);
+        rest = &rest[taken..];
+        found |= fits;
+    }
+    found.then_some(out)
 }
 
 /// CLIP on a device: embeddings of images and texts, length 1, whose products are their cosines.

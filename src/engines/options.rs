@@ -32,6 +32,9 @@ pub struct Options {
     #[arg(long, value_name = "[DOMAIN=]FILE[:WEIGHT]")]
     #[serde(deserialize_with = "loras", serialize_with = "texts")]
     pub lora: Vec<Lora>,
+    /// A textual inversion: prompts call it by the name of its file; may be given several times.
+    #[arg(long, value_name = "FILE")]
+    pub embedding: Vec<PathBuf>,
     /// Steps of the scheduler.
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub steps: usize,

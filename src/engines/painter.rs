@@ -163,7 +163,7 @@ impl Painter {
     ///
     /// # Errors
     /// As [`PromptReader::lost`](super::clip::PromptReader::lost).
-    pub fn lost<'p>(&self, prompt: &'p str) -> Result<&'p str> {
+    pub fn lost(&self, prompt: &str) -> Result<String> {
         self.text.reader().lost(prompt)
     }
 

@@ -6,11 +6,12 @@ use crate::data::checkpoint::Checkpoint;
 use crate::data::config::Config;
 use crate::data::folder::Folder;
 use crate::data::tokenizer::{CLIP, OPEN_CLIP};
-use crate::models::clip;
+use crate::models::clip::{self, TextConfig};
+use crate::models::inversion::Inversion;
 use crate::models::ldm::{self, Found};
 use crate::models::lora::{self, Merged};
 use anyhow::{Context, Result, bail};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// A part: its configuration, and where its weights are.
@@ -57,6 +58,8 @@ pub(super) struct Parts {
     pub text: Part,
     pub scheduler: Config,
     pub tokenizer: Folder,
+    /// Words that prompts may use.
+    pub words: Vec<Inversion>,
     /// What is to be said of what was merged.
     pub remarks: Vec<String>,
 }
@@ -75,6 +78,7 @@ impl Parts {
             text: Part::of(&folder.sub("text_encoder"))?,
             scheduler: Config::parse(scheduler.name(file), &scheduler.text(file)?)?,
             tokenizer: folder.sub("tokenizer"),
+            words: vec![],
             remarks: vec![],
         })
     }
@@ -116,6 +120,9 @@ impl Parts {
             parts.scheduler = parts.scheduler.with("prediction_type", kind.name());
         }
         parts.merge(&options.lora)?;
+        let width = TextConfig::new(&parts.text.config)?.hidden_size();
+        let open = |path: &PathBuf| Inversion::open(path, width);
+        parts.words = options.embedding.iter().map(open).collect::<Result<_>>()?;
         Ok(parts)
     }
 
@@ -172,7 +179,7 @@ fn single(file: &Path, vae: Option<Part>, text: Option<(Part, Option<Folder>)>) 
     };
     let scheduler = ldm::scheduler(&checkpoint, &unet.config)?;
     let tokenizer = tokenizer.unwrap_or(clip_tokenizer(&text.config)?);
-    Ok(Parts { unet: unet.into(), vae, text, scheduler, tokenizer, remarks: vec![] })
+    Ok(Parts { unet: unet.into(), vae, text, scheduler, tokenizer, words: vec![], remarks: vec![] })
 }
 
 fn of_file(found: Option<Found>) -> Option<Part> {

@@ -143,10 +143,10 @@ fn paint(
 fn warn_of_long_prompts(painter: &Painter, left: &[&Planned], negative: &str) -> Result<()> {
     let mut lost = vec![];
     for planned in left {
-        let words = painter.lost(&planned.picture.prompt)?.trim();
+        let words = painter.lost(&planned.picture.prompt)?.trim().to_string();
         lost.extend((!words.is_empty()).then(|| format!("{words:?} of {}", planned.picture.file_name)));
     }
-    let words = painter.lost(negative)?.trim();
+    let words = painter.lost(negative)?.trim().to_string();
     let tokens = painter.tokens();
     if !words.is_empty() {
         eprintln!(
@@ -185,6 +185,7 @@ fn metadata(
         Folder::Embedded(..) => "builtin".into(),
     };
     let scheduler = model.scheduler(options.scheduler.as_deref())?.name();
+    let words: Vec<String> = options.embedding.iter().map(|path| file_name(path)).collect();
     let loras: Vec<String> =
         options.lora.iter().map(|lora| format!("{}:{}", file_name(&lora.path), lora.weight)).collect();
     let row = json!({
@@ -195,7 +196,8 @@ fn metadata(
         "guidance": options.guidance.to_string().parse::<f64>()?,
         "scheduler": scheduler, "width": width, "height": height, "model": name,
         "vae": options.vae.as_deref().map(file_name), "text_encoder": options.text_encoder.as_deref().map(file_name),
-        "prediction_type": options.prediction_type, "lora": Some(loras).filter(|loras| !loras.is_empty()),
+        "prediction_type": options.prediction_type,
+        "embedding": Some(&words).filter(|words| !words.is_empty()), "lora": Some(loras).filter(|loras| !loras.is_empty()),
     });
     let Value::Object(mut row) = row else { unreachable!("an object") };
     row.retain(|_, v| !v.is_null());

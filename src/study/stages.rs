@@ -94,7 +94,9 @@ impl<'a> Run<'a> {
         let (hold_out, seed) = (vec![self.study.test_domain.clone()], self.study.seed);
         let prompting = Prompting { hold_out, seed, writing, ..Prompting::new(&self.data, self.out) };
         let encoder = PromptReader::of(&self.model(None)?)?;
-        prompts::run(&prompting, &llm, &self.grammar, &|text| encoder.lost(text).is_ok_and(str::is_empty))?;
+        prompts::run(&prompting, &llm, &self.grammar, &|text| {
+            encoder.lost(text).is_ok_and(|lost| lost.is_empty())
+        })?;
         Ok(())
     }
 
