@@ -39,6 +39,7 @@
 //! nn                             layers over weight paths
 //! ops                            one method per op, its backward below it
 //! core                           graph -> plan -> kernel -> gpu
+//! hub                            files of the Hugging Face hub
 //! data    progress    flags      files and numbers on the CPU; flags that are settings too
 //! ```
 
@@ -49,6 +50,7 @@ pub mod diffusion;
 pub mod domainbed;
 pub mod engines;
 pub mod flags;
+pub mod hub;
 pub mod models;
 pub mod nn;
 pub mod ops;

@@ -25,6 +25,7 @@ struct Cli {
 enum Command {
     Run(commands::run::Args),
     Data(commands::data::Args),
+    Fetch(commands::fetch::Args),
     Prompts(commands::prompts::Args),
     Generate(commands::generate::Args),
     Score(commands::score::Args),
@@ -45,6 +46,7 @@ fn main() -> std::process::ExitCode {
     let done = match cli.command {
         Command::Run(args) => commands::run::run(args, &cli.gpu),
         Command::Data(args) => commands::data::run(args),
+        Command::Fetch(args) => commands::fetch::run(args),
         Command::Prompts(args) => commands::prompts::run(args, &cli.gpu),
         Command::Generate(args) => commands::generate::run(args, &cli.gpu),
         Command::Score(args) => commands::score::run(args, &cli.gpu),
@@ -103,8 +105,19 @@ mod tests {
     fn run_toml_has_every_flag_of_its_stages() {
         let text = "data = 'd'\ntest_domain = 't'\nimages.model = 'm'\nscore.clip = 'c'\n";
         let study = Study::parse(text, "run.toml").unwrap();
-        let values =
-            ["true", "false", "12", "0.5", "[5, 1]", "[32, 32]", "[\"MLDG\"]", "dbhead", "{lr = 1}", "a/b"];
+        let values = [
+            "true",
+            "12",
+            "0.5",
+            "[5, 1]",
+            "[32, 32]",
+            "[\"MLDG\"]",
+            "dbhead",
+            "{lr = 1}",
+            "a/b",
+            "sample",
+            "false",
+        ];
         let mut all = 0;
         let tables = [("prompts", "prompts"), ("generate", "images"), ("score", "score"), ("train", "train")];
         for (command, table) in tables {

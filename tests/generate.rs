@@ -96,7 +96,7 @@ fn images_depend_on_their_own_prompt_and_seed_only() {
 #[test]
 fn parts_that_do_not_fit_together_are_loaded_in_turn_to_the_same_pixels() {
     let temp = tempfile::tempdir().unwrap();
-    let folder = demo::folder(Path::new(demo::BUILTIN), "stable-diffusion");
+    let folder = demo::folder(Path::new(demo::BUILTIN), "stable-diffusion").unwrap();
     let paint = |memory: Option<u64>| {
         let gpu = Gpu::open(&GpuOptions { memory, ..GpuOptions::from_env() })?;
         let out = temp.path().join(format!("{memory:?}"));

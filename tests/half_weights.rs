@@ -31,12 +31,13 @@ fn text_and_image_towers_take_f16_weights() {
     let gpu = gpu();
     let texts = ["a dog in the style of noto", "a house"];
     both("text encoder", |dtype| {
-        let folder = demo::folder(Path::new(demo::BUILTIN), "stable-diffusion");
+        let folder = demo::folder(Path::new(demo::BUILTIN), "stable-diffusion").unwrap();
         let model = Model::open(&folder, &Options::default()).unwrap();
         TextEncoder::of(&gpu, &model, dtype).unwrap().encode(&texts).unwrap()
     });
-    let clip =
-        |dtype| ClipEmbedder::open(&gpu, &demo::folder(Path::new(demo::BUILTIN), "clip"), dtype).unwrap();
+    let clip = |dtype| {
+        ClipEmbedder::open(&gpu, &demo::folder(Path::new(demo::BUILTIN), "clip").unwrap(), dtype).unwrap()
+    };
     both("CLIP's texts", |dtype| clip(dtype).texts(&texts).unwrap().concat());
     let data = (0..80 * 70 * 3u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let image = Rgb { width: 80, height: 70, data };
@@ -45,7 +46,7 @@ fn text_and_image_towers_take_f16_weights() {
 
 #[test]
 fn unet_and_autoencoder_take_f16_weights() {
-    let (gpu, folder) = (gpu(), demo::folder(Path::new(demo::BUILTIN), "stable-diffusion"));
+    let (gpu, folder) = (gpu(), demo::folder(Path::new(demo::BUILTIN), "stable-diffusion").unwrap());
     let run = |part: &str, dtype, record: &dyn Fn(&Weights, &dyn Fn(&str, &[usize]) -> Tensor) -> Tensor| {
         let inputs = RefCell::new(vec![]);
         let weights = folder.sub(part).weights().unwrap();

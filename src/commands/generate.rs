@@ -40,7 +40,7 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
         }
     };
     let gpu = Gpu::open(gpu)?;
-    let folder = demo::folder(&args.options.model, "stable-diffusion");
+    let folder = demo::folder(&args.options.model, "stable-diffusion")?;
     let summary = generate::run(&gpu, &folder, &pictures, &args.out, &args.options, args.seed)?;
     let kept = if summary.kept > 0 { format!(", {} were there", summary.kept) } else { String::new() };
     say!("{} images painted{kept}: {}", summary.painted, args.out.display())

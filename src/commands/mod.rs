@@ -25,6 +25,7 @@ pub fn renamed(argument: OsString) -> OsString {
 
 pub mod bench;
 pub mod data;
+pub mod fetch;
 pub mod generate;
 pub mod info;
 pub mod prompts;

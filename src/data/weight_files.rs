@@ -24,6 +24,38 @@ const ENDINGS: [&str; 6] = [".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ck
 /// What marks the index of shards; a variant stands before it or, in files of diffusers, between it and `.json`.
 const INDEX: [&str; 2] = [".safetensors.index", ".bin.index"];
 
+/// The file with the weights among `names`, or the index of its shards; nothing where there is none.
+///
+/// # Errors
+/// Several of which none is to be preferred: a list of them.
+pub fn choose(names: &[String]) -> Result<Option<String>, String> {
+    let mut several = None;
+    for ending in ENDINGS {
+        let usual = FILES.iter().filter(|f| f.ends_with(ending)).find(|f| names.iter().any(|n| n == *f));
+        if let Some(name) = usual {
+            return Ok(Some(name.to_string()));
+        }
+        let mark = format!("{ending}.index");
+        let indices: Vec<&String> =
+            names.iter().filter(|n| n.contains(&mark) && n.ends_with(".json")).collect();
+        let of = |variant: &str| indices.iter().find(|n| variant_of(n) == variant);
+        if let Some(index) = of("").or(of("fp16")) {
+            return Ok(Some(index.to_string()));
+        }
+        let whole = |n: &&String| n.ends_with(ending) && !is_later_shard(n, ending);
+        let candidates: Vec<&String> = indices.into_iter().chain(names.iter().filter(whole)).collect();
+        match candidates[..] {
+            [only] => return Ok(Some(only.clone())),
+            [] => {}
+            _ => {
+                let list = candidates.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(", ");
+                several.get_or_insert(list);
+            }
+        }
+    }
+    several.map_or(Ok(None), Err)
+}
+
 /// The file with the weights of `folder`, or the index of its shards.
 ///
 /// # Errors
@@ -33,32 +65,13 @@ pub(super) fn find(folder: &Path) -> Result<PathBuf> {
     let mut names: Vec<String> =
         read.filter_map(|e| e.ok()?.file_name().into_string().ok()).filter(|n| !n.starts_with('.')).collect();
     names.sort();
-    let (place, mut more) = (folder.display(), None);
-    for ending in ENDINGS {
-        let usual = FILES.iter().filter(|f| f.ends_with(ending)).find(|f| names.iter().any(|n| n == *f));
-        if let Some(name) = usual {
-            return Ok(folder.join(name));
+    let place = folder.display();
+    match choose(&names) {
+        Ok(Some(name)) => return Ok(folder.join(name)),
+        Ok(None) => {}
+        Err(list) => {
+            bail!("{place}: several files of weights ({list}): move all away but the one that is meant")
         }
-        let mark = format!("{ending}.index");
-        let indices: Vec<&String> =
-            names.iter().filter(|n| n.contains(&mark) && n.ends_with(".json")).collect();
-        let of = |variant: &str| indices.iter().find(|n| variant_of(n) == variant);
-        if let Some(index) = of("").or(of("fp16")) {
-            return Ok(folder.join(index));
-        }
-        let whole = |n: &&String| n.ends_with(ending) && !is_later_shard(n, ending);
-        let candidates: Vec<&String> = indices.into_iter().chain(names.iter().filter(whole)).collect();
-        match candidates[..] {
-            [only] => return Ok(folder.join(only)),
-            [] => {}
-            _ => {
-                let list = candidates.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(", ");
-                more.get_or_insert(list);
-            }
-        }
-    }
-    if let Some(list) = more {
-        bail!("{place}: several files of weights ({list}): move all away but the one that is meant");
     }
     let ends = |endings: &[&str]| names.iter().find(|n| endings.iter().any(|e| n.ends_with(e)));
     if let Some(name) = ends(&[".incomplete", ".crdownload", ".part", ".download", ".aria2"]) {

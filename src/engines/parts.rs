@@ -6,6 +6,7 @@ use crate::data::checkpoint::Checkpoint;
 use crate::data::config::Config;
 use crate::data::folder::Folder;
 use crate::data::tokenizer::{CLIP, OPEN_CLIP};
+use crate::hub;
 use crate::models::clip::{self, TextConfig};
 use crate::models::inversion::Inversion;
 use crate::models::ldm::{self, Found};
@@ -88,8 +89,9 @@ impl Parts {
     /// # Errors
     /// A file that is missing, broken, or of another model; a part that nothing brings.
     pub fn open(model: &Folder, options: &Options) -> Result<Parts> {
-        let vae = options.vae.as_deref().map(own_vae).transpose()?;
-        let text = options.text_encoder.as_deref().map(own_text).transpose()?;
+        let local = |path: &PathBuf| hub::path(path);
+        let vae = options.vae.as_ref().map(|path| own_vae(&local(path)?)).transpose()?;
+        let text = options.text_encoder.as_ref().map(|path| own_text(&local(path)?)).transpose()?;
         let file = match model {
             Folder::Disk(path) if path.is_file() => Some(path),
             Folder::Disk(path) if !path.is_dir() => {
@@ -121,7 +123,7 @@ impl Parts {
         }
         parts.merge(&options.lora)?;
         let width = TextConfig::new(&parts.text.config)?.hidden_size();
-        let open = |path: &PathBuf| Inversion::open(path, width);
+        let open = |path: &PathBuf| Inversion::open(&hub::path(path)?, width);
         parts.words = options.embedding.iter().map(open).collect::<Result<_>>()?;
         Ok(parts)
     }
@@ -134,7 +136,8 @@ impl Parts {
         let mut unet = (*self.unet.weights()?).clone();
         let mut text = clip::modern_names((*self.text.weights()?).clone());
         for Lora { path, weight, .. } in loras {
-            let Merged { applied, total, unknown } = lora::merge(path, *weight, &mut unet, &mut text)?;
+            let Merged { applied, total, unknown } =
+                lora::merge(&hub::path(path)?, *weight, &mut unet, &mut text)?;
             let but = match applied < total {
                 true => format!("; the model has no {}", unknown.join(", ")),
                 false => String::new(),

@@ -9,6 +9,7 @@ use crate::data::{writable_folder, write_atomic};
 use crate::engines::model::Model;
 use crate::engines::options::Options;
 use crate::engines::painter::{Painter, Request};
+use crate::hub;
 use crate::progress::{self, Progress};
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
@@ -181,6 +182,7 @@ fn metadata(
 ) -> Result<Map<String, Value>> {
     let [height, width] = model.size(options.size)?;
     let name = match folder {
+        Folder::Disk(_) if hub::is_name(&options.model) => options.model.display().to_string(),
         Folder::Disk(path) => file_name(path),
         Folder::Embedded(..) => "builtin".into(),
     };

@@ -3,6 +3,7 @@
 
 use crate::data::folder::{Embedded, Folder};
 use crate::data::write_atomic;
+use crate::hub;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 
@@ -21,11 +22,15 @@ pub fn data(named: &Path, out: &Path) -> PathBuf {
     if is_builtin(named) { out.join("data") } else { named.to_path_buf() }
 }
 
-/// The folder that a configuration or flag names: a path, or the demo's `part` (`stable-diffusion`, `clip`) for `builtin`.
-pub fn folder(named: &Path, part: &str) -> Folder {
+/// The folder that a configuration or flag names: a path, a name on the hub, or the demo's `part` (`stable-diffusion`, `clip`) for
+/// `builtin`.
+///
+/// # Errors
+/// As [`hub::path`].
+pub fn folder(named: &Path, part: &str) -> Result<Folder> {
     match is_builtin(named) {
-        true => Folder::from(DEMO as Embedded).sub(part),
-        false => Folder::from(named),
+        true => Ok(Folder::from(DEMO as Embedded).sub(part)),
+        false => Ok(Folder::from(hub::path(named)?.as_path())),
     }
 }
 

@@ -128,7 +128,7 @@ pub struct Nearest {
 /// # Errors
 /// Data, images or a CLIP that do not work; a folder that cannot be written; Ctrl-C.
 pub fn run(gpu: &Gpu, scoring: &Scoring, out: &Path) -> Result<Diversity> {
-    let clip = demo::folder(&scoring.measure.clip, "clip");
+    let clip = demo::folder(&scoring.measure.clip, "clip")?;
     let data = Dataset::open(&scoring.data)?;
     let (originals, generated) = compared(scoring, &data)?;
     let mut model = ClipEmbedder::open(gpu, &clip, gpu.caps().weights())?;

@@ -58,7 +58,7 @@ impl<'a> Run<'a> {
             domains.into_iter().try_for_each(|domain| self.model(Some(domain)).map(|_| ()))?;
             let painter = Painter::new(gpu, &model, &study.images, usize::MAX)?;
             let clip =
-                ClipEmbedder::open(gpu, &demo::folder(&study.score.clip, "clip"), gpu.caps().weights())?;
+                ClipEmbedder::open(gpu, &demo::folder(&study.score.clip, "clip")?, gpu.caps().weights())?;
             work.image = painter.flops_of_an_image()? + clip.flops_of_an_image();
         }
         for algorithm in &study.compare.algorithms {
@@ -103,7 +103,7 @@ impl<'a> Run<'a> {
     /// The painter's model, for images of a domain.
     fn model(&self, domain: Option<&str>) -> Result<Model> {
         let options = self.study.images.for_domain(domain);
-        Model::open(&demo::folder(&options.model, "stable-diffusion"), &options)
+        Model::open(&demo::folder(&options.model, "stable-diffusion")?, &options)
     }
 
     fn pictures(&self) -> Result<Vec<Picture>> {
@@ -112,7 +112,7 @@ impl<'a> Run<'a> {
 
     pub fn paint(&self, gpu: &Gpu) -> Result<()> {
         let options = &self.study.images;
-        let model = demo::folder(&options.model, "stable-diffusion");
+        let model = demo::folder(&options.model, "stable-diffusion")?;
         generate::run(gpu, &model, &self.pictures()?, &self.images, options, self.study.seed)?;
         Ok(())
     }

@@ -12,6 +12,7 @@ use crate::domainbed::predictor::Predictor;
 use crate::domainbed::samples::Samples;
 use crate::domainbed::trainer::Trainer;
 use crate::domainbed::{self, Algorithm, Setup, Spec};
+use crate::hub;
 use crate::progress;
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
@@ -163,7 +164,7 @@ impl<'a> Task<'a> {
 fn weights(file: &Path, network: &Network, size: usize) -> Result<Checkpoint> {
     let featurizer = network.featurizer_tensors(size);
     let wanted: Vec<&str> = featurizer.keys().map(String::as_str).collect();
-    let (checkpoint, prefix) = Checkpoint::open(file)?.below_prefix(&wanted);
+    let (checkpoint, prefix) = Checkpoint::open(hub::path(file)?)?.below_prefix(&wanted);
     let unused = |name: &&str| !featurizer.contains_key(*name) && !name.ends_with("num_batches_tracked");
     let left: Vec<&str> = checkpoint.names().filter(unused).collect();
     if !prefix.is_empty() || !left.is_empty() {

@@ -17,7 +17,7 @@ type Recorded = (&'static str, Graph, usize);
 fn model(name: &str) -> Result<Model> {
     match name {
         "" | "sd15" => Model::configured(&Folder::from(SD15)),
-        name => Model::open(&demo::folder(Path::new(name), "stable-diffusion"), &Options::default()),
+        name => Model::open(&demo::folder(Path::new(name), "stable-diffusion")?, &Options::default()),
     }
 }
 

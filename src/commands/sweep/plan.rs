@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail};
 use kaleid::data::checkpoint::Checkpoint;
 use kaleid::data::dataset::Dataset;
 use kaleid::domainbed::{PAPER, check_name};
+use kaleid::hub;
 use kaleid::sweep::state::State;
 use kaleid::sweep::{Job, Sweep, cost, label, refused, slurm};
 use kaleid::train::{Settings, Variant};
@@ -72,7 +73,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let mut settings = args.settings.clone();
     say_random(&settings);
-    settings.weights = settings.weights.as_deref().map(absolute).transpose()?;
+    settings.weights = settings.weights.as_deref().map(|file| absolute(&hub::path(file)?)).transpose()?;
     if let Some(weights) = &settings.weights {
         Checkpoint::open(weights).context("--weights")?;
     }

@@ -5,6 +5,7 @@ use crate::core::{Gpu, GpuOptions};
 use crate::data::folder::Folder;
 use crate::data::rng::Key;
 use crate::engines::chat::{ChatModel, Sampling};
+use crate::hub;
 use anyhow::Result;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -26,10 +27,11 @@ impl Local {
     /// # Errors
     /// No adapter, a model that does not open.
     pub fn open(folder: &Path, gpu: &GpuOptions) -> Result<Local> {
-        let files = Folder::from(folder);
+        let folder = hub::path(folder)?;
+        let files = Folder::from(folder.as_path());
         let gpu = Gpu::open(gpu)?;
         let chat = RefCell::new(ChatModel::open(&gpu, &files, CONTEXT, gpu.caps().weights())?);
-        let folder = folder.canonicalize().unwrap_or(folder.into());
+        let folder = folder.canonicalize().unwrap_or(folder);
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Local { name, folder, chat })
     }
