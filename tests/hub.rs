@@ -390,7 +390,22 @@ fn a_painter_is_its_parts_and_shards_come_by_their_index() {
 }
 
 #[test]
-fn a_reader_of_the_stream_that_reads_nothing_is_not_waited_for_forever() {
+fn a_data_set_becomes_a_folder_of_images() {
+    let table = std::fs::read("tests/data/parquet/small.parquet").unwrap();
+    let hub = Hub::new(&[("README.md", b"x".to_vec()), ("data/train-00000-of-00001.parquet", table)]);
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("small");
+    let said =
+        fetch(&hub, home.path(), &["hf:datasets/me/data", "--out", out.to_str().unwrap()], &[]).unwrap();
+    assert_eq!(said, out.to_str().unwrap());
+    assert!(out.join("photo/gui_tar/000005.png").exists());
+    assert!(home.path().join("hub/datasets--me--data/refs/main").exists());
+    let error = fetch(&hub, home.path(), &["hf:me/model", "--out", "o"], &[]).unwrap_err();
+    assert!(error.contains("--out is for one data set"), "{error}");
+}
+
+#[test]
+fn a_server_that_falls_silent_is_not_waited_for_forever() {
     // A server that answers and then is silent.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());

@@ -15,6 +15,7 @@ pub mod images;
 pub mod known;
 pub mod lock;
 pub mod packed;
+pub mod parquet;
 pub mod preprocess;
 pub mod python;
 pub mod rng;
