@@ -272,7 +272,7 @@ fn configurations_that_cannot_be_name_key_and_value() {
     std::fs::remove_dir_all(model.join("vae")).unwrap();
     fails(&["model: not a Stable Diffusion folder: it has no vae"]);
     fails_at(Path::new("nowhere"), "nowhere: no such file or folder; a model is a folder");
-    fails_at(&model.join("unet/config.json"), "config.json: no such folder; a model is a folder");
+    fails_at(&model.join("unet/config.json"), "config.json: no weight_map in it");
 }
 
 #[track_caller]

@@ -7,10 +7,13 @@ use common::write_model;
 use kaleid::core::{Gpu, GpuOptions};
 use kaleid::data::folder::Folder;
 use kaleid::engines::options::Options;
-use kaleid::paint::generate::{self, Summary};
+use kaleid::paint::about::about;
+use kaleid::paint::generate::{self, Shard, Summary};
+use kaleid::paint::painted;
 use kaleid::paint::picture::Picture;
 use kaleid::study::demo;
 use std::collections::BTreeMap;
+use std::io::Cursor;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
@@ -54,7 +57,7 @@ fn images_depend_on_their_own_prompt_and_seed_only() {
     write_model(&gpu, &model);
     let folder = Folder::from(model.as_path());
     let run = |jobs: &[Picture], out: &Path, options: &Options| {
-        generate::run(&gpu, &folder, jobs, out, options, 0).unwrap()
+        generate::run(&gpu, &folder, jobs, out, options, 0, None).unwrap()
     };
     assert_eq!(run(&jobs(), &out, &options()), Summary { painted: 3, kept: 0 });
     let whole = files(&out);
@@ -87,6 +90,27 @@ fn images_depend_on_their_own_prompt_and_seed_only() {
         assert!(a.iter().zip(&b).all(|(a, b)| a.abs_diff(*b) <= 1), "image {i}");
     }
 
+    // In parts, into one folder.
+    let parts = temp.path().join("parts");
+    for part in 1..=2 {
+        let shard = Some(Shard { part, of: 2 });
+        generate::run(&gpu, &folder, &jobs(), &parts, &options(), 0, shard).unwrap();
+        assert_eq!(parts.join("new/1.png").exists(), part == 2);
+    }
+    assert_eq!(files(&parts), whole);
+
+    // What the files say, to others and to us.
+    let decoder = png::Decoder::new(Cursor::new(&whole["1"])).read_info().unwrap();
+    let said: Vec<&str> = decoder.info().utf8_text.iter().map(|chunk| chunk.keyword.as_str()).collect();
+    assert_eq!(said, ["kaleid", "parameters"]);
+    let parameters = painted::parameters(Cursor::new(&whole["1"])).unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    let want = "a house, naïve art\nSteps: 3, Sampler: Euler a, CFG scale: 3.0, Seed: 8, Size: 16x16, Model: model, Version: kaleid ";
+    assert_eq!(parameters, format!("{want}{version}"));
+    let about = about(&out.join("new/1.png"), &GpuOptions::from_env()).unwrap();
+    let command = "kaleid generate --model model --prompt 'a house, naïve art' --seed 8 --steps 3 --guidance 3.0 --scheduler euler-a --size 16x16 --out images";
+    assert_eq!(about[1], ("command", command.to_string()));
+
     // Other settings are other images.
     let summary = run(&jobs(), &out, &Options { guidance: 1.0, size: Some([20, 16]), ..options() });
     assert_eq!(summary, Summary { painted: 3, kept: 0 });
@@ -100,7 +124,15 @@ fn parts_that_do_not_fit_together_are_loaded_in_turn_to_the_same_pixels() {
     let paint = |memory: Option<u64>| {
         let gpu = Gpu::open(&GpuOptions { memory, ..GpuOptions::from_env() })?;
         let out = temp.path().join(format!("{memory:?}"));
-        generate::run(&gpu, &folder, &jobs()[..1], &out, &Options { steps: 2, ..Options::default() }, 0)?;
+        generate::run(
+            &gpu,
+            &folder,
+            &jobs()[..1],
+            &out,
+            &Options { steps: 2, ..Options::default() },
+            0,
+            None,
+        )?;
         anyhow::Ok(std::fs::read(out.join("new/0.png")).unwrap())
     };
     // UNet 9.2 MiB, autoencoder 2.1.

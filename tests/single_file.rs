@@ -131,7 +131,7 @@ fn paint(model: &Path, out: &Path, options: &Options) -> Vec<u8> {
         class: None,
     };
     let options = Options { steps: 2, size: Some([64, 64]), ..options.clone() };
-    generate::run(gpu(), &Folder::from(model), &[picture], out, &options, 0).unwrap();
+    generate::run(gpu(), &Folder::from(model), &[picture], out, &options, 0, None).unwrap();
     image::open(out.join("a.png")).unwrap().to_rgb8().into_raw()
 }
 

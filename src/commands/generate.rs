@@ -3,7 +3,7 @@
 use anyhow::Result;
 use kaleid::core::{Gpu, GpuOptions};
 use kaleid::engines::options::Options;
-use kaleid::paint::generate;
+use kaleid::paint::generate::{self, Shard};
 use kaleid::paint::picture::{Picture, read_pictures};
 use kaleid::study::demo;
 use std::path::PathBuf;
@@ -25,9 +25,20 @@ pub struct Args {
     /// Folder for the images and metadata.jsonl; the same command in the same folder resumes where it was stopped
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Paint the I-th of N parts of the prompts, from 1/N to N/N: the parts together are what one run makes, to the bit
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    shard: Option<Shard>,
     /// Seed of the first image that has none of its own; the next takes the next number
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+}
+
+fn shard(text: &str) -> Result<Shard, String> {
+    let parsed = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    match parsed {
+        Some((part @ 1.., of)) if part <= of => Ok(Shard { part, of }),
+        _ => Err("a part is I/N, from 1/N to N/N".into()),
+    }
 }
 
 /// Runs the command.
@@ -41,7 +52,7 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     };
     let gpu = Gpu::open(gpu)?;
     let folder = demo::folder(&args.options.model, "stable-diffusion")?;
-    let summary = generate::run(&gpu, &folder, &pictures, &args.out, &args.options, args.seed)?;
+    let summary = generate::run(&gpu, &folder, &pictures, &args.out, &args.options, args.seed, args.shard)?;
     let kept = if summary.kept > 0 { format!(", {} were there", summary.kept) } else { String::new() };
     say!("{} images painted{kept}: {}", summary.painted, args.out.display())
 }

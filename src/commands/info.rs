@@ -2,14 +2,21 @@
 
 use anyhow::Result;
 use kaleid::core::{Caps, Gpu, GpuOptions};
+use kaleid::hub;
 use kaleid::ops::tiles;
+use kaleid::paint::about::about;
+use std::path::PathBuf;
 
-/// List the adapters: limits, abilities, and the kernel variants chosen for them
+/// List the adapters, or say what a model or a painted image is
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  kaleid info
-  kaleid info --backend gl --json")]
+  kaleid info                             adapters: limits, abilities, and the kernel variants chosen for them
+  kaleid info v1-5-pruned.safetensors     what a file or folder of weights is, holds, and needs
+  kaleid info images/00000.png            the command that paints an image again")]
 pub struct Args {
+    /// A model, a file of weights, or a painted image
+    #[arg(value_name = "DIR|FILE")]
+    what: Option<PathBuf>,
     /// Print one JSON array instead of lines
     #[arg(long)]
     json: bool,
@@ -17,6 +24,15 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args, options: &GpuOptions) -> Result<()> {
+    if let Some(what) = &args.what {
+        let found = about(&hub::path(what)?, options)?;
+        if args.json {
+            let found: serde_json::Map<_, _> =
+                found.into_iter().map(|(k, v)| (k.to_string(), v.into())).collect();
+            return say!("{}", serde_json::Value::Object(found));
+        }
+        return found.iter().try_for_each(|(key, text)| say!("{key:10} {text}"));
+    }
     let (mut all, chosen) = Gpu::list(options)?;
     // Opened, for its optional kernels may not pass their test.
     all[chosen] = Gpu::open(options)?.caps().clone();

@@ -4,6 +4,7 @@ use super::blocks::Block;
 use anyhow::{Result, bail};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use std::fmt;
 
 /// What a file keeps the numbers of a tensor as, little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,16 @@ pub enum Element {
     Block(Block),
     /// Another one, which is not read.
     Other(&'static str),
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Element::Block(block) => write!(f, "{block:?}"),
+            Element::Other(what) => f.write_str(what),
+            other => write!(f, "{other:?}"),
+        }
+    }
 }
 
 impl Element {
@@ -83,7 +94,7 @@ impl Values {
             // The upper byte of a half.
             Element::F8E5M2 => bytes.iter().map(|&b| f16::from_le_bytes([0, b]).to_f32()).collect(),
             Element::Block(block) => block.decode(bytes),
-            other => bail!("holds {other:?}, expected F32, F16, BF16 or F64"),
+            other => bail!("holds {other}, expected F32, F16, BF16 or F64"),
         };
         Ok(Values::of(numbers, half))
     }

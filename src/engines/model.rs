@@ -105,6 +105,11 @@ impl Model {
         &self.parts.remarks
     }
 
+    /// What its UNet predicts, as configurations have it.
+    pub fn prediction_type(&self) -> String {
+        self.parts.scheduler.str("prediction_type", "epsilon").unwrap_or_default()
+    }
+
     /// The scheduler of this name, or the model's own.
     ///
     /// # Errors

@@ -32,7 +32,16 @@ pub struct Summary {
     pub kept: usize,
 }
 
-/// Paints `pictures` with the model in `folder` into `out`; the n-th picture without a seed takes `seed` + n. An image that is already
+/// One of several runs that paint a share each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// From 1.
+    pub part: usize,
+    /// How many there are.
+    pub of: usize,
+}
+
+/// Paints `pictures`, or the share of `shard`, with the model in `folder` into `out`; the n-th picture without a seed takes `seed` + n. An image that is already
 /// there and says that it was made in the same way is kept, so that a stopped run resumes, to the same bytes.
 ///
 /// # Errors
@@ -44,6 +53,7 @@ pub fn run(
     out: &Path,
     options: &Options,
     seed: u64,
+    shard: Option<Shard>,
 ) -> Result<Summary> {
     let mut names = Names::default();
     pictures.iter().try_for_each(|picture| names.add(picture))?;
@@ -70,17 +80,24 @@ pub fn run(
         let file = File::open(out.join(&p.picture.file_name));
         file.is_ok_and(|file| is_painted(BufReader::new(file), &p.metadata))
     };
+    let plans = all;
+    let shares = plans.iter().enumerate();
+    let own = |i: usize| shard.is_none_or(|shard| i % shard.of == shard.part - 1);
+    let all: Vec<&Planned> = shares.filter(|(i, _)| own(*i)).map(|(_, planned)| planned).collect();
     let mut painted = 0;
     for (domain, (model, options)) in &models {
         let (of_domain, is_left) = (all.iter().filter(|p| p.domain == *domain), |p: &&Planned| !is_there(p));
-        let left: Vec<&Planned> = of_domain.clone().filter(is_left).collect();
+        let left: Vec<&Planned> = of_domain.copied().filter(is_left).collect();
         if !left.is_empty() {
-            paint(gpu, model, &left, of_domain.count(), out, options)?;
+            // As many at once as an unsharded run has, for the same kernels.
+            let in_all = plans.iter().filter(|p| p.domain == *domain).count();
+            paint(gpu, model, &left, in_all, out, options)?;
         }
         painted += left.len();
     }
+    // Each part writes the lines of all: those of the others are what they will be.
     let line = |p: &Planned| Value::Object(p.metadata.clone()).to_string() + "\n";
-    write_atomic(out.join("metadata.jsonl"), all.iter().map(line).collect::<String>().as_bytes())?;
+    write_atomic(out.join("metadata.jsonl"), plans.iter().map(line).collect::<String>().as_bytes())?;
     Ok(Summary { painted, kept: all.len() - painted })
 }
 
@@ -120,8 +137,7 @@ fn paint(
     );
 
     let steps = model.scheduler(options.scheduler.as_deref())?.points(options.steps)?.timesteps.len();
-    let progress = Progress::new("images", (all * steps) as u64, "image steps");
-    progress.skip(((all - left.len()) * steps) as u64);
+    let progress = Progress::new("images", (left.len() * steps) as u64, "image steps");
     for (batch, files) in left.chunks(n).zip(files.chunks(n)) {
         let pictures = batch.iter().map(|p| &p.picture);
         let requests: Vec<Request> =

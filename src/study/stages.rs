@@ -113,7 +113,7 @@ impl<'a> Run<'a> {
     pub fn paint(&self, gpu: &Gpu) -> Result<()> {
         let options = &self.study.images;
         let model = demo::folder(&options.model, "stable-diffusion")?;
-        generate::run(gpu, &model, &self.pictures()?, &self.images, options, self.study.seed)?;
+        generate::run(gpu, &model, &self.pictures()?, &self.images, options, self.study.seed, None)?;
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! GGUF, versions 2 and 3: keys and values, names and shapes, then the numbers, mostly in blocks (ggml's `gguf.cpp`).
 
-use super::{Found, Stored};
+use super::stored::{Found, Stored};
 use crate::data::blocks::Block;
 use crate::data::elements::Element;
 use anyhow::{Context, Result, bail, ensure};

@@ -5,6 +5,7 @@ mod gguf;
 mod pickle;
 mod safetensors;
 mod save;
+mod stored;
 mod torch;
 
 pub use save::{TensorData, save};
@@ -16,9 +17,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use stored::Stored;
 
 /// Named tensors of a model, in one file or several. Tensors are read when asked for. Clones share the files.
 #[derive(Clone)]
@@ -60,61 +61,6 @@ impl Bytes {
 struct Entry {
     shard: usize,
     stored: Stored,
-}
-
-/// What a reader finds in a file.
-#[derive(Default)]
-struct Found {
-    tensors: Vec<(String, Stored)>,
-    metadata: BTreeMap<String, String>,
-    header: Map<String, Value>,
-    remarks: Vec<String>,
-}
-
-/// Where a file has the numbers of a tensor.
-#[derive(Clone)]
-struct Stored {
-    element: Element,
-    /// In torch's layout.
-    shape: Vec<usize>,
-    /// Numbers from one place to the next along each dimension, where they do not lie one after the other.
-    strides: Option<Vec<usize>>,
-    /// Bytes of the file from the first number to the last.
-    range: Range<usize>,
-}
-
-impl Stored {
-    /// Rows of it, or what else its first dimension counts; nothing where these do not begin with a whole unit of numbers.
-    fn rows(&self, rows: Range<usize>) -> Option<Stored> {
-        let mut shape = self.shape.clone();
-        *shape.first_mut()? = rows.len();
-        let each: usize = shape[1..].iter().product();
-        let (first, count) = match &self.strides {
-            Some(strides) => (rows.start * strides[0], span(&shape, strides)?),
-            None => (rows.start * each, rows.len() * each),
-        };
-        let start = self.range.start + self.element.bytes(first)?;
-        let end = start + self.element.bytes(count.next_multiple_of(self.element.unit()[0]))?;
-        Some(Stored { element: self.element, shape, strides: self.strides.clone(), range: start..end })
-    }
-
-    /// Places of the numbers, in order, counted from the first.
-    fn places(&self, strides: &[usize]) -> Vec<usize> {
-        let mut places = vec![0];
-        for (&size, stride) in self.shape.iter().zip(strides) {
-            places = places.iter().flat_map(|&place| (0..size).map(move |i| place + i * stride)).collect();
-        }
-        places
-    }
-}
-
-/// Numbers from the first to the last of a tensor with these strides.
-fn span(shape: &[usize], strides: &[usize]) -> Option<usize> {
-    let last = |(&size, stride): (&usize, &usize)| (size.checked_sub(1)?).checked_mul(*stride);
-    match shape.contains(&0) {
-        true => Some(0),
-        false => shape.iter().zip(strides).try_fold(1usize, |sum, dim| sum.checked_add(last(dim)?)),
-    }
 }
 
 impl Checkpoint {
@@ -205,6 +151,11 @@ impl Checkpoint {
         self.entries.get(name).map(|e| e.stored.shape.as_slice())
     }
 
+    /// What a tensor's numbers are kept as.
+    pub fn element(&self, name: &str) -> Option<Element> {
+        self.entries.get(name).map(|e| e.stored.element)
+    }
+
     /// The same tensors under other names; those that `f` gives none are left out.
     pub fn rename(mut self, f: impl Fn(&str) -> Option<String>) -> Checkpoint {
         let old = std::mem::take(&mut self.entries);
@@ -271,8 +222,7 @@ impl Checkpoint {
         }
         match stored.element {
             element if element.is_float() => Ok(()),
-            Element::Other(what) => bail!("{file}: {name} holds {what}, expected F32, F16, BF16 or F64"),
-            other => bail!("{file}: {name} holds {other:?}, expected F32, F16, BF16 or F64"),
+            other => bail!("{file}: {name} holds {other}, expected F32, F16, BF16 or F64"),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Safetensors: a header in JSON, then the numbers.
 
-use super::{Found, Stored};
+use super::stored::{Found, Stored};
 use crate::data::elements::Element;
 use ::safetensors::{Dtype, SafeTensorError, SafeTensors};
 use anyhow::{Result, anyhow, bail};

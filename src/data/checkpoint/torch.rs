@@ -2,7 +2,7 @@
 //! after the other. A storage is a run of numbers; a tensor is a view of one.
 
 use super::pickle::{self, Id, Object, Objects};
-use super::{Found, Stored, span};
+use super::stored::{Found, Stored, span};
 use crate::data::elements::Element;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::{BTreeMap, HashMap, HashSet};
