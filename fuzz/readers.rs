@@ -9,6 +9,8 @@ use kaleid::data::preprocess::Preprocess;
 use kaleid::data::tokenizer::Tokenizer;
 use kaleid::diffusion::Scheduler;
 use kaleid::models::clip::{ClipConfig, TextConfig};
+use kaleid::models::gguf;
+use kaleid::models::ldm;
 use kaleid::models::llama::LlamaConfig;
 use kaleid::models::taesd::TaesdConfig;
 use kaleid::models::unet::UnetConfig;
@@ -44,10 +46,14 @@ pub fn named(name: &str) -> Reader {
     READERS.iter().find(|(n, _)| *n == name).expect("a reader of this name").1
 }
 
-/// A safetensors file.
+/// A file of weights of any format, and what it may be: a Stable Diffusion, a language model.
 fn weights(bytes: &[u8]) {
     if let Ok(checkpoint) = Checkpoint::from_bytes("weights", bytes.to_vec()) {
         checkpoint.names().for_each(|name| drop(checkpoint.tensor(name)));
+        let _ = (ldm::other_model(&checkpoint), ldm::unet(&checkpoint).map(drop));
+        let _ = (ldm::vae(&checkpoint).map(drop), ldm::text(&checkpoint).map(drop));
+        let _ = Tokenizer::of_gguf("weights", checkpoint.header());
+        drop(gguf::open(checkpoint));
     }
 }
 

@@ -9,9 +9,10 @@ use kaleid::data::preprocess::Preprocess;
 use kaleid::data::rng::Key;
 use kaleid::data::synthetic;
 use kaleid::data::tokenizer::Tokenizer;
-use kaleid::engines::chat::{ChatModel, Sampling};
+use kaleid::engines::chat::ChatModel;
 use kaleid::engines::clip::{ClipEmbedder, PromptReader, TextEncoder};
 use kaleid::engines::llama::{Llama, argmax};
+use kaleid::engines::sampling::Sampling;
 use kaleid::models::clip::{ClipConfig, TextConfig};
 use kaleid::verify::golden::Comparison;
 use std::path::Path;
@@ -246,16 +247,16 @@ fn a_chat_replies_the_same_to_the_same_draw() {
     save(dir.path().join("model.safetensors"), &tensors, &Default::default()).unwrap();
     let folder = Folder::from(dir.path());
     write("tokenizer_config.json", "{}");
-    let error = ChatModel::open(&gpu, &folder, 64, DType::F32).err().unwrap().to_string();
+    let error = ChatModel::open(&gpu, &folder, 64, DType::F32, false).err().unwrap().to_string();
     assert!(error.contains("no chat_template"), "{error}");
     write(
         "tokenizer_config.json",
         r#"{"chat_template": "{% for m in messages %}w5 {{ m.content }} {% endfor %}w6"}"#,
     );
 
-    let mut chat = ChatModel::open(&gpu, &folder, 64, DType::F32).unwrap();
+    let mut chat = ChatModel::open(&gpu, &folder, 64, DType::F32, false).unwrap();
     let mut reply = |seed: u64, temperature: f32| {
-        let sampling = Sampling { most: 12, temperature, top_p: 0.95 };
+        let sampling = Sampling { most: 12, temperature, top_p: 0.95, ..Sampling::default() };
         chat.reply(&[("user", "w10 w11 w12")], sampling, Key::new(seed, 0, "chat")).unwrap()
     };
     let (a, greedy) = (reply(1, 1.0), reply(1, 0.0));
@@ -263,7 +264,7 @@ fn a_chat_replies_the_same_to_the_same_draw() {
     assert_eq!(greedy, reply(2, 0.0));
     assert_ne!(a, reply(2, 1.0));
     let long = vec!["w1"; 80].join(" ");
-    let sampling = Sampling { most: 1, temperature: 0.0, top_p: 1.0 };
+    let sampling = Sampling { most: 1, ..Sampling::default() };
     let error = chat.reply(&[("user", &long)], sampling, Key::new(0, 0, "chat")).unwrap_err().to_string();
     assert!(error.contains("the text is too long") && error.contains("room for 64"), "{error}");
 }

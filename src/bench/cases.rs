@@ -92,7 +92,12 @@ fn products(t: &mut Table) {
         let bias = r.f32(&[320]);
         r.g.linear(r.f32(&TOKENS), r.f32(&[320, 320]), Some(bias))
     });
-    for (name, act) in [("quick_gelu", Act::QuickGelu), ("gelu", Act::Gelu), ("silu", Act::Silu)] {
+    for (name, act) in [
+        ("quick_gelu", Act::QuickGelu),
+        ("gelu", Act::Gelu),
+        ("gelu_tanh", Act::GeluTanh),
+        ("silu", Act::Silu),
+    ] {
         t.both(&format!("linear_with_{name}"), move |r| {
             let epilogue = Epilogue { bias: Some(r.f32(&[3072])), ..Epilogue::act(act) };
             r.g.linear_with(r.f32(&[1, 77, 768]), r.f32(&[3072, 768]), epilogue)
@@ -185,6 +190,7 @@ fn elementwise(t: &mut Table) {
     t.both("silu", |r| r.g.silu(r.f32(&IMAGE)));
     t.both("gelu", |r| r.g.gelu(r.f32(&TOKENS)));
     t.both("quick_gelu", |r| r.g.quick_gelu(r.f32(&[1, 77, 3072])));
+    t.both("gelu_tanh", |r| r.g.gelu_tanh(r.f32(&[1, 64, 2048])));
     t.both("relu", |r| r.g.relu(r.f32(&RESNET)));
     t.both("sigmoid", |r| r.g.sigmoid(r.f32(&IMAGE)));
     t.both("tanh", |r| r.g.tanh(r.f32(&IMAGE)));

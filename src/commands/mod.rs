@@ -24,6 +24,7 @@ pub fn renamed(argument: OsString) -> OsString {
 }
 
 pub mod bench;
+pub mod chat;
 pub mod data;
 pub mod fetch;
 pub mod generate;

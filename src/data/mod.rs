@@ -10,6 +10,7 @@ pub mod decode;
 pub mod disk;
 pub mod elements;
 pub mod folder;
+pub mod gguf_tokenizer;
 pub mod image;
 pub mod images;
 pub mod known;

@@ -1,6 +1,7 @@
 //! Tokenizers of Hugging Face folders: any `tokenizer.json`, and CLIP's `vocab.json` with `merges.txt`.
 
 use super::folder::{Embedded, Folder};
+use super::gguf_tokenizer::Gguf;
 use super::one_line;
 use super::text::{self, whole};
 use anyhow::{Context, Result, anyhow, bail};
@@ -73,13 +74,7 @@ impl Tokenizer {
         } else {
             bail!("{}: neither tokenizer.json nor vocab.json with merges.txt in it", folder.name(""));
         };
-        let wrong = |e: &str| anyhow!("{name}: not a tokenizer: {}", one_line(e));
-        // The crate panics at some places that are no JSON, and at a map of characters that is none.
-        let read: Normalizers = serde_json::from_slice(&json).map_err(|e| wrong(&e.to_string()))?;
-        character_maps(&read.normalizer).map_err(|e| wrong(&e.to_string()))?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| wrong(&e.to_string()))?;
-        // A file may ask for a length of its own; models say theirs.
-        inner.with_padding(None).with_truncation(None).map_err(|e| anyhow!("{name}: {e}"))?;
+        let inner = built(&name, json)?;
         let special = optional(folder, "special_tokens_map.json")?;
         let config = optional(folder, "tokenizer_config.json")?;
         let named = |map: &Map<String, Value>| {
@@ -120,6 +115,16 @@ impl Tokenizer {
             ..Default::default()
         }));
         Ok(())
+    }
+
+    /// That of a GGUF; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// Keys that are missing, or of a tokenizer that is not supported.
+    pub fn of_gguf(name: &str, header: &Map<String, Value>) -> Result<Tokenizer> {
+        let json = Gguf::new(header).and_then(|gguf| gguf.json()).with_context(|| name.to_string())?;
+        let inner = built(name, serde_json::to_vec(&json)?)?;
+        Ok(Tokenizer { inner, name: name.to_string(), pad: None, max_length: None })
     }
 
     /// Adds a word that is one token, in any case; its id.
@@ -190,6 +195,18 @@ impl Tokenizer {
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
+}
+
+/// The crate's tokenizer of a `tokenizer.json`.
+fn built(name: &str, json: Vec<u8>) -> Result<tokenizers::Tokenizer> {
+    let wrong = |e: &str| anyhow!("{name}: not a tokenizer: {}", one_line(e));
+    // The crate panics at some places that are no JSON, and at a map of characters that is none.
+    let read: Normalizers = serde_json::from_slice(&json).map_err(|e| wrong(&e.to_string()))?;
+    character_maps(&read.normalizer).map_err(|e| wrong(&e.to_string()))?;
+    let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| wrong(&e.to_string()))?;
+    // A file may ask for a length of its own; models say theirs.
+    inner.with_padding(None).with_truncation(None).map_err(|e| anyhow!("{name}: {e}"))?;
+    Ok(inner)
 }
 
 /// The `tokenizer.json` that CLIP's own files stand for: lower case, words ending in `</w>`, bytes as letters.

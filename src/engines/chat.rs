@@ -1,72 +1,152 @@
-//! A chat with a language model that runs here: its own chat template, tokenizer and stop tokens around [`Llama`].
+//! Texts and chats with a language model that runs here: its own chat template, tokenizer and stop tokens around [`Llama`].
 
-use super::llama::{Llama, sample};
+use super::llama::Llama;
+use super::sampling::Sampling;
 use crate::core::{DType, Gpu};
+use crate::data::checkpoint::Checkpoint;
 use crate::data::config::Config;
 use crate::data::folder::Folder;
+use crate::data::gguf_tokenizer::Gguf;
 use crate::data::rng::Key;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::{one_line, text};
+use crate::models::gguf;
 use anyhow::{Context, Result, anyhow, bail};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value as Jinja, context};
 use serde_json::Value;
+use std::path::Path;
 
-/// How replies are drawn.
-#[derive(Clone, Copy, Debug)]
-pub struct Sampling {
-    /// Most tokens of a reply.
-    pub most: usize,
-    /// 0: the likeliest token always.
-    pub temperature: f32,
-    /// Share of the probability that tokens are drawn from.
-    pub top_p: f32,
-}
-
-/// An instruction-tuned model in a Hugging Face folder.
+/// A language model with its tokenizer and, if it was tuned for them, what makes a text of a chat.
 pub struct ChatModel {
     llama: Llama,
     tokenizer: Tokenizer,
-    template: Template,
+    template: Option<Template>,
+    stop: Vec<u32>,
+}
+
+/// The parts of a language model, as its files have them.
+struct Files {
+    config: Config,
+    weights: Checkpoint,
+    tokenizer: Tokenizer,
+    template: Result<Template>,
     stop: Vec<u32>,
 }
 
 impl ChatModel {
-    /// Opens a folder with config.json, weights, tokenizer.json and a chat template, with room for `context` tokens.
+    /// Opens a folder with config.json, weights, tokenizer.json and a chat template, or a GGUF, with room for `context` tokens. With
+    /// `raw`, there need be no template, and texts go on as they are.
     ///
     /// # Errors
     /// A missing or broken file, a model that is not supported, one without a chat template that renders.
-    pub fn open(gpu: &Gpu, folder: &Folder, context: usize, dtype: DType) -> Result<ChatModel> {
-        let config = Config::of(folder)?;
-        let template = Template::open(folder)?;
-        let tokenizer = Tokenizer::open(folder)?;
-        let mut stop = ends(&config)?;
-        if folder.has("generation_config.json") {
-            let name = folder.name("generation_config.json");
-            stop.extend(ends(&Config::parse(name, &folder.text("generation_config.json")?)?)?);
-        }
-        stop.extend(tokenizer.id(&template.eos));
-        let llama = Llama::new(gpu, &config, folder.weights()?, context, dtype)?;
+    pub fn open(gpu: &Gpu, folder: &Folder, context: usize, dtype: DType, raw: bool) -> Result<ChatModel> {
+        let files = match folder {
+            Folder::Disk(path) if path.is_file() => of_gguf(path)?,
+            _ => of_folder(folder)?,
+        };
+        let template = if raw { None } else { Some(files.template?) };
+        let Files { config, weights, tokenizer, stop, .. } = files;
+        let llama = Llama::new(gpu, &config, weights, context, dtype)?;
         Ok(ChatModel { llama, tokenizer, template, stop })
     }
 
-    /// The model's reply to messages (role, content), roles being `system`, `user` and `assistant`; drawn from the stream
-    /// `key`, so that equal calls give equal replies.
+    /// The tokens of a chat so far, up to where the model speaks: messages (role, content), roles being `system`, `user` and
+    /// `assistant`.
     ///
     /// # Errors
-    /// A text that is too long; a template that refuses these messages; a device that fails.
-    pub fn reply(&mut self, messages: &[(&str, &str)], sampling: Sampling, key: Key) -> Result<Said> {
-        let prompt = self.tokenizer.encode_raw(&self.template.render(messages)?)?;
-        self.llama.reset();
-        let (mut drawn, mut cut) = (0, true);
-        let ids = self.llama.generate(&prompt, sampling.most, |logits| {
-            drawn += 1;
-            let id = sample(logits, sampling.temperature, sampling.top_p, key.uniform(drawn - 1));
-            cut = !self.stop.contains(&id);
-            cut.then_some(id)
-        })?;
-        Ok(Said { text: self.tokenizer.decode(&ids)?.trim().to_string(), cut })
+    /// A template that refuses these messages, or none.
+    pub fn chat(&self, messages: &[(&str, &str)]) -> Result<Vec<u32>> {
+        let template =
+            self.template.as_ref().context("a model without a chat template only goes on with texts")?;
+        self.tokenizer.encode_raw(&template.render(messages)?)
     }
+
+    /// The tokens of a text to go on with.
+    ///
+    /// # Errors
+    /// A text that the tokenizer cannot encode.
+    pub fn text(&self, text: &str) -> Result<Vec<u32>> {
+        self.tokenizer.encode(text)
+    }
+
+    /// What follows `prompt`: its tokens, and whether it was cut off before the model ended it. Drawn from the stream `key`, so that
+    /// equal calls give equal replies; `each` hears the text that there is after every token.
+    ///
+    /// # Errors
+    /// A text that is too long; a device that fails; an error of `each`.
+    pub fn go_on(
+        &mut self,
+        prompt: &[u32],
+        sampling: Sampling,
+        key: Key,
+        mut each: impl FnMut(&str) -> Result<()>,
+    ) -> Result<(Vec<u32>, bool)> {
+        self.llama.reset();
+        let (mut before, mut cut, mut said) = (prompt.to_vec(), true, Ok(()));
+        let ids = self.llama.generate(prompt, sampling.most, |logits| {
+            let drawn = (before.len() - prompt.len()) as u32;
+            let id = sampling.draw(logits, &before, key.uniform(drawn));
+            cut = !self.stop.contains(&id);
+            before.push(id);
+            if cut {
+                said = self.tokenizer.decode(&before[prompt.len()..]).and_then(|text| each(&text));
+            }
+            (cut && said.is_ok()).then_some(id)
+        })?;
+        said.map(|()| (ids, cut))
+    }
+
+    /// The text of tokens.
+    ///
+    /// # Errors
+    /// Tokens that are none.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.tokenizer.decode(ids)
+    }
+
+    /// The model's reply to messages, as [`ChatModel::chat`] and [`ChatModel::go_on`] have them.
+    ///
+    /// # Errors
+    /// As these.
+    pub fn reply(&mut self, messages: &[(&str, &str)], sampling: Sampling, key: Key) -> Result<Said> {
+        let (ids, cut) = self.go_on(&self.chat(messages)?, sampling, key, |_| Ok(()))?;
+        Ok(Said { text: self.decode(&ids)?.trim().to_string(), cut })
+    }
+}
+
+fn of_folder(folder: &Folder) -> Result<Files> {
+    let (config, tokenizer) = (Config::of(folder)?, Tokenizer::open(folder)?);
+    let mut stop = ends(&config)?;
+    if folder.has("generation_config.json") {
+        let name = folder.name("generation_config.json");
+        stop.extend(ends(&Config::parse(name, &folder.text("generation_config.json")?)?)?);
+    }
+    let template = Template::open(folder);
+    stop.extend(template.as_ref().ok().and_then(|template| tokenizer.id(&template.eos)));
+    Ok(Files { config, weights: folder.weights()?, tokenizer, template, stop })
+}
+
+/// Names of tokens that end a turn, whatever else a GGUF says (llama.cpp's list).
+const ENDS: [&str; 5] = ["<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|endoftext|>"];
+
+fn of_gguf(path: &Path) -> Result<Files> {
+    let file = Checkpoint::open(path)?;
+    let (name, header) = (file.name().to_string(), file.header().clone());
+    let tokenizer = Tokenizer::of_gguf(&name, &header)?;
+    let gguf = Gguf::new(&header)?;
+    let special = |which: &str| gguf.special(which).unwrap_or_default().to_string();
+    let ends = ["eos", "eot", "eom"].into_iter().filter_map(|which| gguf.special(which));
+    let stop = ends.chain(ENDS).filter_map(|token| tokenizer.id(token)).collect();
+    let source = header.get("tokenizer.chat_template").and_then(Value::as_str).map(str::to_string);
+    let template = source
+        .with_context(|| {
+            format!("{name}: no chat template in it; choose a model that was tuned for instructions")
+        })
+        .and_then(|source| Template::new(name.clone(), source, special("bos"), special("eos")))
+        .and_then(Template::tried);
+    let (config, weights) = gguf::open(file)?;
+    Ok(Files { config, weights, tokenizer, template, stop })
 }
 
 /// A reply.
@@ -120,9 +200,13 @@ impl Template {
             bail!("{name}: no chat_template; choose a model that was tuned for instructions");
         };
         let template = Template::new(name, source, token("bos_token"), token("eos_token"))?;
-        // As it will be used: what it asks of this program shows now, before weights are read.
-        template.render(&[("user", "Hi")])?;
-        Ok(template)
+        template.tried()
+    }
+
+    /// Itself, after it was used as it will be: what it asks of this program shows now, before weights are read.
+    fn tried(self) -> Result<Template> {
+        self.render(&[("user", "Hi")])?;
+        Ok(self)
     }
 
     fn new(name: String, source: String, bos: String, eos: String) -> Result<Template> {

@@ -128,15 +128,13 @@ impl Llama {
         let (c, start, context) = (&self.config, self.position, self.context);
         let mut x = self.checkpoint.rows_f32("model.embed_tokens.weight", ids, &[c.vocab_size, c.hidden])?;
         x.resize(tokens * c.hidden, 0.0);
-        let mask: Vec<f32> = (start..start + tokens)
-            .flat_map(|i| (0..context).map(move |j| if j <= i { 0.0 } else { UNSEEN }))
-            .collect();
-        let (cos, sin) = c.rotations(start, tokens);
+        if c.embedding_scale != 1.0 {
+            x.iter_mut().for_each(|v| *v *= c.embedding_scale);
+        }
+        let inputs = c.positions(start, tokens, context, UNSEEN);
         let plan = self.plans.get_mut(&tokens).expect("both plans are made at the start");
         plan.write("tokens", &x)?;
-        plan.write("mask", &mask)?;
-        plan.write("cos", &cos)?;
-        plan.write("sin", &sin)?;
+        inputs.iter().try_for_each(|(name, values)| plan.write(name, values))?;
         plan.write_u32("at", &[start as u32])?;
         plan.run()?;
         self.position += ids.len();
@@ -193,43 +191,4 @@ pub fn argmax(logits: &[f32]) -> u32 {
         }
     }
     best as u32
-}
-
-/// A token drawn by `uniform` in [0, 1) from the most likely ones that together have probability `top_p` (nucleus sampling,
-/// Holtzman et al. 2020), at a temperature; with temperature 0 the likeliest.
-pub fn sample(logits: &[f32], temperature: f32, top_p: f32, uniform: f32) -> u32 {
-    if temperature <= 0.0 {
-        return argmax(logits);
-    }
-    let largest = logits[argmax(logits) as usize];
-    let mut tokens: Vec<(f32, u32)> =
-        logits.iter().zip(0..).map(|(v, i)| (((v - largest) / temperature).exp(), i)).collect();
-    tokens.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let total: f32 = tokens.iter().map(|t| t.0).sum();
-    let mut nucleus = 0.0;
-    let end = tokens.iter().position(|t| {
-        nucleus += t.0;
-        nucleus >= top_p * total
-    });
-    tokens.truncate(end.map_or(tokens.len(), |i| i + 1));
-    let mut left = uniform * tokens.iter().map(|t| t.0).sum::<f32>();
-    let drawn = tokens.iter().find(|t| {
-        left -= t.0;
-        left < 0.0
-    });
-    drawn.unwrap_or(&tokens[tokens.len() - 1]).1
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sampling() {
-        let logits = [0.0, 3.0, 1.0, 2.9];
-        assert_eq!(sample(&logits, 0.0, 1.0, 0.9), 1);
-        assert_eq!(sample(&logits, 1.0, 0.1, 0.99), 1);
-        assert_eq!(sample(&logits, 1.0, 0.9, 0.6), 3);
-        assert_eq!(sample(&logits, 1.0, 1.0, 0.999_999), 0);
-    }
 }

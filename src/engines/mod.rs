@@ -7,6 +7,7 @@ pub mod model;
 pub mod options;
 pub mod painter;
 mod parts;
+pub mod sampling;
 
 use crate::core::{DType, Gpu, Graph, Needs, Param, Plan, Store, Weights, plan};
 use crate::data::checkpoint::Checkpoint;

@@ -1,5 +1,5 @@
-//! Language models of the Llama family (Touvron et al. 2023) and Qwen2: forward in steps over a cache of keys and values that
-//! stays on the device.
+//! Language models of the Llama family (Touvron et al. 2023), Qwen2, Qwen3 and Gemma 3: forward in steps over a cache of keys and values
+//! that stays on the device.
 
 use crate::core::{DType, Init, Tensor, Weights};
 use crate::data::config::Config;
@@ -30,33 +30,69 @@ pub struct LlamaConfig {
     mlp_bias: bool,
     /// Angle by which each pair of columns turns from one token to the next.
     frequencies: Vec<f32>,
+    act: Act,
+    /// Queries and keys are normalised, head by head, before they are turned.
+    qk_norm: bool,
+    /// What queries are multiplied with.
+    query_scale: f32,
+    /// Gemma: what a file has as the weight of a norm is 1 less than it.
+    norms_from_one: bool,
+    /// Gemma: norms behind attention and MLP as well.
+    sandwich: bool,
+    /// Gemma: what embeddings are multiplied with.
+    pub(crate) embedding_scale: f32,
+    /// Layers that see the last tokens only; what they turn by.
+    local: Option<Local>,
+}
+
+/// Layers with a window.
+#[derive(Clone, Debug)]
+struct Local {
+    window: usize,
+    /// Which layers those are.
+    layers: Vec<bool>,
+    frequencies: Vec<f32>,
 }
 
 impl LlamaConfig {
-    /// Reads the configuration of a `LlamaForCausalLM` or `Qwen2ForCausalLM`.
+    /// Reads the configuration of a `LlamaForCausalLM`, `Qwen2ForCausalLM`, `Qwen3ForCausalLM` or `Gemma3ForCausalLM`.
     ///
     /// # Errors
     /// A key whose value is wrong or not supported.
     pub fn new(config: &Config) -> Result<LlamaConfig> {
         let class = config.class()?;
-        let qwen = match class.as_str() {
-            "LlamaForCausalLM" => false,
-            "Qwen2ForCausalLM" => true,
+        let (qwen, qwen3, gemma) = match class.as_str() {
+            "LlamaForCausalLM" => (false, false, false),
+            "Qwen2ForCausalLM" => (true, false, false),
+            "Qwen3ForCausalLM" => (false, true, false),
+            "Gemma3ForCausalLM" => (false, false, true),
             _ => return Err(config.unsupported("architectures", class)),
         };
-        config.only("hidden_act", &[json!("silu")])?;
+        let act = if gemma { ("hidden_activation", "gelu_pytorch_tanh") } else { ("hidden_act", "silu") };
+        config.only(act.0, &[json!(act.1)])?;
+        for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
+            config.only(key, &[Value::Null])?;
+        }
         config.only("use_sliding_window", &[json!(false)])?;
         config.only("rope_interleaved", &[json!(false)])?;
         config.only("partial_rotary_factor", &[json!(1)])?;
-        if let Some(kind) =
-            config.strs("layer_types", &["full_attention"])?.iter().find(|k| *k != "full_attention")
+        let layers = config.count("num_hidden_layers", None, 256)?;
+        if let (false, Some(kind)) =
+            (gemma, config.strs("layer_types", &["full_attention"])?.iter().find(|k| *k != "full_attention"))
         {
             return Err(config.unsupported("layer_types", kind.as_str()));
         }
         let hidden = config.usize("hidden_size", None)?;
         let heads = config.usize("num_attention_heads", None)?;
         let kv_heads = config.usize("num_key_value_heads", heads)?;
-        let head_dim = config.usize("head_dim", (hidden / heads).max(1))?;
+        let usual = if gemma {
+            256
+        } else if qwen3 {
+            128
+        } else {
+            (hidden / heads).max(1)
+        };
+        let head_dim = config.usize("head_dim", usual)?;
         if heads % kv_heads != 0 {
             bail!(
                 "{}: num_key_value_heads = {kv_heads} does not divide num_attention_heads = {heads}",
@@ -72,33 +108,98 @@ impl LlamaConfig {
             positions: config.usize("max_position_embeddings", if qwen { 32768 } else { 2048 })?,
             hidden,
             intermediate: config.usize("intermediate_size", None)?,
-            layers: config.count("num_hidden_layers", None, 256)?,
+            layers,
             heads,
             kv_heads,
             head_dim,
             eps: config.positive("rms_norm_eps", 1e-6)?,
-            tied: config.bool("tie_word_embeddings", false)?,
+            tied: config.bool("tie_word_embeddings", gemma)?,
             qkv_bias: qwen || bias,
             out_bias: bias,
             mlp_bias: !qwen && config.bool("mlp_bias", false)?,
-            frequencies: frequencies(config, head_dim)?,
+            frequencies: frequencies(config, head_dim, "full_attention")?,
+            act: if gemma { Act::GeluTanh } else { Act::Silu },
+            qk_norm: qwen3 || gemma,
+            query_scale: 1.0 / config.positive("query_pre_attn_scalar", head_dim as f32)?.sqrt(),
+            // llama.cpp adds it when it converts.
+            norms_from_one: gemma && config.bool("norms_from_one", true)?,
+            sandwich: gemma,
+            embedding_scale: if gemma { (hidden as f32).sqrt() } else { 1.0 },
+            local: if gemma { Some(local(config, layers, head_dim)?) } else { None },
         })
     }
 
-    /// Cosines and sines of the angles at positions `start .. start + n`: (n, head_dim / 2) each.
-    pub fn rotations(&self, start: usize, n: usize) -> (Vec<f32>, Vec<f32>) {
-        // f32 angles, as the models were trained with.
-        let angles = (start..start + n).flat_map(|p| self.frequencies.iter().map(move |f| p as f32 * f));
-        angles.map(|a| (a.cos(), a.sin())).unzip()
+    /// What [`llama`] takes for the tokens at positions `start .. start + n` of `context`, by the name of the input: of layers that see
+    /// all tokens, and of those with a window where there are some. `mask` (n, context) is 0 for what a token sees and else `unseen`;
+    /// `cos` and `sin` (n, head_dim / 2) are those of its angles.
+    pub fn positions(&self, start: usize, n: usize, context: usize, unseen: f32) -> Vec<(String, Vec<f32>)> {
+        let kinds = [("", Some((usize::MAX, &self.frequencies)))];
+        let local = self.local.as_ref().map(|local| (local.window, &local.frequencies));
+        let kinds = kinds.into_iter().chain([(LOCAL, local)]);
+        let all =
+            kinds.filter_map(|(kind, found)| Some((kind, found?))).map(|(kind, (window, frequencies))| {
+                let mask = (start..start + n).flat_map(|i| {
+                    (0..context).map(move |j| if j <= i && i - j < window { 0.0 } else { unseen })
+                });
+                // f32 angles, as the models were trained with.
+                let angles = (start..start + n).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
+                let (cos, sin) = angles.map(|a| (a.cos(), a.sin())).unzip();
+                [("mask", mask.collect()), ("cos", cos), ("sin", sin)]
+                    .map(|(name, values)| (format!("{name}{kind}"), values))
+            });
+        all.flatten().collect()
+    }
+
+    fn is_local(&self, layer: usize) -> bool {
+        self.local.as_ref().is_some_and(|local| local.layers[layer])
     }
 }
 
-/// Rotary frequencies theta^(-2i/d), slowed down for long contexts as `rope_scaling` (or the newer `rope_parameters`) says.
-fn frequencies(config: &Config, head_dim: usize) -> Result<Vec<f32>> {
+/// What the names of inputs for layers with a window end in.
+const LOCAL: &str = " of the window";
+
+/// Which of Gemma's layers have a window: every sixth has none.
+fn local(config: &Config, layers: usize, head_dim: usize) -> Result<Local> {
+    let pattern = config.usize("sliding_window_pattern", config.usize("_sliding_window_pattern", 6)?)?;
+    let by_pattern: Vec<bool> = (1..=layers).map(|i| i % pattern != 0).collect();
+    let listed =
+        config.get("layer_types").map(|_| config.strs("layer_types", &[])).transpose()?.unwrap_or_default();
+    let by_list = listed.iter().map(|kind| match kind.as_str() {
+        "full_attention" => Ok(false),
+        "sliding_attention" => Ok(true),
+        other => Err(config.unsupported("layer_types", other)),
+    });
+    let by_list = by_list.collect::<Result<Vec<_>>>()?;
+    if !by_list.is_empty() && by_list.len() != layers {
+        bail!("{}: layer_types has {} entries, of {layers} layers", config.name(), by_list.len());
+    }
+    Ok(Local {
+        window: config.usize("sliding_window", 4096)?,
+        layers: if by_list.is_empty() { by_pattern } else { by_list },
+        frequencies: frequencies(config, head_dim, "sliding_attention")?,
+    })
+}
+
+/// Rotary frequencies theta^(-2i/d), slowed down for long contexts as `rope_scaling` (or the newer `rope_parameters`) says, of layers of
+/// one `kind`.
+fn frequencies(config: &Config, head_dim: usize, kind: &str) -> Result<Vec<f32>> {
     let newer = config.get("rope_parameters").is_some();
     let key = if newer { "rope_parameters" } else { "rope_scaling" };
-    let rope = config.sub(key)?;
-    let theta = if newer { rope.f64("rope_theta", 10000.0)? } else { config.f64("rope_theta", 10000.0)? };
+    let mut rope = config.sub(key)?;
+    // Those of each kind of layer, in files since transformers 5.
+    if rope.get(kind).is_some() {
+        rope = rope.sub(kind)?;
+    }
+    let is_local = kind == "sliding_attention";
+    let theta = match (newer, is_local) {
+        (true, _) => rope.f64("rope_theta", 10000.0)?,
+        (false, true) => config.f64("rope_local_base_freq", 10000.0)?,
+        (false, false) => config.f64("rope_theta", 10000.0)?,
+    };
+    if is_local && !newer {
+        // A window needs no longer waves.
+        rope = config.sub("no scaling")?;
+    }
     let plain = (0..head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64));
     let type_key = if rope.get("rope_type").is_some() { "rope_type" } else { "type" };
     let scaled: Vec<f64> = match rope.str(type_key, "default")?.as_str() {
@@ -125,17 +226,25 @@ fn frequencies(config: &Config, head_dim: usize) -> Result<Vec<f32>> {
         let rope = config.get(key).unwrap_or(&Value::Null);
         bail!("{}: {key} = {rope} gives no finite frequencies", config.name());
     }
-    Ok(scaled.into_iter().map(|f| f as f32).collect())
+    // How GGUFs have it: a divisor for each.
+    let factors =
+        config.get("rope_factors").and_then(Value::as_array).filter(|all| all.len() == scaled.len());
+    let factor = |i: usize| factors.and_then(|all| all[i].as_f64()).filter(|f| *f > 0.0).unwrap_or(1.0);
+    Ok(scaled.into_iter().enumerate().map(|(i, f)| (f / factor(i)) as f32).collect())
 }
 
 /// The layers and the last norm for the next T tokens: their embeddings (T, hidden) -> hidden states (T, hidden). Keys and
-/// values join the caches (states `cache.LAYER.k` and `.v`, of `context` rows) at row `at`. Inputs it asks for: `at` U32 (1),
-/// `cos` and `sin` (T, head_dim / 2), `mask` (T, context), added to the scores.
+/// values join the caches (states `cache.LAYER.k` and `.v`, of `context` rows) at row `at`. Inputs it asks for: `at` U32 (1), and those of
+/// [`LlamaConfig::positions`].
 pub fn llama(w: &Weights, c: &LlamaConfig, tokens: Tensor, context: usize) -> Tensor {
     let (g, t) = (w.graph(), tokens.dim(0));
     let at = g.input("at", &[1], DType::U32);
-    let [cos, sin] = ["cos", "sin"].map(|name| g.input(name, &[t, c.head_dim / 2], DType::F32));
-    let mask = g.input("mask", &[t, context], DType::F32);
+    let positions = |kind: &str| {
+        let input = |name: &str, width: usize| g.input(&format!("{name}{kind}"), &[t, width], DType::F32);
+        (input("mask", context), input("cos", c.head_dim / 2), input("sin", c.head_dim / 2))
+    };
+    let everywhere = positions("");
+    let nearby = c.local.as_ref().map(|_| positions(LOCAL));
     let (heads, kv, d) = (c.heads, c.kv_heads, c.head_dim);
     let group = heads / kv;
     let mut x = tokens;
@@ -143,7 +252,9 @@ pub fn llama(w: &Weights, c: &LlamaConfig, tokens: Tensor, context: usize) -> Te
         let _scope = g.scope(&format!("layers.{i}"));
         let layer = w.sub(format!("model.layers.{i}"));
         let attn = layer.sub("self_attn");
-        let y = nn::rms_norm(&layer.sub("input_layernorm"), x, c.eps);
+        let (mask, cos, sin) = nearby.filter(|_| c.is_local(i)).unwrap_or(everywhere);
+        let y = norm(&layer.sub("input_layernorm"), c, x);
+        let head_norm = |name: &str, y: Tensor| if c.qk_norm { norm(&attn.sub(name), c, y) } else { y };
         // (T, heads * D) -> (1, T, heads, D)
         let project = |name: &str, heads: usize| {
             let y = linear(&attn.sub(name), y, heads * d, c.qkv_bias, Epilogue::default());
@@ -155,9 +266,9 @@ pub fn llama(w: &Weights, c: &LlamaConfig, tokens: Tensor, context: usize) -> Te
             let cache = g.state(&format!("cache.{i}.{name}"), &[kv, context, d], DType::F32, Init::Zeros);
             g.write_rows(cache, rows, at)
         };
-        let q = by_head(g.rope(project("q_proj", heads), cos, sin));
-        let q = g.scale(q, 1.0 / (d as f32).sqrt());
-        let k = cached("k", by_head(g.rope(project("k_proj", kv), cos, sin)));
+        let q = by_head(g.rope(head_norm("q_norm", project("q_proj", heads)), cos, sin));
+        let q = g.scale(q, c.query_scale);
+        let k = cached("k", by_head(g.rope(head_norm("k_norm", project("k_proj", kv)), cos, sin)));
         let v = cached("v", by_head(project("v_proj", kv)));
         // Neighbouring heads of q share a head of k and v: their rows make one taller matrix.
         let q = g.reshape(q, &[kv, group * t, d]);
@@ -166,15 +277,33 @@ pub fn llama(w: &Weights, c: &LlamaConfig, tokens: Tensor, context: usize) -> Te
         let p = g.reshape(g.softmax(scores), &[kv, group * t, context]);
         let y = g.permute(g.reshape(g.matmul(p, v), &[heads, t, d]), &[1, 0, 2]);
         let y = g.reshape(y, &[t, heads * d]);
-        x = linear(&attn.sub("o_proj"), y, c.hidden, c.out_bias, Epilogue::plus(x));
-        let y = nn::rms_norm(&layer.sub("post_attention_layernorm"), x, c.eps);
+        // Added as it is written, or after a norm.
+        let join = |name: &str, make: &dyn Fn(Epilogue) -> Tensor, x: Tensor| match c.sandwich {
+            false => make(Epilogue::plus(x)),
+            true => g.add(x, norm(&layer.sub(name), c, make(Epilogue::default()))),
+        };
+        let out = |epilogue| linear(&attn.sub("o_proj"), y, c.hidden, c.out_bias, epilogue);
+        x = join("post_attention_layernorm", &out, x);
+        let before = if c.sandwich { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
+        let y = norm(&layer.sub(before), c, x);
         let mlp =
             |name: &str, y, out, epilogue| linear(&layer.sub("mlp").sub(name), y, out, c.mlp_bias, epilogue);
-        let gate = mlp("gate_proj", y, c.intermediate, Epilogue::act(Act::Silu));
+        let gate = mlp("gate_proj", y, c.intermediate, Epilogue::act(c.act));
         let y = g.mul(gate, mlp("up_proj", y, c.intermediate, Epilogue::default()));
-        x = mlp("down_proj", y, c.hidden, Epilogue::plus(x));
+        x = join("post_feedforward_layernorm", &|epilogue| mlp("down_proj", y, c.hidden, epilogue), x);
     }
-    nn::rms_norm(&w.sub("model.norm"), x, c.eps)
+    norm(&w.sub("model.norm"), c, x)
+}
+
+/// RMSNorm, whose weight Gemma's files hold less 1.
+fn norm(w: &Weights, c: &LlamaConfig, x: Tensor) -> Tensor {
+    match c.norms_from_one {
+        false => nn::rms_norm(w, x, c.eps),
+        true => {
+            let g = w.graph();
+            g.rms_norm(x, g.add_scalar(w.get("weight", &[x.last()]), 1.0), c.eps)
+        }
+    }
 }
 
 /// A linear layer that has a bias in some models of the family.

@@ -3,6 +3,7 @@
 pub mod autoencoder;
 mod blocks;
 pub mod clip;
+pub mod gguf;
 pub mod inversion;
 pub mod ldm;
 pub mod llama;

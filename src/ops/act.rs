@@ -17,6 +17,8 @@ pub enum Act {
     Gelu,
     /// x sigmoid(1.702 x), of OpenAI's CLIP
     QuickGelu,
+    /// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), of Gemma
+    GeluTanh,
     /// 1 / (1 + exp(-x))
     Sigmoid,
     /// tanh(x)
@@ -52,6 +54,17 @@ impl Act {
                 let square = g.mul(x, x);
                 let density = g.scale(g.exp(g.scale(square, -0.5)), 0.398_942_3);
                 Some(g.mul(density, g.add_scalar(g.scale(square, -1.0), 2.0)))
+            }),
+            // x s with s = sigmoid(v): 2 s' + x s'', where s' = v' s (1 - s) and s'' = s (1 - s) (v'' + v'^2 (1 - 2 s)).
+            Act::GeluTanh => by_kernel("act/gelu_tanh", |g, x| {
+                let (k, c) = (1.595_769_1, 0.044_715);
+                let square = g.mul(x, x);
+                let s = g.sigmoid(g.mul(x, g.add_scalar(g.scale(square, k * c), k)));
+                let slope = g.sub(s, g.mul(s, s));
+                let v1 = g.add_scalar(g.scale(square, 3.0 * k * c), k);
+                let bend = g.mul(g.mul(v1, v1), g.add_scalar(g.scale(s, -2.0), 1.0));
+                let bend = g.add(bend, g.scale(x, 6.0 * k * c));
+                Some(g.mul(slope, g.add(g.scale(v1, 2.0), g.mul(x, bend))))
             }),
             Act::Sigmoid => by_kernel("act/sigmoid", |g, x| {
                 let s = g.sigmoid(x);
@@ -142,6 +155,12 @@ impl Graph {
     #[track_caller]
     pub fn quick_gelu(&self, x: Tensor) -> Tensor {
         self.act(x, Act::QuickGelu)
+    }
+
+    /// y = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))): GELU as Gemma and GPT-2 have it.
+    #[track_caller]
+    pub fn gelu_tanh(&self, x: Tensor) -> Tensor {
+        self.act(x, Act::GeluTanh)
     }
 
     /// y = 1 / (1 + exp(-x))

@@ -38,6 +38,8 @@ const RUNNERS: &[(&str, Runner)] = &[
     ("CLIPTextModel", clip::compare_text),
     ("LlamaForCausalLM", llama::compare),
     ("Qwen2ForCausalLM", llama::compare),
+    ("Qwen3ForCausalLM", llama::compare),
+    ("Gemma3ForCausalLM", llama::compare),
     ("ResNet", resnet::compare),
     ("UNet2DConditionModel", unet::compare),
 ];

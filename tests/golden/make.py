@@ -52,7 +52,7 @@ def filled(module):
     """The module with synthetic weights, in eval mode."""
     with torch.no_grad():
         for name, t in [*module.named_parameters(), *module.named_buffers()]:
-            if t.is_floating_point() and "position_ids" not in name and "inv_freq" not in name:
+            if t.is_floating_point() and not any(n in name for n in ("position_ids", "inv_freq", "embed_scale")):
                 t.copy_(weight(name, tuple(t.shape)))
     return module.eval()
 
@@ -130,7 +130,8 @@ def text(name, width, act):
 
 def language(model, ids):
     """Logits of given tokens, and the 16 that follow when the likeliest is taken."""
-    greedy = model.generate(ids, max_new_tokens=16, do_sample=False, eos_token_id=None, pad_token_id=0)
+    # With a mask: without one, tokens that are called 0 would count as padding.
+    greedy = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False, eos_token_id=None, pad_token_id=0)
     return model, dict(input_ids=ids.int(), logits=model(ids).logits, greedy=greedy.int())
 
 
@@ -163,6 +164,27 @@ def qwen2_tiny():
                          num_attention_heads=6, num_key_value_heads=2, max_position_embeddings=128,
                          tie_word_embeddings=True)
     return language(filled(Qwen2ForCausalLM(config)), words("input.qwen2_tiny", 2, 24, 512))
+
+
+def qwen3_tiny():
+    """Norms of queries and keys, heads wider than their share."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(vocab_size=512, hidden_size=48, intermediate_size=100, num_hidden_layers=2, head_dim=16,
+                         num_attention_heads=6, num_key_value_heads=2, max_position_embeddings=128,
+                         tie_word_embeddings=True)
+    return language(filled(Qwen3ForCausalLM(config)), words("input.qwen3_tiny", 1, 24, 512))
+
+
+def gemma3_tiny():
+    """Two layers with a window of 8 tokens and one without, norms on both sides of attention and MLP."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    config = Gemma3TextConfig(vocab_size=512, hidden_size=48, intermediate_size=100, num_hidden_layers=3, head_dim=16,
+                              num_attention_heads=6, num_key_value_heads=2, max_position_embeddings=128,
+                              query_pre_attn_scalar=24, sliding_window=8, pad_token_id=0,
+                              layer_types=["sliding_attention", "sliding_attention", "full_attention"])
+    return language(filled(Gemma3ForCausalLM(config)), words("input.gemma3_tiny", 1, 24, 512))
 
 
 def unet(name, batch, size, t, **config):
@@ -365,6 +387,8 @@ MODELS = {
     "llama_tiny": llama_tiny,
     "llama3_rope": llama3_rope,
     "qwen2_tiny": qwen2_tiny,
+    "qwen3_tiny": qwen3_tiny,
+    "gemma3_tiny": gemma3_tiny,
     "unet_sd1_tiny": unet_sd1_tiny,
     "unet_sd2_tiny": unet_sd2_tiny,
     "vae_tiny": lambda: vae("vae_tiny", (16, 32, 32), 1, 8),

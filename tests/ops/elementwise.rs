@@ -15,12 +15,17 @@ fn normal_integral(x: f64) -> f64 {
     0.5 + sum * (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt()
 }
 
+fn gelu_tanh(x: f64) -> f64 {
+    0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+}
+
 #[test]
 fn activations_can_be_differentiated_twice() {
     let case = |name| Case::new(name, &[&[2, 5]]).range(-3.0, 3.0).tolerance(5e-5);
     case("silu").check_second(0, |g, x| g.silu(x[0]), |x| x[0].map(|v| v * sigmoid(v)));
     case("gelu").check_second(0, |g, x| g.gelu(x[0]), |x| x[0].map(|v| v * normal_integral(v)));
     case("quick_gelu").check_second(0, |g, x| g.quick_gelu(x[0]), |x| x[0].map(|v| v * sigmoid(1.702 * v)));
+    case("gelu_tanh").check_second(0, |g, x| g.gelu_tanh(x[0]), |x| x[0].map(gelu_tanh));
     case("sigmoid").check_second(0, |g, x| g.sigmoid(x[0]), |x| x[0].map(sigmoid));
     case("tanh").check_second(0, |g, x| g.tanh(x[0]), |x| x[0].map(f64::tanh));
 }
@@ -33,6 +38,7 @@ fn activations_equal_their_formulas_and_derivatives() {
         case("silu").check(|g, x| g.silu(x[0]), |x| x[0].map(|v| v * sigmoid(v)));
         case("gelu").check(|g, x| g.gelu(x[0]), |x| x[0].map(|v| v * normal_integral(v)));
         case("quick_gelu").check(|g, x| g.quick_gelu(x[0]), |x| x[0].map(|v| v * sigmoid(1.702 * v)));
+        case("gelu_tanh").check(|g, x| g.gelu_tanh(x[0]), |x| x[0].map(gelu_tanh));
         case("relu").check(|g, x| g.relu(x[0]), |x| x[0].map(|v| v.max(0.0)));
         case("sigmoid").check(|g, x| g.sigmoid(x[0]), |x| x[0].map(sigmoid));
         case("tanh").check(|g, x| g.tanh(x[0]), |x| x[0].map(f64::tanh));

@@ -130,7 +130,7 @@ pub fn vae(name: &str, levels: usize) -> Option<String> {
         format!("conv_norm_out.{rest}")
     } else if let Some((way, rest)) = rest.split_once('.').filter(|(way, _)| ["down", "up"].contains(way)) {
         let (level, rest) = numbered(rest)?;
-        let level = if way == "up" { (levels - 1).checked_sub(level)? } else { level };
+        let level = if way == "up" { levels.checked_sub(1 + level)? } else { level };
         match rest.split_once('.')? {
             ("block", rest) => format!("{way}_blocks.{level}.resnets.{}", resnet(rest)),
             ("downsample", rest) => format!("{way}_blocks.{level}.downsamplers.0.{rest}"),

@@ -4,7 +4,8 @@ use super::chat::{LanguageModel, Reply};
 use crate::core::{Gpu, GpuOptions};
 use crate::data::folder::Folder;
 use crate::data::rng::Key;
-use crate::engines::chat::{ChatModel, Sampling};
+use crate::engines::chat::ChatModel;
+use crate::engines::sampling::Sampling;
 use crate::hub;
 use anyhow::Result;
 use std::cell::RefCell;
@@ -12,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 /// Tokens of a request with its reply.
 const CONTEXT: usize = 1024;
-const SAMPLING: Sampling = Sampling { most: 200, temperature: 0.8, top_p: 0.95 };
+const SAMPLING: Sampling =
+    Sampling { most: 200, temperature: 0.8, top_p: 0.95, top_k: 0, min_p: 0.0, repetition_penalty: 1.0 };
 
 /// A model that runs here.
 pub struct Local {
@@ -30,7 +32,7 @@ impl Local {
         let folder = hub::path(folder)?;
         let files = Folder::from(folder.as_path());
         let gpu = Gpu::open(gpu)?;
-        let chat = RefCell::new(ChatModel::open(&gpu, &files, CONTEXT, gpu.caps().weights())?);
+        let chat = RefCell::new(ChatModel::open(&gpu, &files, CONTEXT, gpu.caps().weights(), false)?);
         let folder = folder.canonicalize().unwrap_or(folder);
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Local { name, folder, chat })
