@@ -6,7 +6,9 @@ mod common;
 use common::write_model;
 use kaleid::core::{Gpu, GpuOptions};
 use kaleid::data::folder::Folder;
+use kaleid::engines::model::Model;
 use kaleid::engines::options::Options;
+use kaleid::engines::painter::Painter;
 use kaleid::paint::about::about;
 use kaleid::paint::generate::{self, Shard, Summary};
 use kaleid::paint::painted;
@@ -140,4 +142,25 @@ fn parts_that_do_not_fit_together_are_loaded_in_turn_to_the_same_pixels() {
     let error = paint(Some(8)).unwrap_err();
     let error = format!("{error:#}");
     assert!(error.contains("64x64 in batches of 1") && error.contains("--memory allows 8 MiB"), "{error}");
+}
+
+#[test]
+fn what_the_autoencoder_cannot_decode_as_a_whole_it_decodes_in_tiles_that_fade_into_each_other() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = demo::folder(Path::new(demo::BUILTIN), "stable-diffusion").unwrap();
+    let paint = |memory: Option<u64>| {
+        let gpu = Gpu::open(&GpuOptions { memory, ..GpuOptions::from_env() }).unwrap();
+        let options = Options { steps: 1, guidance: 1.0, size: Some([256, 192]), ..Options::default() };
+        let model = Model::open(&folder, &options).unwrap();
+        let tile = Painter::new(&gpu, &model, &options, 1).unwrap().tile();
+        let out = temp.path().join(format!("{memory:?}"));
+        generate::run(&gpu, &folder, &jobs()[..1], &out, &options, 0, None).unwrap();
+        (tile, image::open(out.join("new/0.png")).unwrap().to_rgb8().into_raw())
+    };
+    let ((none, whole), (tile, tiled)) = (paint(None), paint(Some(17)));
+    assert!(none.is_none() && tile.is_some(), "{none:?}, {tile:?}");
+    let difference: u64 = whole.iter().zip(&tiled).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+    let mean = difference as f64 / whole.len() as f64;
+    // Group norms see a tile only.
+    assert!(mean > 0.0 && mean < 2.0, "{mean} levels in the mean");
 }

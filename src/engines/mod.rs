@@ -8,6 +8,7 @@ pub mod options;
 pub mod painter;
 mod parts;
 pub mod sampling;
+mod tiles;
 
 use crate::core::{DType, Gpu, Graph, Needs, Param, Plan, Store, Weights, plan};
 use crate::data::checkpoint::Checkpoint;

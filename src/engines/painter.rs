@@ -7,13 +7,14 @@ use super::Part;
 use super::clip::TextEncoder;
 use super::model::{Model, Work};
 use super::options::Options;
+use super::tiles::{SIDES, Tiles};
 use crate::core::{Gpu, Memory, Needs, OutOfMemory, Weights, plan};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::nchw_to_nhwc;
 use crate::data::rng::Mt19937;
 use crate::diffusion::Scheduler;
 use crate::models::vae::{Latents, modern_names};
-use anyhow::{Error, Result, bail};
+use anyhow::{Error, Result, anyhow, bail};
 use std::rc::Rc;
 
 /// Pixels whose activations are kept on the device at once, unless a batch is asked for.
@@ -36,6 +37,8 @@ pub struct Painter {
     context: Part,
     unet: Part,
     vae: Part,
+    /// How the autoencoder decodes what does not fit as a whole.
+    tiles: Option<Tiles>,
     /// Memory is short: a part gives its own back before the next is loaded.
     in_turn: bool,
     scheduler: Scheduler,
@@ -79,7 +82,11 @@ impl Painter {
         let context = part(&weights, Model::record_context)?;
         let unet = part(&weights, Model::record_unet)?;
         let weights = modern_names((*model.parts.vae.weights()?).clone());
-        let vae = part(&Rc::new(weights), Model::record_vae)?;
+        let weights = Rc::new(weights);
+        let (vae, tiles) = match part(&weights, Model::record_vae) {
+            Err(e) if e.is::<OutOfMemory>() => tiled(gpu, model, &weights, work).map_err(|_| e)?,
+            vae => (vae?, None),
+        };
         let fits = |parts: &[&Part]| {
             let memory = parts.iter().fold(Memory::default(), |sum, part| sum + part.needs().memory);
             plan::fits(gpu, &memory, memory.total())
@@ -92,6 +99,7 @@ impl Painter {
             context,
             unet,
             vae,
+            tiles,
             in_turn,
             scheduler,
             options: options.clone(),
@@ -113,6 +121,11 @@ impl Painter {
         let (text, unet, vae) = (self.text.part().needs(), self.unet.needs(), self.vae.needs());
         let unet = Needs { memory: unet.memory + self.context.needs().memory, ..unet };
         [("text encoder", text), ("UNet", unet), ("autoencoder", vae)]
+    }
+
+    /// Side of the tiles in which images are decoded, in pixels, where these do not fit as a whole.
+    pub fn tile(&self) -> Option<usize> {
+        self.tiles.as_ref().map(|tiles| tiles.size[0].max(tiles.size[1]) * self.model.vae.latents().scale)
     }
 
     /// Whether memory is too short for all parts at once, so that they are loaded in turn.
@@ -156,7 +169,12 @@ impl Painter {
     pub fn flops_of_an_image(&self) -> Result<f64> {
         let evaluations = self.scheduler.points(self.options.steps)?.timesteps.len();
         let [unet, vae] = [&self.unet, &self.vae].map(|part| part.needs().flops);
-        Ok(evaluations as f64 * unet / self.batch as f64 + vae / self.vae_batch as f64)
+        // Of a tile, or of some images.
+        let vae = match &self.tiles {
+            Some(tiles) => vae * tiles.count() as f64,
+            None => vae / self.vae_batch as f64,
+        };
+        Ok(evaluations as f64 * unet / self.batch as f64 + vae)
     }
 
     /// The end of a prompt that is too long for the text encoder; empty for most.
@@ -244,26 +262,56 @@ impl Painter {
 
     /// Pixels of latents.
     fn decode(&mut self, latents: &[f32], each: usize, requests: &[Request]) -> Result<Vec<Vec<u8>>> {
-        let Latents { scaling_factor, shift_factor, .. } = self.model.vae.latents();
+        let Latents { scaling_factor, shift_factor, channels, .. } = self.model.vae.latents();
         let byte = |v: &f32| ((v * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
         let mut images = Vec::with_capacity(latents.len() / each);
         self.load(Stage::Vae)?;
         let vae = self.vae.plan()?;
-        for part in latents.chunks(each * self.vae_batch) {
-            let mut z: Vec<f32> = part.iter().map(|v| v / scaling_factor + shift_factor).collect();
-            z.resize(each * self.vae_batch, 0.0);
-            vae.write("latents", &z)?;
-            vae.run()?;
-            let pixels = vae.read("image")?;
-            let [height, width] = self.size;
-            let (size, n) = (3 * height * width, part.len() / each);
-            let first = images.len();
+        let [height, width] = self.size;
+        let size = 3 * height * width;
+        let each_at_once = if self.tiles.is_some() { 1 } else { self.vae_batch };
+        for part in latents.chunks(each * each_at_once) {
+            let z: Vec<f32> = part.iter().map(|v| v / scaling_factor + shift_factor).collect();
+            let mut run = |mut z: Vec<f32>, length: usize| {
+                z.resize(length, 0.0);
+                vae.write("latents", &z)?;
+                vae.run()?;
+                vae.read("image")
+            };
+            let pixels = match &self.tiles {
+                None => run(z, each * self.vae_batch)?,
+                Some(tiles) => {
+                    let decoded = tiles.cut(&z, channels).into_iter().map(|tile| {
+                        let length = tile.len();
+                        run(tile, length)
+                    });
+                    tiles.join(decoded.collect::<Result<_>>()?, 3)
+                }
+            };
+            let (n, first) = (part.len() / each, images.len());
             finite(&pixels[..n * size], size, &requests[first..], || "the autoencoder's output".into())?;
             let painted = pixels.chunks(size).take(n);
             images.extend(painted.map(|image| image.iter().map(byte).collect::<Vec<u8>>()));
         }
         Ok(images)
     }
+}
+
+/// The autoencoder for the largest tiles that fit, and these.
+fn tiled(gpu: &Gpu, model: &Model, weights: &Rc<Checkpoint>, work: Work) -> Result<(Part, Option<Tiles>)> {
+    let scale = model.vae.latents().scale;
+    let whole = work.size.map(|s| s / scale);
+    let mut why = anyhow!("no tile is smaller than the image");
+    for side in SIDES.into_iter().filter(|&side| side < whole[0] || side < whole[1]) {
+        let tiles = Tiles::new(whole, side, scale);
+        let work = Work { size: tiles.size.map(|s| s * scale), vae_batch: 1, ..work };
+        let model = model.clone();
+        match Part::open(gpu, gpu.caps().weights(), weights, move |w| model.record_vae(w, work)) {
+            Ok(part) => return Ok((part, Some(tiles))),
+            Err(e) => why = e,
+        }
+    }
+    Err(why)
 }
 
 /// What a batch goes through.

@@ -131,8 +131,9 @@ fn paint(
     let (adapter, memory, left_of) = (&gpu.caps().adapter, memory.join(", "), left.len());
     model.remarks().iter().for_each(|remark| eprintln!("{remark}"));
     let in_turn = if painter.in_turn() { " in turn" } else { "" };
+    let tile = painter.tile().map_or(String::new(), |side| format!(", decoded in tiles of {side}"));
     eprintln!(
-        "{adapter}: {memory}{in_turn}; {left_of} images of {width}x{height} in {} steps, {n} at once",
+        "{adapter}: {memory}{in_turn}{tile}; {left_of} images of {width}x{height} in {} steps, {n} at once",
         options.steps
     );
 
