@@ -68,7 +68,7 @@ fn files_of_all_programs() {
     write(&file, "<cat-toy>", &[4], &[1.0; 4]);
     let word = Inversion::open(&file, 4).unwrap();
     assert_eq!((word.names.len(), word.names[0].as_str(), word.vectors.len()), (2, "<cat-toy>", 1));
-    let error = |path: &Path| format!("{:#}", Inversion::open(path, 4).err().expect("an error"));
+    let error = |path: &Path| format!("{:#}", Inversion::open(path, 4).expect_err("an error"));
     assert!(
         error(Path::new("tests/data/lora/kohya.safetensors"))
             .contains("no textual inversion: it holds 15 tensors")

@@ -68,7 +68,7 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
         repetition_penalty: args.repetition_penalty,
     };
     let shares = [args.top_p, args.min_p].iter().all(|share| (0.0..=1.0).contains(share));
-    if !shares || !(args.temperature >= 0.0 && args.repetition_penalty > 0.0) {
+    if !(shares && args.temperature >= 0.0 && args.repetition_penalty > 0.0) {
         bail!(
             "--top-p and --min-p are shares from 0 to 1, --temperature is from 0, --repetition-penalty above 0"
         );

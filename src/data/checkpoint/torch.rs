@@ -196,7 +196,7 @@ impl<F: Fn(&str) -> Result<Range<usize>>> Tensors<'_, F> {
             let holds =
                 |id: &Id| objects.items(*id).is_some_and(|items| !items.is_empty()) || self.has_state(*id);
             let of = |wanted: &&str| items.iter().find(|(k, v)| objects.text(*k) == Some(wanted) && holds(v));
-            let Some(&(taken, inner)) = WRAPPERS.iter().find_map(|wanted| of(&wanted)) else { break };
+            let Some(&(taken, inner)) = WRAPPERS.iter().find_map(of) else { break };
             let mut beside = vec![];
             for &(key, value) in items.iter().filter(|(key, _)| *key != taken) {
                 let Some(key) = objects.text(key) else { continue };
