@@ -118,6 +118,7 @@ mod tests {
             "{lr = 1}",
             "a/b",
             "sample",
+            "cuda",
             "false",
         ];
         let mut all = 0;

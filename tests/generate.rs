@@ -7,7 +7,7 @@ use common::write_model;
 use kaleid::core::{Gpu, GpuOptions};
 use kaleid::data::folder::Folder;
 use kaleid::engines::model::Model;
-use kaleid::engines::options::Options;
+use kaleid::engines::options::{Options, Rng};
 use kaleid::engines::painter::Painter;
 use kaleid::paint::about::about;
 use kaleid::paint::generate::{self, Shard, Summary};
@@ -112,6 +112,17 @@ fn images_depend_on_their_own_prompt_and_seed_only() {
     let about = about(&out.join("new/1.png"), &GpuOptions::from_env()).unwrap();
     let command = "kaleid generate --model model --prompt 'a house, naïve art' --seed 8 --steps 3 --guidance 3.0 --scheduler euler-a --size 16x16 --out images";
     assert_eq!(about[1], ("command", command.to_string()));
+
+    // Settings that are recorded only where they are not the usual ones.
+    let other = Options { guidance_rescale: 0.7, rng: Rng::Cuda, ..options() };
+    run(&jobs(), &temp.path().join("other"), &other);
+    let changed = files(&temp.path().join("other"));
+    assert_ne!(pixels(&changed["0"]), pixels(&whole["0"]));
+    let metadata = std::str::from_utf8(&changed["metadata"]).unwrap();
+    assert!(metadata.contains(r#""guidance_rescale":0.7,"rng":"cuda""#), "{metadata}");
+    let wrong = Options { clip_skip: 2, ..options() };
+    let error = generate::run(&gpu, &folder, &jobs(), &out, &wrong, 0, None).unwrap_err().to_string();
+    assert_eq!(error, "--clip-skip 2: the text encoder has 1 layers");
 
     // Other settings are other images.
     let summary = run(&jobs(), &out, &Options { guidance: 1.0, size: Some([20, 16]), ..options() });

@@ -120,6 +120,38 @@ impl Mt19937 {
     }
 }
 
+/// torch's generator on CUDA, as far as `torch.randn` goes: Philox by (draw, element), a pair of its numbers for each normal. The images of
+/// AUTOMATIC1111's program begin with it.
+#[derive(Clone, Debug)]
+pub struct CudaNormals {
+    seed: u64,
+    drawn: u32,
+}
+
+impl CudaNormals {
+    /// After `torch.manual_seed(seed)`.
+    pub fn new(seed: u64) -> CudaNormals {
+        CudaNormals { seed, drawn: 0 }
+    }
+
+    /// `torch.randn(n, device="cuda")`: `n` standard normals, equal to torch's but for last bits, up to the size at which a card begins to
+    /// share elements among fewer threads.
+    pub fn torch_randn(&mut self, n: usize) -> Vec<f32> {
+        let (key, draw) = ([self.seed as u32, (self.seed >> 32) as u32], self.drawn);
+        self.drawn += 1;
+        let unit = 2f64.powi(-32);
+        let normal = |i: u32| {
+            let [x, y, ..] = philox4x32([draw, 0, i, 0], key);
+            let (u, v) = (
+                f64::from(x) * unit + unit / 2.0,
+                (f64::from(y) * unit + unit / 2.0) * std::f64::consts::TAU,
+            );
+            ((-2.0 * u.ln()).sqrt() * v.sin()) as f32
+        };
+        (0..n as u32).map(normal).collect()
+    }
+}
+
 /// `torch.randn(n)` on the CPU after `torch.manual_seed(seed)`.
 pub fn torch_randn(seed: u64, n: usize) -> Vec<f32> {
     Mt19937::new(seed).torch_randn(n)
@@ -263,6 +295,29 @@ mod tests {
     }
 
     /// The known answers that Random123, the authors' code, is tested with.
+    #[test]
+    fn normals_of_cuda_are_those_that_other_programs_print() {
+        let got = CudaNormals::new(0).torch_randn(12);
+        let want = [
+            -0.92466259,
+            -0.42534415,
+            -2.6438457,
+            0.14518388,
+            -0.12086647,
+            -0.57972564,
+            -0.62285122,
+            -0.32838709,
+            -1.07454231,
+            -0.36314407,
+            -1.67105067,
+            2.26550497,
+        ];
+        assert!(got.iter().zip(want).all(|(a, b)| (a - b as f32).abs() < 1e-6), "{got:?}");
+        // Every draw is another one.
+        let mut twice = CudaNormals::new(1 << 40);
+        assert_ne!(twice.torch_randn(4), twice.torch_randn(4));
+    }
+
     #[test]
     fn philox_known_answers() {
         assert_eq!(philox4x32([0; 4], [0; 2]), [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]);

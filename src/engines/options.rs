@@ -41,6 +41,16 @@ pub struct Options {
     /// Classifier-free guidance (Ho and Salimans 2022): low values give more varied images, 1 is without and twice as fast.
     #[arg(long, value_name = "SCALE", default_value_t = 2.0)]
     pub guidance: f32,
+    /// Bring the spread of guided predictions back to that of unguided ones, by this share (Lin et al. 2024): against washed-out or burnt
+    /// pictures of models that predict velocity.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    pub guidance_rescale: f32,
+    /// Take what the text encoder's K-th last layer makes, as models that were trained so want it; 1: the last.
+    #[arg(long, value_name = "K", default_value_t = 1)]
+    pub clip_skip: usize,
+    /// Whose noise a seed means: that of torch on the CPU, as diffusers mostly has it, or on a card, as AUTOMATIC1111's program.
+    #[arg(long, value_enum, default_value = "torch")]
+    pub rng: Rng,
     /// Name of the scheduler.
     #[arg(long, value_name = "NAME", help = scheduler_help())]
     pub scheduler: Option<String>,
@@ -53,6 +63,17 @@ pub struct Options {
     /// What the images should not show.
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub negative: String,
+}
+
+/// Whose noise a seed means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rng {
+    /// torch's CPU generator.
+    #[default]
+    Torch,
+    /// torch's CUDA generator.
+    Cuda,
 }
 
 /// A file of differences to a model's weights.

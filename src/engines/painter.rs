@@ -6,12 +6,12 @@
 use super::Part;
 use super::clip::TextEncoder;
 use super::model::{Model, Work};
-use super::options::Options;
+use super::options::{Options, Rng};
 use super::tiles::{SIDES, Tiles};
 use crate::core::{Gpu, Memory, Needs, OutOfMemory, Weights, plan};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::nchw_to_nhwc;
-use crate::data::rng::Mt19937;
+use crate::data::rng::{CudaNormals, Mt19937};
 use crate::diffusion::Scheduler;
 use crate::models::vae::{Latents, modern_names};
 use anyhow::{Error, Result, anyhow, bail};
@@ -60,6 +60,9 @@ impl Painter {
     pub fn new(gpu: &Gpu, model: &Model, options: &Options, images: usize) -> Result<Painter> {
         if !options.guidance.is_finite() || options.guidance < 0.0 {
             bail!("--guidance {} must be a number from 0", options.guidance);
+        }
+        if !(0.0..=1.0).contains(&options.guidance_rescale) {
+            bail!("--guidance-rescale {} must be a share from 0 to 1", options.guidance_rescale);
         }
         let size @ [height, width] = model.size(options.size)?;
         let scheduler = model.scheduler(options.scheduler.as_deref())?;
@@ -227,9 +230,10 @@ impl Painter {
         let [h, w] = self.size.map(|s| s / self.model.vae.latents().scale);
         let c = self.model.vae.latents().channels;
         let each = h * w * c;
-        let mut generators: Vec<Mt19937> = requests.iter().map(|r| Mt19937::new(r.seed)).collect();
+        let rng = self.options.rng;
+        let mut generators: Vec<Noise> = requests.iter().map(|r| Noise::new(rng, r.seed)).collect();
         let mut draw = || -> Vec<f32> {
-            let one = |generator: &mut Mt19937| nchw_to_nhwc(&generator.torch_randn(each), [1, c, h, w]);
+            let one = |generator: &mut Noise| nchw_to_nhwc(&generator.normals(each), [1, c, h, w]);
             generators.iter_mut().flat_map(one).collect()
         };
         let mut x = draw();
@@ -248,7 +252,11 @@ impl Painter {
             if self.guided {
                 let with = out.split_off(each * self.batch);
                 let scale = self.options.guidance;
-                out.iter_mut().zip(with).for_each(|(out, with)| *out += scale * (with - *out));
+                out.iter_mut().zip(&with).for_each(|(out, with)| *out += scale * (with - *out));
+                if self.options.guidance_rescale > 0.0 {
+                    let images = out.chunks_exact_mut(each).zip(with.chunks_exact(each));
+                    images.for_each(|(out, with)| rescale(out, with, self.options.guidance_rescale));
+                }
             }
             out.truncate(each * n);
             finite(&out, each, requests, || place(done, "the UNet's output"))?;
@@ -320,6 +328,39 @@ enum Stage {
     Text,
     Unet,
     Vae,
+}
+
+/// The noise of one image.
+enum Noise {
+    Torch(Box<Mt19937>),
+    Cuda(CudaNormals),
+}
+
+impl Noise {
+    fn new(rng: Rng, seed: u64) -> Noise {
+        match rng {
+            Rng::Torch => Noise::Torch(Box::new(Mt19937::new(seed))),
+            Rng::Cuda => Noise::Cuda(CudaNormals::new(seed)),
+        }
+    }
+
+    fn normals(&mut self, n: usize) -> Vec<f32> {
+        match self {
+            Noise::Torch(generator) => generator.torch_randn(n),
+            Noise::Cuda(generator) => generator.torch_randn(n),
+        }
+    }
+}
+
+/// Moves the spread of `out` to that of `with`, by a share.
+fn rescale(out: &mut [f32], with: &[f32], share: f32) {
+    let spread = |values: &[f32]| {
+        let n = values.len() as f64;
+        let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+        (values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt()
+    };
+    let factor = (spread(with) / spread(out).max(1e-12)) as f32;
+    out.iter_mut().for_each(|v| *v *= share * factor + 1.0 - share);
 }
 
 /// Says of too little memory what for: a smaller size or batch may fit.

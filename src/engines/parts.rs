@@ -121,6 +121,16 @@ impl Parts {
         if let Some(kind) = options.prediction_type {
             parts.scheduler = parts.scheduler.with("prediction_type", kind.name());
         }
+        if options.clip_skip != 1 {
+            let config = &parts.text.config;
+            let layers = config.usize("num_hidden_layers", 12)?;
+            let Some(left) =
+                (layers + 1).checked_sub(options.clip_skip).filter(|&left| (1..=layers).contains(&left))
+            else {
+                bail!("--clip-skip {}: the text encoder has {layers} layers", options.clip_skip);
+            };
+            parts.text.config = config.with("num_hidden_layers", left);
+        }
         parts.merge(&options.lora)?;
         let width = TextConfig::new(&parts.text.config)?.hidden_size();
         let open = |path: &PathBuf| Inversion::open(&hub::path(path)?, width);

@@ -67,6 +67,9 @@ fn command(made: &Map<String, Value>) -> String {
         ("seed", "seed"),
         ("steps", "steps"),
         ("guidance", "guidance"),
+        ("guidance_rescale", "guidance-rescale"),
+        ("clip_skip", "clip-skip"),
+        ("rng", "rng"),
         ("scheduler", "scheduler"),
     ] {
         if let Some(value) = made.get(key) {

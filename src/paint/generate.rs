@@ -7,7 +7,7 @@ use crate::data::disk::room_for;
 use crate::data::folder::Folder;
 use crate::data::{writable_folder, write_atomic};
 use crate::engines::model::Model;
-use crate::engines::options::Options;
+use crate::engines::options::{Options, Rng};
 use crate::engines::painter::{Painter, Request};
 use crate::hub;
 use crate::progress::{self, Progress};
@@ -184,6 +184,11 @@ fn warn_of_long_prompts(painter: &Painter, left: &[&Planned], negative: &str) ->
     Ok(())
 }
 
+/// A number by way of its text, so that 1.1 does not become 1.10000002.
+fn exact(number: f32) -> Result<f64> {
+    Ok(number.to_string().parse()?)
+}
+
 /// The last part of a path, wherever it leads.
 fn file_name(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or(path.to_path_buf());
@@ -211,11 +216,12 @@ fn metadata(
         "file_name": picture.file_name, "domain": picture.domain, "class": picture.class, "prompt": picture.prompt,
         "negative_prompt": Some(&options.negative).filter(|n| !n.is_empty()),
         "seed": picture.seed, "steps": options.steps,
-        // By way of its text, so that 1.1 does not become 1.10000002.
-        "guidance": options.guidance.to_string().parse::<f64>()?,
+        "guidance": exact(options.guidance)?,
         "scheduler": scheduler, "width": width, "height": height, "model": name,
         "vae": options.vae.as_deref().map(file_name), "text_encoder": options.text_encoder.as_deref().map(file_name),
-        "prediction_type": options.prediction_type,
+        "prediction_type": options.prediction_type, "clip_skip": Some(options.clip_skip).filter(|&k| k != 1),
+        "guidance_rescale": Some(exact(options.guidance_rescale)?).filter(|&share| share != 0.0),
+        "rng": Some(options.rng).filter(|&rng| rng != Rng::Torch),
         "embedding": Some(&words).filter(|words| !words.is_empty()), "lora": Some(loras).filter(|loras| !loras.is_empty()),
     });
     let Value::Object(mut row) = row else { unreachable!("an object") };

@@ -100,6 +100,7 @@ fn infotext(metadata: &Map<String, Value>) -> String {
         ("Seed", text("seed")),
         ("Size", text("width").zip(text("height")).map(|(width, height)| format!("{width}x{height}"))),
         ("Model", text("model")),
+        ("Clip skip", text("clip_skip")),
         ("Version", Some(concat!("kaleid ", env!("CARGO_PKG_VERSION")).to_string())),
     ];
     let quoted = |value: String| if value.contains([',', ':', '\n']) { format!("{value:?}") } else { value };
