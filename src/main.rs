@@ -75,7 +75,7 @@ mod tests {
     use kaleid::study::config::Study;
 
     /// Flags that run.toml does not have under their name.
-    const ELSEWHERE: [&str; 19] = [
+    const ELSEWHERE: [&str; 20] = [
         // Every command has them.
         "adapter",
         "backend",
@@ -95,9 +95,10 @@ mod tests {
         "algorithm",
         "variant",
         "hparams_seed",
-        // What to paint comes from [prompts].
+        // What to paint comes from [prompts], and a run paints all of it.
         "prompt",
         "prompts",
+        "shard",
         // How to print.
         "json",
         "help",
