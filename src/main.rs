@@ -118,7 +118,7 @@ mod tests {
             "dbhead",
             "{lr = 1}",
             "a/b",
-            "sample",
+            "v_prediction",
             "cuda",
             "false",
         ];

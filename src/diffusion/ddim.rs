@@ -25,7 +25,7 @@ impl Sampler for Ddim {
 
     fn sample(&self, run: &mut Run, x: &mut [f32]) -> Result<()> {
         let (noise, points) = (run.noise, run.points);
-        let stride = (noise.len() / points.timesteps.len()) as i64;
+        let stride = (noise.len() / run.steps) as i64;
         for &t in &points.timesteps {
             let output = run.model(x, 1.0, t)?;
             let (abar, next) = (noise.abar(t as i64), noise.abar(t as i64 - stride));

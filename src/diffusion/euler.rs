@@ -66,6 +66,10 @@ impl Sampler for Euler {
         }
         Ok(())
     }
+
+    fn shares(&self, _: &Noise, points: &Points) -> [f64; 2] {
+        [1.0, points.sigmas[0]]
+    }
 }
 
 /// Noise levels of as many timesteps as steps; `karras` keeps their ends, and spaces what lies between by equation 5.

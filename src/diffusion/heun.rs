@@ -50,6 +50,19 @@ impl Sampler for Heun {
         }
         Ok(())
     }
+
+    fn shares(&self, _: &Noise, points: &Points) -> [f64; 2] {
+        [1.0, points.sigmas[0]]
+    }
+
+    fn skip(&self, points: Points, steps: usize) -> Points {
+        // Two evaluations a step, of which the first timestep has one.
+        Points {
+            timesteps: points.timesteps[2 * steps..].to_vec(),
+            sigmas: points.sigmas[steps..].to_vec(),
+            ..points
+        }
+    }
 }
 
 /// x = start + slope h

@@ -55,6 +55,24 @@ trait Sampler: std::fmt::Debug {
 
     /// Turns the noise `x`, of standard deviation `points.init_noise_sigma`, into the latents of an image.
     fn sample(&self, run: &mut Run, x: &mut [f32]) -> Result<()>;
+
+    /// The points without those of the first steps.
+    fn skip(&self, points: Points, steps: usize) -> Points {
+        let timesteps = points.timesteps[steps..].to_vec();
+        let sigmas = points.sigmas.get(steps..).unwrap_or_default().to_vec();
+        Points { timesteps, sigmas, ..points }
+    }
+
+    /// Shares of an image and of noise in what the first of `points` begins with.
+    fn shares(&self, noise: &Noise, points: &Points) -> [f64; 2] {
+        match points.sigmas.first() {
+            Some(sigma) => [1.0 / sigma.hypot(1.0), sigma / sigma.hypot(1.0)],
+            None => {
+                let abar = noise.abar(points.timesteps[0] as i64);
+                [abar.sqrt(), (1.0 - abar).sqrt()]
+            }
+        }
+    }
 }
 
 /// What one sampling run goes through, from noise to image.
@@ -80,6 +98,8 @@ impl Points {
 struct Run<'a> {
     noise: &'a Noise,
     points: &'a Points,
+    /// Of the whole way, of which these points may be the end.
+    steps: usize,
     model: &'a mut dyn FnMut(&[f32], f32, f32) -> Result<Vec<f32>>,
     fresh: &'a mut dyn FnMut() -> Result<Vec<f32>>,
 }
@@ -171,7 +191,44 @@ impl Scheduler {
     ) -> Result<()> {
         let points = self.points(steps)?;
         x.iter_mut().for_each(|v| *v *= points.init_noise_sigma);
-        let mut run = Run { noise: &self.noise, points: &points, model: &mut model, fresh: &mut fresh };
+        let (noise, points) = (&self.noise, &points);
+        let mut run = Run { noise, points, steps, model: &mut model, fresh: &mut fresh };
+        self.sampler.sample(&mut run, x)
+    }
+
+    /// The last share `strength` of the points of a run of `steps` steps, as diffusers' image-to-image pipelines have them.
+    ///
+    /// # Errors
+    /// As [`Scheduler::points`]; a strength that leaves no step.
+    pub fn points_from(&self, steps: usize, strength: f32) -> Result<Points> {
+        let points = self.points(steps)?;
+        let left = ((steps as f32 * strength) as usize).min(steps);
+        if left == 0 {
+            bail!("strength {strength} leaves none of {steps} steps: take more of either");
+        }
+        Ok(self.sampler.skip(points, steps - left))
+    }
+
+    /// [`Scheduler::sample`] from the latents `x` of an image that are covered by `noise`, for the last share `strength` of the steps (Meng
+    /// et al. 2022, "SDEdit").
+    ///
+    /// # Errors
+    /// As [`Scheduler::points_from`], and those of `model` and `fresh`.
+    pub fn sample_from(
+        &self,
+        (steps, strength): (usize, f32),
+        x: &mut [f32],
+        noise: &[f32],
+        mut model: impl FnMut(&[f32], f32, f32) -> Result<Vec<f32>>,
+        mut fresh: impl FnMut() -> Result<Vec<f32>>,
+    ) -> Result<()> {
+        let points = self.points_from(steps, strength)?;
+        let [of_image, of_noise] = self.sampler.shares(&self.noise, &points);
+        for (x, n) in x.iter_mut().zip(noise) {
+            *x = (of_image * f64::from(*x) + of_noise * f64::from(*n)) as f32;
+        }
+        let (noise, points) = (&self.noise, &points);
+        let mut run = Run { noise, points, steps, model: &mut model, fresh: &mut fresh };
         self.sampler.sample(&mut run, x)
     }
 }

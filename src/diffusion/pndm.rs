@@ -36,8 +36,7 @@ impl Sampler for Pndm {
 
     fn sample(&self, run: &mut Run, x: &mut [f32]) -> Result<()> {
         let (noise, timesteps) = (run.noise, &run.points.timesteps);
-        let steps = (timesteps.len() - 1).max(1);
-        let stride = (noise.len() / steps) as i64;
+        let stride = (noise.len() / run.steps) as i64;
         let start = x.to_vec();
         // Outputs of earlier evaluations, the newest first.
         let mut outputs: Vec<Vec<f32>> = Vec::new();
@@ -57,6 +56,18 @@ impl Sampler for Pndm {
             transfer(noise, [t, t - stride], x, |j| sum(j) / divisor);
         }
         Ok(())
+    }
+
+    /// The first of the intervals that are left is the one that is evaluated twice. (diffusers goes on as if it were, and takes one
+    /// interval for another.)
+    fn skip(&self, points: Points, steps: usize) -> Points {
+        let mut timesteps = points.timesteps.clone();
+        timesteps.dedup();
+        timesteps.drain(..steps);
+        if timesteps.len() > 1 {
+            timesteps.insert(1, timesteps[1]);
+        }
+        Points { timesteps, ..points }
     }
 }
 

@@ -159,8 +159,6 @@ pub enum PredictionType {
     Epsilon,
     /// Noise and image in opposite shares (Salimans and Ho 2022).
     VPrediction,
-    /// The image.
-    Sample,
 }
 
 impl PredictionType {
@@ -169,7 +167,6 @@ impl PredictionType {
         match self {
             PredictionType::Epsilon => "epsilon",
             PredictionType::VPrediction => "v_prediction",
-            PredictionType::Sample => "sample",
         }
     }
 }

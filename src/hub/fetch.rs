@@ -46,7 +46,11 @@ pub fn fetch(name: &Name, dry: bool) -> Result<Fetched> {
     let found = match client.repository(name) {
         Ok(found) => found,
         // What was fetched before will do where there is no way to the hub.
-        Err(e) => return kept(name, &cache).map_err(|_| e),
+        Err(e) => {
+            let Ok(kept) = kept(name, &cache) else { return Err(e) };
+            progress::say(&format!("{e:#}; taking what is in the cache"));
+            return Ok(kept);
+        }
     };
     let files = wanted(name, &found, &client, &cache)?;
     let commit = &found.commit;

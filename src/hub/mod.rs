@@ -63,7 +63,7 @@ impl FromStr for Name {
         };
         let is_name =
             matches!(repository.split_once('/'), Some((owner, name)) if plain(owner) && plain(name));
-        if !is_name || revision.is_empty() || file.is_some_and(|file| !is_inside(file)) {
+        if !is_name || !is_inside(revision) || file.is_some_and(|file| !is_inside(file)) {
             bail!(
                 "{text:?}: a name on the hub is hf:OWNER/NAME, hf:OWNER/NAME@REVISION or hf:OWNER/NAME:FILE"
             );
@@ -114,9 +114,17 @@ mod tests {
         let file = name("hf:a/b.c@refs/pr/1:unet/config.json");
         assert_eq!((file.revision.as_str(), file.file.as_deref()), ("refs/pr/1", Some("unet/config.json")));
         assert!(name("pacs").is_dataset);
-        for wrong in
-            ["sd16", "hf:a", "hf:a/b/c", "hf:a/..", "hf:a/b@", "hf:a/b:../c", "hf:a/b:c//d", "hf:a/b:\\c"]
-        {
+        for wrong in [
+            "sd16",
+            "hf:a",
+            "hf:a/b/c",
+            "hf:a/..",
+            "hf:a/b@",
+            "hf:a/b@../../c",
+            "hf:a/b:../c",
+            "hf:a/b:c//d",
+            "hf:a/b:\\c",
+        ] {
             assert!(wrong.parse::<Name>().is_err(), "{wrong}");
         }
     }

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 struct Record {
     scheduler: Scheduler,
     steps: usize,
+    /// Of a run from an image, whose first noise covers that.
+    strength: Option<f32>,
     timesteps: Vec<f32>,
     init_noise_sigma: f32,
     /// Standard normal; the run starts from these times `init_noise_sigma`.
@@ -42,6 +44,7 @@ impl Record {
         Ok(Record {
             scheduler: Scheduler::new(&Config::parse(name, &keys.to_string())?, Some(class))?,
             steps: record["steps"].as_u64().with_context(|| missing("steps"))? as usize,
+            strength: record["strength"].as_f64().map(|strength| strength as f32),
             timesteps: floats(&record["timesteps"], "timesteps")?,
             init_noise_sigma: number("init_noise_sigma")? as f32,
             latents: floats(&record["latents"], "latents")?,
@@ -58,7 +61,10 @@ impl Record {
 pub fn replay(name: &str, record: &Value) -> Result<f64> {
     let record = Record::read(name, record)?;
     let worst = |got: &[f32], want: &[f32]| Comparison::new(name, got, want, 0.0).error;
-    let points = record.scheduler.points(record.steps)?;
+    let points = match record.strength {
+        Some(strength) => record.scheduler.points_from(record.steps, strength)?,
+        None => record.scheduler.points(record.steps)?,
+    };
     let mut error = worst(&points.timesteps, &record.timesteps);
     error = error.max(worst(&[points.init_noise_sigma], &[record.init_noise_sigma]));
     if record.trajectory.len() != points.timesteps.len() {
@@ -72,8 +78,14 @@ pub fn replay(name: &str, record: &Value) -> Result<f64> {
         Ok(x.iter().map(|v| 0.3 * v * scale + 0.1 * (t / 100.0).sin()).collect())
     };
     let mut noise = record.noise.iter().filter(|draw| draw.len() == record.latents.len()).cloned();
-    let fresh = || noise.next().ok_or_else(|| anyhow!("{name}: noise is missing or of another length"));
-    record.scheduler.sample(record.steps, &mut x, model, fresh)?;
+    let mut fresh = || noise.next().ok_or_else(|| anyhow!("{name}: noise is missing or of another length"));
+    match record.strength {
+        Some(strength) => {
+            let covering = fresh()?;
+            record.scheduler.sample_from((record.steps, strength), &mut x, &covering, model, fresh)?;
+        }
+        None => record.scheduler.sample(record.steps, &mut x, model, fresh)?,
+    }
     seen.push(x);
     Ok(seen[1..].iter().zip(&record.trajectory).map(|(got, want)| worst(got, want)).fold(error, f64::max))
 }

@@ -307,10 +307,20 @@ def schedulers():
     runs["ddpm_25"] = trajectory("DDPMScheduler", 25, "epsilon", dict(clip_sample=False))
     runs["heun_6"] = trajectory("HeunDiscreteScheduler", 6, "epsilon", {})
     runs["heun_6_v"] = trajectory("HeunDiscreteScheduler", 6, "v_prediction", {})
+    # From an image, as the image-to-image pipelines do it.
+    for name, class_name, config in [
+        ("ddim", "DDIMScheduler", dict(old, clip_sample=False)),
+        ("euler", "EulerDiscreteScheduler", {}),
+        ("euler_a", "EulerAncestralDiscreteScheduler", {}),
+        ("dpmpp_2m_karras", "DPMSolverMultistepScheduler", dict(use_karras_sigmas=True)),
+        ("heun", "HeunDiscreteScheduler", {}),
+        ("ddpm", "DDPMScheduler", dict(clip_sample=False)),
+    ]:
+        runs[f"{name}_10_from_image"] = trajectory(class_name, 10, "epsilon", config, strength=0.65)
     return runs
 
 
-def trajectory(class_name, steps, prediction, config):
+def trajectory(class_name, steps, prediction, config, strength=None):
     import diffusers
 
     cls, drawn = getattr(diffusers, class_name), []
@@ -326,8 +336,14 @@ def trajectory(class_name, steps, prediction, config):
                     steps_offset=1, prediction_type=prediction, **config)
     scheduler.set_timesteps(steps)
     latents, states = uniform("input.latents", 1, 4, 2, 2), []
-    x = latents * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:
+    timesteps, x, more = scheduler.timesteps, latents * scheduler.init_noise_sigma, {}
+    if strength is not None:
+        begin = (steps - min(int(steps * strength), steps)) * scheduler.order
+        timesteps = timesteps[begin:]
+        scheduler.set_begin_index(begin) if hasattr(scheduler, "set_begin_index") else None
+        x = scheduler.add_noise(latents, draw(latents.shape), timesteps[:1])
+        more = dict(strength=strength)
+    for t in timesteps:
         seen = scheduler.scale_model_input(x, t)
         eps = 0.3 * seen + 0.1 * torch.sin(torch.as_tensor(t, dtype=torch.float32) / 100)
         x = scheduler.step(eps, t, x).prev_sample
@@ -335,8 +351,8 @@ def trajectory(class_name, steps, prediction, config):
     return dict(
         scheduler=class_name, steps=steps, prediction_type=prediction, config=config,
         init_noise_sigma=float(scheduler.init_noise_sigma), latents=latents.flatten().tolist(),
-        noise=[n.flatten().tolist() for n in drawn], timesteps=[float(t) for t in scheduler.timesteps],
-        trajectory=states,
+        noise=[n.flatten().tolist() for n in drawn], timesteps=[float(t) for t in timesteps],
+        trajectory=states, **more,
     )
 
 

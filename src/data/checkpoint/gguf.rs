@@ -24,7 +24,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Found> {
         let value = reader.value(kind).with_context(|| key.clone())?;
         found.header.insert(key, value);
     }
-    // Its name, shape, element and place of each.
+    // Name, shape, element and place of each.
     let mut infos = vec![];
     for _ in 0..tensors {
         let name = reader.text()?;
@@ -43,7 +43,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Found> {
     let mut names = HashSet::new();
     for (name, shape, element, offset) in infos {
         ensure!(names.insert(name.clone()), "{name} is listed twice");
-        let numbers = shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size));
+        let numbers = checked(&shape);
         // Blocks lie along rows.
         let whole = shape.last().is_none_or(|row| row % element.unit()[0] == 0);
         let length = numbers.filter(|_| whole).and_then(|n| element.bytes(n));
@@ -52,9 +52,21 @@ pub(super) fn read(bytes: &[u8]) -> Result<Found> {
         let end = start.and_then(|start| start.checked_add(length)).filter(|&end| end <= bytes.len());
         let end =
             end.with_context(|| format!("{name} is cut short ({} bytes): download it again", bytes.len()))?;
+        let shape = original_shape(&found, &name).filter(|s| checked(s) == numbers).unwrap_or(shape);
         found.tensors.push((name, Stored { element, shape, strides: None, range: end - length..end }));
     }
     Ok(found)
+}
+
+/// Numbers of a tensor, if they can be counted.
+fn checked(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size))
+}
+
+/// The shape that a tensor had before it was made one that blocks fit (ComfyUI-GGUF).
+fn original_shape(found: &Found, name: &str) -> Option<Vec<usize>> {
+    let shape = found.header.get(&format!("comfy.gguf.orig_shape.{name}"))?.as_array()?;
+    shape.iter().map(|size| usize::try_from(size.as_u64()?).ok()).collect()
 }
 
 /// ggml's number of a type.
