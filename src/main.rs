@@ -75,7 +75,7 @@ mod tests {
     use kaleid::study::config::Study;
 
     /// Flags that run.toml does not have under their name.
-    const ELSEWHERE: [&str; 20] = [
+    const ELSEWHERE: [&str; 22] = [
         // Every command has them.
         "adapter",
         "backend",
@@ -99,6 +99,8 @@ mod tests {
         "prompt",
         "prompts",
         "shard",
+        "init",
+        "init_from",
         // How to print.
         "json",
         "help",

@@ -11,6 +11,7 @@ use kaleid::engines::options::{Options, Rng};
 use kaleid::engines::painter::Painter;
 use kaleid::paint::about::about;
 use kaleid::paint::generate::{self, Shard, Summary};
+use kaleid::paint::origins;
 use kaleid::paint::painted;
 use kaleid::paint::picture::Picture;
 use kaleid::study::demo;
@@ -40,6 +41,7 @@ fn jobs() -> Vec<Picture> {
         seed: Some(7 + i as u64),
         domain: Some("new".into()),
         class: None,
+        init: None,
     };
     ["a dog", "a house, naïve art", "a dog"].iter().enumerate().map(job).collect()
 }
@@ -174,4 +176,84 @@ fn what_the_autoencoder_cannot_decode_as_a_whole_it_decodes_in_tiles_that_fade_i
     let mean = difference as f64 / whole.len() as f64;
     // Group norms see a tile only.
     assert!(mean > 0.0 && mean < 2.0, "{mean} levels in the mean");
+}
+
+#[test]
+fn a_picture_that_is_painted_from_another_is_what_diffusers_paints_from_it() {
+    let (gpu, temp) = (Gpu::open(&GpuOptions::from_env()).unwrap(), tempfile::tempdir().unwrap());
+    let init = temp.path().join("gradient.png");
+    let pixel = |x: u32, y: u32| image::Rgb([(3 * x) as u8, (3 * y) as u8, 128]);
+    image::RgbImage::from_fn(80, 72, pixel).save(&init).unwrap();
+    let picture = Picture {
+        prompt: "a sketch of a dog".into(),
+        file_name: "a.png".into(),
+        seed: Some(7),
+        domain: None,
+        class: None,
+        init: Some(init.clone()),
+    };
+    let options = Options {
+        steps: 10,
+        guidance: 3.0,
+        strength: 0.6,
+        scheduler: Some("euler".into()),
+        ..Options::default()
+    };
+    let folder = demo::folder(Path::new(demo::BUILTIN), "stable-diffusion").unwrap();
+    let run = |pictures: &[Picture], options: &Options| {
+        generate::run(&gpu, &folder, pictures, temp.path(), options, 0, None)
+    };
+    run(std::slice::from_ref(&picture), &options).unwrap();
+    let open = |path: &Path| image::open(path).unwrap().to_rgb8().into_raw();
+    let (got, want) = (open(&temp.path().join("a.png")), open(Path::new("tests/data/weights/img2img.png")));
+    let largest = got.iter().zip(&want).map(|(a, b)| a.abs_diff(*b)).max();
+    assert!(largest <= Some(2), "{largest:?} levels apart");
+
+    let none = Options { strength: 0.05, ..options.clone() };
+    let error = run(std::slice::from_ref(&picture), &none).unwrap_err().to_string();
+    assert!(error.contains("strength 0.05 leaves none of 10 steps"), "{error}");
+    let other = Picture { file_name: "b.png".into(), init: None, ..picture };
+    let error = run(
+        &[Picture { init: Some(init), ..other.clone() }, Picture { file_name: "c.png".into(), ..other }],
+        &options,
+    );
+    assert!(error.unwrap_err().to_string().contains("c.png has no image to be painted from"));
+}
+
+#[test]
+fn originals_are_of_the_pictures_class_and_of_no_domain_that_is_held_out() {
+    let temp = tempfile::tempdir().unwrap();
+    common::toy(temp.path());
+    let picture = |i: u32| Picture {
+        prompt: "a square".into(),
+        file_name: format!("{i}.png"),
+        seed: None,
+        domain: Some("ink".into()),
+        class: Some(["down", "up"][i as usize % 2].into()),
+        init: None,
+    };
+    let mut pictures: Vec<Picture> = (0..40).map(picture).collect();
+    origins::assign(&mut pictures, temp.path(), &["photo".into()], 5).unwrap();
+    let inits: Vec<_> = pictures.iter().map(|p| p.init.clone().unwrap()).collect();
+    for (i, init) in inits.iter().enumerate() {
+        let init = init.strip_prefix(temp.path()).unwrap();
+        assert!(
+            init.iter().nth(1) == Some(["down", "up"][i % 2].as_ref()) && !init.starts_with("photo"),
+            "{init:?}"
+        );
+    }
+    assert!(inits.iter().collect::<std::collections::BTreeSet<_>>().len() > 20, "drawn by seed");
+    let mut again: Vec<Picture> = (0..40).map(picture).collect();
+    origins::assign(&mut again, temp.path(), &["photo".into()], 5).unwrap();
+    assert_eq!(again, pictures);
+    let error = |mut picture: Picture, hold_out: &str| {
+        let pictures = std::slice::from_mut(&mut picture);
+        origins::assign(pictures, temp.path(), &[hold_out.into()], 0).unwrap_err().to_string()
+    };
+    assert!(error(picture(0), "phot").contains("no domain phot to hold out"));
+    assert!(error(Picture { class: None, ..picture(0) }, "photo").contains("0.png has no class"));
+    assert!(
+        error(Picture { class: Some("left".into()), ..picture(0) }, "art")
+            .contains("no originals of the class left")
+    );
 }

@@ -108,6 +108,7 @@ fn a_lora_for_a_domain_paints_the_images_of_that_domain_only() {
         seed: Some(3),
         domain: Some(domain.into()),
         class: None,
+        init: None,
     };
     let pictures = [picture("ink"), picture("oil")];
     let paint = |name: &str, loras: &str| {

@@ -4,6 +4,7 @@ use anyhow::Result;
 use kaleid::core::{Gpu, GpuOptions};
 use kaleid::engines::options::Options;
 use kaleid::paint::generate::{self, Shard};
+use kaleid::paint::origins;
 use kaleid::paint::picture::{Picture, read_pictures};
 use kaleid::study::demo;
 use std::path::PathBuf;
@@ -25,6 +26,15 @@ pub struct Args {
     /// Folder for the images and metadata.jsonl; the same command in the same folder resumes where it was stopped
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Paint from this image, by --strength
+    #[arg(long, value_name = "FILE", conflicts_with = "init_from")]
+    init: Option<PathBuf>,
+    /// Paint each picture from an original of its class in this data set, by --strength: labels stay, domains change
+    #[arg(long, value_name = "ROOT", requires = "prompts")]
+    init_from: Option<PathBuf>,
+    /// Domains of --init-from from which no picture is painted: those that are only tested on
+    #[arg(long, value_name = "DOMAIN", num_args = 1.., requires = "init_from")]
+    hold_out: Vec<String>,
     /// Paint the I-th of N parts of the prompts, from 1/N to N/N: the parts together are what one run makes, to the bit
     #[arg(long, value_name = "I/N", value_parser = shard)]
     shard: Option<Shard>,
@@ -43,13 +53,29 @@ fn shard(text: &str) -> Result<Shard, String> {
 
 /// Runs the command.
 pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
-    let pictures = match (&args.prompts, args.prompt) {
+    let mut pictures = match (&args.prompts, args.prompt) {
         (Some(file), _) => read_pictures(file)?,
         (None, prompt) => {
             let prompt = prompt.unwrap_or_default();
-            vec![Picture { prompt, file_name: "00000.png".into(), seed: None, domain: None, class: None }]
+            vec![Picture {
+                prompt,
+                file_name: "00000.png".into(),
+                seed: None,
+                domain: None,
+                class: None,
+                init: None,
+            }]
         }
     };
+    if let Some(init) = &args.init {
+        pictures
+            .iter_mut()
+            .filter(|picture| picture.init.is_none())
+            .for_each(|picture| picture.init = Some(init.clone()));
+    }
+    if let Some(root) = &args.init_from {
+        origins::assign(&mut pictures, root, &args.hold_out, args.seed)?;
+    }
     let gpu = Gpu::open(gpu)?;
     let folder = demo::folder(&args.options.model, "stable-diffusion")?;
     let summary = generate::run(&gpu, &folder, &pictures, &args.out, &args.options, args.seed, args.shard)?;

@@ -39,6 +39,8 @@ pub enum Filter {
     Bilinear,
     /// Keys' cubic with a = -0.5 over four pixels; CLIP's preprocessing.
     Bicubic,
+    /// A sinc over six pixels; diffusers' preprocessing.
+    Lanczos,
 }
 
 impl Filter {
@@ -46,6 +48,7 @@ impl Filter {
         match self {
             Filter::Bilinear => 1.0,
             Filter::Bicubic => 2.0,
+            Filter::Lanczos => 3.0,
         }
     }
 
@@ -56,8 +59,15 @@ impl Filter {
             Filter::Bicubic if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
             Filter::Bicubic if x < 2.0 => ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0,
             Filter::Bicubic => 0.0,
+            Filter::Lanczos if x < 3.0 => sinc(x) * sinc(x / 3.0),
+            Filter::Lanczos => 0.0,
         }
     }
+}
+
+fn sinc(x: f64) -> f64 {
+    let x = x * std::f64::consts::PI;
+    if x == 0.0 { 1.0 } else { x.sin() / x }
 }
 
 impl Rgb {

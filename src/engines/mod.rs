@@ -4,6 +4,7 @@ pub mod chat;
 pub mod clip;
 pub mod llama;
 pub mod model;
+mod noise;
 pub mod options;
 pub mod painter;
 mod parts;

@@ -167,6 +167,15 @@ impl Model {
         w.graph().output("image", self.vae.decode(w, z));
     }
 
+    /// Records the autoencoder's first half for one image: `image` -> `mean` and, of most, `logvar`.
+    pub fn record_encoder(&self, w: &Weights, work: Work) {
+        let [height, width] = work.size;
+        let image = w.graph().input("image", &[1, height, width, 3], DType::F32);
+        let (mean, logvar) = self.vae.encode(w, image);
+        w.graph().output("mean", mean);
+        logvar.into_iter().for_each(|logvar| w.graph().output("logvar", logvar));
+    }
+
     /// What [`Model::record_context`] makes, as inputs.
     fn context(&self, g: &Graph, dtype: DType, work: Work) -> HashMap<String, Tensor> {
         let one = |(path, width): (String, usize)| {

@@ -51,6 +51,9 @@ pub struct Options {
     /// Whose noise a seed means: that of torch on the CPU, as diffusers mostly has it, or on a card, as AUTOMATIC1111's program.
     #[arg(long, value_enum, default_value = "torch")]
     pub rng: Rng,
+    /// Share of the steps that a picture which is painted from another goes through: 0 is that, 1 forgets it.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.8)]
+    pub strength: f32,
     /// Name of the scheduler.
     #[arg(long, value_name = "NAME", help = scheduler_help())]
     pub scheduler: Option<String>,

@@ -6,15 +6,17 @@
 use super::Part;
 use super::clip::TextEncoder;
 use super::model::{Model, Work};
-use super::options::{Options, Rng};
+use super::noise::Noise;
+use super::options::Options;
 use super::tiles::{SIDES, Tiles};
 use crate::core::{Gpu, Memory, Needs, OutOfMemory, Weights, plan};
 use crate::data::checkpoint::Checkpoint;
+use crate::data::image::{Filter, Rgb};
 use crate::data::nchw_to_nhwc;
-use crate::data::rng::{CudaNormals, Mt19937};
 use crate::diffusion::Scheduler;
+use crate::models::autoencoder::Autoencoder;
 use crate::models::vae::{Latents, modern_names};
-use anyhow::{Error, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use std::rc::Rc;
 
 /// Pixels whose activations are kept on the device at once, unless a batch is asked for.
@@ -27,6 +29,8 @@ pub struct Request<'a> {
     pub prompt: &'a str,
     /// Decides its noise, as torch's CPU generator draws it: the same image whatever else is in the batch.
     pub seed: u64,
+    /// What it is painted from, if it is: of all images of a batch or of none.
+    pub init: Option<&'a Rgb>,
 }
 
 /// A model on the device, to paint images of one size. It is planned as a whole when it is made; weights are read when the first
@@ -37,6 +41,8 @@ pub struct Painter {
     context: Part,
     unet: Part,
     vae: Part,
+    /// The autoencoder's first half, for pictures that are painted from others.
+    encoder: Option<Part>,
     /// How the autoencoder decodes what does not fit as a whole.
     tiles: Option<Tiles>,
     /// Memory is short: a part gives its own back before the next is loaded.
@@ -102,6 +108,7 @@ impl Painter {
             context,
             unet,
             vae,
+            encoder: None,
             tiles,
             in_turn,
             scheduler,
@@ -112,6 +119,27 @@ impl Painter {
             guided,
             negative: vec![],
         })
+    }
+
+    /// The same, for pictures that are painted from others.
+    ///
+    /// # Errors
+    /// An autoencoder without its first half; too little memory; a strength that leaves no step.
+    pub fn from_images(mut self) -> Result<Painter> {
+        self.scheduler.points_from(self.options.steps, self.options.strength)?;
+        let weights = Rc::new(modern_names((*self.model.parts.vae.weights()?).clone()));
+        let work = Work { size: self.size, batch: 1, vae_batch: 1, guided: false };
+        let model = self.model.clone();
+        let gpu = self.vae.gpu.clone();
+        let encoder =
+            Part::open(&gpu, gpu.caps().weights(), &weights, move |w| model.record_encoder(w, work));
+        let encoder = encoder.map_err(|e| sized(e, self.size, 1))?;
+        let memory = [self.text.part(), &self.context, &self.unet, &self.vae, &encoder]
+            .iter()
+            .fold(Memory::default(), |sum, part| sum + part.needs().memory);
+        self.in_turn |= plan::fits(&gpu, &memory, memory.total()).is_err();
+        self.encoder = Some(encoder);
+        Ok(self)
     }
 
     /// Tokens of a prompt that the text encoder reads.
@@ -137,13 +165,14 @@ impl Painter {
     }
 
     /// All parts, with the work that they belong to.
-    fn parts(&mut self) -> [(Stage, &mut Part); 4] {
-        [
+    fn parts(&mut self) -> Vec<(Stage, &mut Part)> {
+        let parts = [
             (Stage::Text, self.text.part_mut()),
             (Stage::Unet, &mut self.context),
             (Stage::Unet, &mut self.unet),
             (Stage::Vae, &mut self.vae),
-        ]
+        ];
+        parts.into_iter().chain(self.encoder.as_mut().map(|part| (Stage::Encoder, part))).collect()
     }
 
     /// Sees that the parts of a stage are loaded. Where memory is short, the others leave first; that may be found out here, since wgpu
@@ -206,6 +235,20 @@ impl Painter {
         let n = requests.len();
         assert!((1..=self.batch).contains(&n), "{n} images in a batch of {}", self.batch);
 
+        let [h, w] = self.size.map(|s| s / self.model.vae.latents().scale);
+        let c = self.model.vae.latents().channels;
+        let each = h * w * c;
+        let rng = self.options.rng;
+        let mut generators: Vec<Noise> = requests.iter().map(|r| Noise::new(rng, r.seed)).collect();
+        let mut draw = || -> Vec<f32> {
+            let one = |generator: &mut Noise| nchw_to_nhwc(&generator.normals(each), [1, c, h, w]);
+            generators.iter_mut().flat_map(one).collect()
+        };
+        let origin = match requests.iter().all(|r| r.init.is_some()) {
+            true => Some(self.encode(requests, &draw())?),
+            false => None,
+        };
+
         self.load(Stage::Text)?;
         let prompts: Vec<&str> = requests.iter().map(|r| r.prompt).collect();
         if self.guided && self.negative.is_empty() {
@@ -214,8 +257,8 @@ impl Painter {
         let mut context = self.negative.repeat(self.batch);
         context.extend(self.text.encode(&prompts)?);
         // Unused places of the batch hold zeros.
-        let each: usize = self.text.shape().iter().product();
-        context.resize(each * self.batch * if self.guided { 2 } else { 1 }, 0.0);
+        let of_prompt: usize = self.text.shape().iter().product();
+        context.resize(of_prompt * self.batch * if self.guided { 2 } else { 1 }, 0.0);
         self.load(Stage::Unet)?;
         let (unet, keys) = (self.unet.plan()?, self.context.plan()?);
         keys.write("context", &context)?;
@@ -227,17 +270,13 @@ impl Painter {
             unet.write("guidance", &self.model.unet.guidance_embedding(self.options.guidance))?;
         }
 
-        let [h, w] = self.size.map(|s| s / self.model.vae.latents().scale);
-        let c = self.model.vae.latents().channels;
-        let each = h * w * c;
-        let rng = self.options.rng;
-        let mut generators: Vec<Noise> = requests.iter().map(|r| Noise::new(rng, r.seed)).collect();
-        let mut draw = || -> Vec<f32> {
-            let one = |generator: &mut Noise| nchw_to_nhwc(&generator.normals(each), [1, c, h, w]);
-            generators.iter_mut().flat_map(one).collect()
+        let noise = draw();
+        let (steps, strength) = (self.options.steps, self.options.strength);
+        let points = match origin {
+            Some(_) => self.scheduler.points_from(steps, strength)?,
+            None => self.scheduler.points(steps)?,
         };
-        let mut x = draw();
-        let evaluations = self.scheduler.points(self.options.steps)?.timesteps.len();
+        let evaluations = points.timesteps.len();
         let mut done = 0;
         let place = |i: usize, what: &str| format!("step {i} of {evaluations}: {what}");
         let model = |x: &[f32], scale: f32, t: f32| {
@@ -263,9 +302,44 @@ impl Painter {
             after_step()?;
             Ok(out)
         };
-        self.scheduler.sample(self.options.steps, &mut x, model, || Ok(draw()))?;
+        let x = match origin {
+            Some(mut x) => {
+                self.scheduler.sample_from((steps, strength), &mut x, &noise, model, || Ok(draw()))?;
+                x
+            }
+            None => {
+                let mut x = noise;
+                self.scheduler.sample(steps, &mut x, model, || Ok(draw()))?;
+                x
+            }
+        };
         finite(&x, each, requests, || place(evaluations, "the latent"))?;
         self.decode(&x, each, requests)
+    }
+
+    /// The latents of the images that pictures are painted from, drawn from their distributions by `noise`.
+    fn encode(&mut self, requests: &[Request], noise: &[f32]) -> Result<Vec<f32>> {
+        let Latents { scaling_factor, shift_factor, .. } = self.model.vae.latents();
+        self.load(Stage::Encoder)?;
+        let plan = self.encoder.as_mut().context("a painter that was not made for it")?.plan()?;
+        let (mut latents, [height, width]) = (vec![], self.size);
+        for (init, noise) in
+            requests.iter().filter_map(|r| r.init).zip(noise.chunks(noise.len() / requests.len()))
+        {
+            let image = init.resize(width, height, Filter::Lanczos);
+            let pixels: Vec<f32> =
+                image.data.iter().map(|&byte| f32::from(byte) / 255.0 * 2.0 - 1.0).collect();
+            plan.write("image", &pixels)?;
+            plan.run()?;
+            let mut x = plan.read("mean")?;
+            if matches!(self.model.vae, Autoencoder::Kl(_)) {
+                let deviation = |logvar: f32| (0.5 * logvar.clamp(-30.0, 20.0)).exp();
+                let logvar = plan.read("logvar")?;
+                x.iter_mut().zip(logvar).zip(noise).for_each(|((x, v), n)| *x += deviation(v) * n);
+            }
+            latents.extend(x.iter().map(|v| (v - shift_factor) * scaling_factor));
+        }
+        Ok(latents)
     }
 
     /// Pixels of latents.
@@ -325,31 +399,10 @@ fn tiled(gpu: &Gpu, model: &Model, weights: &Rc<Checkpoint>, work: Work) -> Resu
 /// What a batch goes through.
 #[derive(Clone, Copy, PartialEq)]
 enum Stage {
+    Encoder,
     Text,
     Unet,
     Vae,
-}
-
-/// The noise of one image.
-enum Noise {
-    Torch(Box<Mt19937>),
-    Cuda(CudaNormals),
-}
-
-impl Noise {
-    fn new(rng: Rng, seed: u64) -> Noise {
-        match rng {
-            Rng::Torch => Noise::Torch(Box::new(Mt19937::new(seed))),
-            Rng::Cuda => Noise::Cuda(CudaNormals::new(seed)),
-        }
-    }
-
-    fn normals(&mut self, n: usize) -> Vec<f32> {
-        match self {
-            Noise::Torch(generator) => generator.torch_randn(n),
-            Noise::Cuda(generator) => generator.torch_randn(n),
-        }
-    }
 }
 
 /// Moves the spread of `out` to that of `with`, by a share.

@@ -36,6 +36,19 @@ impl Autoencoder {
         }
     }
 
+    /// Mean and logarithm of the variance of the latents of images x (N, H, W, image_channels) in -1..1, before `scaling_factor` and
+    /// `shift_factor`; AutoencoderTiny says no variance.
+    #[track_caller]
+    pub fn encode(&self, w: &Weights, x: Tensor) -> (Tensor, Option<Tensor>) {
+        match self {
+            Autoencoder::Kl(cfg) => {
+                let (mean, logvar) = vae::encode(w, cfg, x);
+                (mean, Some(logvar))
+            }
+            Autoencoder::Tiny(cfg) => (taesd::encode(w, cfg, x), None),
+        }
+    }
+
     /// The images of latents z (N, h, w, channels), once `scaling_factor` and `shift_factor` are undone: (N, h * scale, w * scale,
     /// image_channels), about -1..1.
     #[track_caller]

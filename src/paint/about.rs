@@ -70,6 +70,8 @@ fn command(made: &Map<String, Value>) -> String {
         ("guidance_rescale", "guidance-rescale"),
         ("clip_skip", "clip-skip"),
         ("rng", "rng"),
+        ("init", "init"),
+        ("strength", "strength"),
         ("scheduler", "scheduler"),
     ] {
         if let Some(value) = made.get(key) {

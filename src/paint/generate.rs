@@ -5,6 +5,7 @@ use super::picture::{Names, Picture};
 use crate::core::Gpu;
 use crate::data::disk::room_for;
 use crate::data::folder::Folder;
+use crate::data::image::Rgb;
 use crate::data::{writable_folder, write_atomic};
 use crate::engines::model::Model;
 use crate::engines::options::{Options, Rng};
@@ -63,6 +64,18 @@ pub fn run(
     if let Some(lora) = unused {
         bail!("--lora {lora}: no image is of this domain");
     }
+    let without = pictures.iter().find(|picture| picture.init.is_none());
+    if let (Some(picture), true) = (without, pictures.iter().any(|picture| picture.init.is_some())) {
+        bail!(
+            "{} has no image to be painted from, and others have: paint them in runs of their own",
+            picture.file_name
+        );
+    }
+    if let Some(init) =
+        pictures.iter().find_map(|picture| picture.init.as_ref().filter(|init| !init.is_file()))
+    {
+        bail!("{}: no such image to paint from", init.display());
+    }
     // A model for each domain with LoRAs of its own.
     let mut models = BTreeMap::new();
     for domain in domains {
@@ -119,7 +132,11 @@ fn paint(
     options: &Options,
 ) -> Result<()> {
     // A plan for as many images as the whole run has, so that a resumed run uses the same kernels.
+    let from_images = left.iter().any(|planned| planned.picture.init.is_some());
     let mut painter = Painter::new(gpu, model, options, all)?;
+    if from_images {
+        painter = painter.from_images()?;
+    }
     let [height, width] = model.size(options.size)?;
     let n = painter.batch();
     let files: Vec<PathBuf> = left.iter().map(|p| out.join(&p.picture.file_name)).collect();
@@ -137,12 +154,20 @@ fn paint(
         options.steps
     );
 
-    let steps = model.scheduler(options.scheduler.as_deref())?.points(options.steps)?.timesteps.len();
+    let scheduler = model.scheduler(options.scheduler.as_deref())?;
+    let points = match from_images {
+        true => scheduler.points_from(options.steps, options.strength)?,
+        false => scheduler.points(options.steps)?,
+    };
+    let steps = points.timesteps.len();
     let progress = Progress::new("images", (left.len() * steps) as u64, "image steps");
     for (batch, files) in left.chunks(n).zip(files.chunks(n)) {
-        let pictures = batch.iter().map(|p| &p.picture);
-        let requests: Vec<Request> =
-            pictures.map(|p| Request { prompt: &p.prompt, seed: p.seed.unwrap_or(0) }).collect();
+        let inits = batch.iter().map(|p| p.picture.init.as_ref().map(Rgb::open).transpose());
+        let inits: Vec<Option<Rgb>> = inits.collect::<Result<_>>()?;
+        let pictures = batch.iter().map(|p| &p.picture).zip(&inits);
+        let requests: Vec<Request> = pictures
+            .map(|(p, init)| Request { prompt: &p.prompt, seed: p.seed.unwrap_or(0), init: init.as_ref() })
+            .collect();
         let images = painter.paint(&requests, || {
             progress.inc(batch.len() as u64);
             progress::bail_if_stopped()
@@ -189,6 +214,12 @@ fn exact(number: f32) -> Result<f64> {
     Ok(number.to_string().parse()?)
 }
 
+/// The image that a picture is painted from: what a data set calls it, DOMAIN/CLASS/image.
+fn origin(path: &Path) -> String {
+    let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
+    parts[parts.len().saturating_sub(3)..].join("/")
+}
+
 /// The last part of a path, wherever it leads.
 fn file_name(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or(path.to_path_buf());
@@ -216,6 +247,7 @@ fn metadata(
         "file_name": picture.file_name, "domain": picture.domain, "class": picture.class, "prompt": picture.prompt,
         "negative_prompt": Some(&options.negative).filter(|n| !n.is_empty()),
         "seed": picture.seed, "steps": options.steps,
+        "init": picture.init.as_deref().map(origin), "strength": picture.init.as_ref().map(|_| exact(options.strength)).transpose()?,
         "guidance": exact(options.guidance)?,
         "scheduler": scheduler, "width": width, "height": height, "model": name,
         "vae": options.vae.as_deref().map(file_name), "text_encoder": options.text_encoder.as_deref().map(file_name),

@@ -3,6 +3,7 @@
 
 pub mod about;
 pub mod generate;
+pub mod origins;
 pub mod painted;
 pub mod picture;
 pub mod prompts;

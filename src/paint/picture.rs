@@ -23,6 +23,9 @@ pub struct Picture {
     pub domain: Option<String>,
     /// Folder name of the class, for the metadata.
     pub class: Option<String>,
+    /// The image that it is painted from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
 }
 
 /// A text, or null in place of none.

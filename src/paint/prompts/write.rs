@@ -80,6 +80,7 @@ impl Labels<'_> {
                 seed: Some(self.seed(image)),
                 domain: Some(domain.clone()),
                 class: Some(class.clone()),
+                init: None,
             };
             let origin = if prompt.is_some() { "model" } else { "template" };
             let row = Row {

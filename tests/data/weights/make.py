@@ -153,3 +153,14 @@ vae = AutoencoderKL(block_out_channels=channels, layers_per_block=2, down_block_
 names = {"unet": pairs(unet, ldm_unet, "model.diffusion_model.", single_file_utils.convert_ldm_unet_checkpoint),
          "vae": pairs(vae, ldm_vae, "first_stage_model.", single_file_utils.convert_ldm_vae_checkpoint)}
 json.dump(names, open("ldm_names.json", "w"), separators=(",", ":"))
+
+# What diffusers' image-to-image pipeline makes of a gradient, with the demo's model.
+from diffusers import EulerDiscreteScheduler, StableDiffusionImg2ImgPipeline
+from PIL import Image
+
+pipeline = StableDiffusionImg2ImgPipeline.from_pretrained("../../../weights/demo/stable-diffusion", safety_checker=None)
+pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+y, x = np.mgrid[0:72, 0:80]
+gradient = Image.fromarray(np.stack([3 * x, 3 * y, 0 * x + 128], -1).astype(np.uint8))
+pipeline("a sketch of a dog", image=gradient.resize((64, 64), Image.LANCZOS), strength=0.6, num_inference_steps=10, guidance_scale=3.0,
+         generator=torch.Generator("cpu").manual_seed(7)).images[0].save("img2img.png")
