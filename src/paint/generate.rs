@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::BufReader;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Bytes of a file's text chunks, roughly.
 const TEXTS: usize = 4096;
@@ -216,7 +216,8 @@ fn exact(number: f32) -> Result<f64> {
 
 /// The image that a picture is painted from: what a data set calls it, DOMAIN/CLASS/image.
 fn origin(path: &Path) -> String {
-    let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
+    let named = path.components().filter(|part| matches!(part, Component::Normal(_)));
+    let parts: Vec<_> = named.map(|part| part.as_os_str().to_string_lossy()).collect();
     parts[parts.len().saturating_sub(3)..].join("/")
 }
 
