@@ -143,7 +143,7 @@ fn train_sees_weights_and_memory_before_it_reads_images() {
         &[&common[..], &tiny, &["--weights", path(&weights)]].concat(),
         "resnet.safetensors: no tensor bn1.",
     );
-    fails(&[&common[..], &tiny, &["--memory", "1"]].concat(), "and may take 1 MiB");
+    fails(&[&common[..], &tiny, &["--memory", "1"]].concat(), "and --memory allows 1 MiB");
     fails(&[&common[..], &tiny].concat(), "art/up/0.png: not a readable image");
 }
 
@@ -156,7 +156,7 @@ fn run_sees_that_every_stage_can_begin_before_the_first() {
     };
     for (change, says) in [
         ("score.clip=no/clip", "no/clip"),
-        ("images.model=no/model", "no/model: no such folder"),
+        ("images.model=no/model", "no/model: no such file or folder"),
         ("train.weights=no/weights.safetensors", "no/weights.safetensors: cannot open"),
         ("prompts.llm=nobody", "[prompts] llm: must be template"),
         ("test_domain=nowhere", "nowhere"),
