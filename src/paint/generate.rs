@@ -42,8 +42,8 @@ pub struct Shard {
     pub of: usize,
 }
 
-/// Paints `pictures`, or the share of `shard`, with the model in `folder` into `out`; the n-th picture without a seed takes `seed` + n. An image that is already
-/// there and says that it was made in the same way is kept, so that a stopped run resumes, to the same bytes.
+/// Paints `pictures`, or the share of `shard`, with the model in `folder` into `out`; the n-th picture without a seed takes `seed` + n. An
+/// image that is already there and says that it was made in the same way is kept, so that a stopped run resumes, to the same bytes.
 ///
 /// # Errors
 /// A model or options that do not work, a folder that cannot be written, Ctrl-C.

@@ -106,7 +106,8 @@ pub struct Settings {
     /// Kernel and stride of its first convolution.
     #[arg(long, num_args = 2, value_names = ["KERNEL", "STRIDE"], default_values_t = [7, 2])]
     pub stem: Vec<usize>,
-    /// Weights to start from (safetensors or a pickle of torch, in torchvision's names below any prefix), with frozen batch norm [default: random weights].
+    /// Weights to start from (safetensors or a pickle of torch, in torchvision's names below any prefix), with frozen batch norm [default:
+    /// random weights].
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
     /// Height and width of images, in pixels.

@@ -120,7 +120,7 @@ pub fn unet(file: &Checkpoint) -> Result<Option<Found>> {
             true => json!(channels.iter().map(|c| (c / 64).max(1)).collect::<Vec<_>>()),
             false => json!(8),
         },
-        "time_cond_proj_dim": net.shape("time_embedding.cond_proj.weight").ok().map(|shape| shape[1]),
+        "time_cond_proj_dim": net.size("time_embedding.cond_proj.weight", 1).ok(),
         "sample_size": size(file)?.unwrap_or(if velocity && second { 96 } else { 64 }),
         // Read by `scheduler`.
         "prediction_type": if velocity { "v_prediction" } else { "epsilon" },

@@ -142,10 +142,10 @@ impl Change {
     /// Whether it belongs to a tensor of this shape.
     pub fn fits(&self, shape: &[usize]) -> bool {
         let numbers: usize = shape.iter().product();
-        let lengths = self
-            .magnitude
-            .as_ref()
-            .is_none_or(|m| m.values.len() == shape[0] || Some(&m.values.len()) == shape.get(1));
+        let lengths = self.magnitude.as_ref().is_none_or(|m| {
+            let n = Some(&m.values.len());
+            shape.first() == n || shape.get(1) == n
+        });
         self.delta.numbers() == Some(numbers) && lengths
     }
 
