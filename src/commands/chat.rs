@@ -124,8 +124,12 @@ fn model_reply(
 ) -> Result<(Vec<u32>, bool)> {
     model.go_on(ids, sampling, key, |text| {
         kaleid::progress::bail_if_stopped()?;
+        if !live {
+            return Ok(());
+        }
+        let text = text()?;
         // A character may be several tokens: what ends in half of one waits.
-        if live && !text.ends_with('\u{fffd}') {
+        if !text.ends_with('\u{fffd}') {
             print!("{}", text.get(*shown..).unwrap_or_default());
             std::io::stdout().flush()?;
             *shown = text.len();

@@ -11,6 +11,7 @@ pub mod disk;
 pub mod elements;
 pub mod folder;
 pub mod gguf_tokenizer;
+pub mod http;
 pub mod image;
 pub mod images;
 pub mod known;

@@ -71,7 +71,8 @@ impl ChatModel {
     }
 
     /// What follows `prompt`: its tokens, and whether it was cut off before the model ended it. Drawn from the stream `key`, so that
-    /// equal calls give equal replies; `each` hears the text that there is after every token.
+    /// equal calls give equal replies; `each` is called after every token, and may ask for the text that
+    /// there is.
     ///
     /// # Errors
     /// A text that is too long; a device that fails; an error of `each`.
@@ -80,7 +81,7 @@ impl ChatModel {
         prompt: &[u32],
         sampling: Sampling,
         key: Key,
-        mut each: impl FnMut(&str) -> Result<()>,
+        mut each: impl FnMut(&dyn Fn() -> Result<String>) -> Result<()>,
     ) -> Result<(Vec<u32>, bool)> {
         self.llama.reset();
         let (mut before, mut cut, mut said) = (prompt.to_vec(), true, Ok(()));
@@ -90,7 +91,7 @@ impl ChatModel {
             cut = !self.stop.contains(&id);
             before.push(id);
             if cut {
-                said = self.tokenizer.decode(&before[prompt.len()..]).and_then(|text| each(&text));
+                said = each(&|| self.tokenizer.decode(&before[prompt.len()..]));
             }
             (cut && said.is_ok()).then_some(id)
         })?;

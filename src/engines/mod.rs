@@ -78,7 +78,8 @@ impl Part {
     }
 }
 
-fn recorded(gpu: &Gpu, dtype: DType, record: impl Fn(&Weights)) -> (Graph, Vec<Param>) {
+/// What `record` records, and the parameters that it asks for.
+fn recorded(gpu: &Gpu, dtype: DType, record: impl FnOnce(&Weights)) -> (Graph, Vec<Param>) {
     let g = Graph::new(gpu.caps());
     let w = Weights::new(&g, dtype);
     record(&w);
@@ -109,10 +110,7 @@ fn load_weights(store: &mut Store, checkpoint: &Checkpoint, params: &[Param]) ->
 /// # Errors
 /// As [`Part::plan`].
 pub fn load(gpu: &Gpu, dtype: DType, checkpoint: &Checkpoint, record: impl FnOnce(&Weights)) -> Result<Plan> {
-    let g = Graph::new(gpu.caps());
-    let w = Weights::new(&g, dtype);
-    record(&w);
-    let params = w.params();
+    let (g, params) = recorded(gpu, dtype, record);
     plan::check(gpu, &g)?;
     let mut store = Store::new(gpu);
     load_weights(&mut store, checkpoint, &params)?;

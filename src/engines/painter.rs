@@ -90,18 +90,13 @@ impl Painter {
         let weights = model.parts.unet.weights()?;
         let context = part(&weights, Model::record_context)?;
         let unet = part(&weights, Model::record_unet)?;
-        let weights = modern_names((*model.parts.vae.weights()?).clone());
-        let weights = Rc::new(weights);
+        let weights = vae_weights(model)?;
         let (vae, tiles) = match part(&weights, Model::record_vae) {
             Err(e) if e.is::<OutOfMemory>() => tiled(gpu, model, &weights, work).map_err(|_| e)?,
             vae => (vae?, None),
         };
-        let fits = |parts: &[&Part]| {
-            let memory = parts.iter().fold(Memory::default(), |sum, part| sum + part.needs().memory);
-            plan::fits(gpu, &memory, memory.total())
-        };
-        fits(&[&context, &unet]).map_err(|e| sized(e, size, batch))?;
-        let in_turn = fits(&[text.part(), &context, &unet, &vae]).is_err();
+        fit(gpu, &[&context, &unet]).map_err(|e| sized(e, size, batch))?;
+        let in_turn = fit(gpu, &[text.part(), &context, &unet, &vae]).is_err();
         Ok(Painter {
             model: model.clone(),
             text,
@@ -127,17 +122,15 @@ impl Painter {
     /// An autoencoder without its first half; too little memory; a strength that leaves no step.
     pub fn from_images(mut self) -> Result<Painter> {
         self.scheduler.points_from(self.options.steps, self.options.strength)?;
-        let weights = Rc::new(modern_names((*self.model.parts.vae.weights()?).clone()));
+        let weights = vae_weights(&self.model)?;
         let work = Work { size: self.size, batch: 1, vae_batch: 1, guided: false };
         let model = self.model.clone();
         let gpu = self.vae.gpu.clone();
         let encoder =
             Part::open(&gpu, gpu.caps().weights(), &weights, move |w| model.record_encoder(w, work));
         let encoder = encoder.map_err(|e| sized(e, self.size, 1))?;
-        let memory = [self.text.part(), &self.context, &self.unet, &self.vae, &encoder]
-            .iter()
-            .fold(Memory::default(), |sum, part| sum + part.needs().memory);
-        self.in_turn |= plan::fits(&gpu, &memory, memory.total()).is_err();
+        let all = [self.text.part(), &self.context, &self.unet, &self.vae, &encoder];
+        self.in_turn |= fit(&gpu, &all).is_err();
         self.encoder = Some(encoder);
         Ok(self)
     }
@@ -377,6 +370,17 @@ impl Painter {
         }
         Ok(images)
     }
+}
+
+/// Sees that parts fit together.
+fn fit(gpu: &Gpu, parts: &[&Part]) -> Result<()> {
+    let memory = parts.iter().fold(Memory::default(), |sum, part| sum + part.needs().memory);
+    plan::fits(gpu, &memory, memory.total())
+}
+
+/// The autoencoder's weights under today's names.
+fn vae_weights(model: &Model) -> Result<Rc<Checkpoint>> {
+    Ok(Rc::new(modern_names((*model.parts.vae.weights()?).clone())))
 }
 
 /// The autoencoder for the largest tiles that fit, and these.

@@ -2,12 +2,13 @@
 
 use super::Name;
 use super::cache::{check_etag, is_commit, token};
+use crate::data::http::{asked_pause, is_here};
 use crate::data::one_line;
 use crate::progress::{Progress, bail_if_stopped};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use reqwest::blocking::{self, Response};
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, RANGE, RETRY_AFTER};
-use reqwest::{Method, StatusCode, redirect};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, RANGE};
+use reqwest::{Method, StatusCode, Url, redirect};
 use serde_json::Value;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -18,7 +19,7 @@ use std::time::Duration;
 /// Most tries of a request that brings nothing new.
 const TRIES: u32 = 5;
 /// Longest pause that a server may ask for.
-const LONGEST_PAUSE: u64 = 300;
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// Bytes that are read at once.
 const CHUNK: usize = 1 << 20;
 /// Longest answer that is no file.
@@ -62,9 +63,7 @@ impl Client {
     pub fn new() -> Result<Client> {
         let endpoint = std::env::var("HF_ENDPOINT").ok().filter(|url| !url.is_empty());
         let endpoint = endpoint.unwrap_or("https://huggingface.co".into()).trim_end_matches('/').to_string();
-        let here = endpoint.contains("://localhost")
-            || endpoint.contains("://127.")
-            || endpoint.contains("://[::1]");
+        let here = Url::parse(&endpoint).is_ok_and(|url| is_here(&url));
         let client = |policy: redirect::Policy| {
             let client =
                 if here { blocking::Client::builder().no_proxy() } else { blocking::Client::builder() };
@@ -236,12 +235,12 @@ impl Client {
         });
         let mut brought = 0;
         loop {
-            let there = |e: String, brought| Broken::There(e, brought);
             let chunk = match receive.recv_timeout(self.patience) {
                 Err(_) => {
-                    return Err(there(format!("nothing came for {} s", self.patience.as_secs()), brought));
+                    let silence = format!("nothing came for {} s", self.patience.as_secs());
+                    return Err(Broken::There(silence, brought));
                 }
-                Ok(Err(e)) => return Err(there(one_line(&e.to_string()), brought)),
+                Ok(Err(e)) => return Err(Broken::There(one_line(&e.to_string()), brought)),
                 Ok(Ok(chunk)) if chunk.is_empty() => return Ok(brought),
                 Ok(Ok(chunk)) => chunk,
             };
@@ -281,7 +280,7 @@ impl Client {
                     match status.is_success() || status.is_redirection() || status.as_u16() == 416 {
                         true => return Ok(response),
                         false if !again => return Err(self.refusal(name, url, response)),
-                        false => (asked_pause(&response), format!("it answers {status}")),
+                        false => (allowed_after(&response), format!("it answers {status}")),
                     }
                 }
                 // Its address may have a secret in its query.
@@ -367,15 +366,13 @@ enum Broken {
 }
 
 /// The pause that a busy server asks for.
-fn asked_pause(response: &Response) -> Option<Duration> {
-    let header = |name: &str| response.headers().get(name)?.to_str().ok();
+fn allowed_after(response: &Response) -> Option<Duration> {
     // `"resolvers";r=0;t=55`: nothing left, for so many seconds.
-    let limit = header("ratelimit").filter(|text| text.contains(";r=0")).and_then(|text| {
-        let (_, seconds) = text.rsplit_once(";t=")?;
-        Some(seconds.parse::<u64>().ok()? + 1)
+    let limit = response.headers().get("ratelimit").and_then(|limit| {
+        let (_, seconds) = limit.to_str().ok().filter(|text| text.contains(";r=0"))?.rsplit_once(";t=")?;
+        Some(Duration::from_secs(seconds.parse::<u64>().ok()?.saturating_add(1)))
     });
-    let seconds = limit.or_else(|| header(RETRY_AFTER.as_str())?.parse().ok())?;
-    Some(Duration::from_secs(seconds.min(LONGEST_PAUSE)))
+    limit.or_else(|| asked_pause(response.headers())).map(|pause| pause.min(LONGEST_PAUSE))
 }
 
 /// Text as a part of an address; of a path, the strokes stay.

@@ -332,20 +332,17 @@ impl Checkpoint {
     }
 
     /// The numbers of a tensor, or of a part of it.
-    fn convert(&self, name: &str, Entry { shard, stored }: &Entry, half: bool) -> Result<Values> {
-        let file = &self.shards[*shard];
-        let values = Values::read(stored.element, &file.bytes.slice()[stored.range.clone()], half)
-            .map_err(|e| anyhow!("{}: {name} {e}", file.name))?;
+    fn convert(&self, name: &str, entry: &Entry, half: bool) -> Result<Values> {
+        let (file, stored) = (&self.shards[entry.shard].name, &entry.stored);
+        let values = Values::read(stored.element, self.bytes(entry), half)
+            .map_err(|e| anyhow!("{file}: {name} {e}"))?;
         let values = match &stored.strides {
             Some(strides) => values.at(&stored.places(strides)),
             None => values,
         };
         // One such number spoils every output: name it here, before it becomes a black image.
         if let Some((i, value)) = values.not_finite() {
-            bail!(
-                "{}: {name} holds {value} at place {i}: the file is damaged, or its training diverged",
-                file.name
-            );
+            bail!("{file}: {name} holds {value} at place {i}: the file is damaged, or its training diverged");
         }
         Ok(values)
     }

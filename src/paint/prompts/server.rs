@@ -2,17 +2,17 @@
 
 use super::answer::{self, Answer, Failure};
 use super::chat::{LanguageModel, Reply};
+use crate::data::http::{asked_pause, is_here};
 use crate::data::one_line;
 use crate::progress::bail_if_stopped;
 use anyhow::{Context, Result, bail};
 use reqwest::blocking::{Client, Response};
-use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{StatusCode, Url, redirect};
 use serde_json::{Value, json};
 use std::io::Read;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// Most times that a request is sent to a server that is busy or fails.
 const TRIES: u32 = 5;
@@ -199,24 +199,9 @@ impl LanguageModel for Server {
     }
 }
 
-/// The pause that a server asks for, in milliseconds, seconds, or as a date.
+/// The pause that a server asks for, if it is not too long.
 fn pause(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).map(str::trim);
-    let seconds = |text: &str| text.parse::<f64>().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
-    let date = |text: &str| {
-        let until = httpdate::parse_http_date(text).ok()?;
-        Some(until.duration_since(SystemTime::now()).unwrap_or_default())
-    };
-    let after = || text(RETRY_AFTER.as_str()).and_then(|t| seconds(t).or_else(|| date(t)));
-    let pause = text("retry-after-ms").and_then(seconds).map(|ms| ms / 1000).or_else(after);
-    pause.map(|pause| pause.min(LONGEST_PAUSE))
-}
-
-/// Whether a URL is one of this machine.
-fn is_here(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    let is_loopback = host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified());
-    is_loopback || host == "localhost" || host.ends_with(".localhost")
+    asked_pause(headers).map(|pause| pause.min(LONGEST_PAUSE))
 }
 
 /// A URL without what may be secret in it.
@@ -243,6 +228,7 @@ fn wait(pause: Duration) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::SystemTime;
 
     #[test]
     fn servers_of_this_machine_are_known() {
