@@ -136,7 +136,7 @@ fn model(golden: &str, arch: &str) -> Vec<u8> {
     let gpu = Gpu::open(&GpuOptions::from_env()).unwrap();
     let g = Graph::new(gpu.caps());
     let w = Weights::new(&g, DType::F32);
-    llama(&w, &llama_config, g.input("tokens", &[1, hidden as usize], DType::F32), 8);
+    llama(&w, &llama_config, g.input("tokens", &[1, hidden as usize], DType::F32), 8, 8);
     let mut all: Vec<(String, Vec<usize>)> = w.params().into_iter().flat_map(|param| param.parts).collect();
     all.push(("model.embed_tokens.weight".into(), vec![number("vocab_size") as usize, hidden as usize]));
     if config.get("tie_word_embeddings") == Some(&json!(false)) {

@@ -42,6 +42,8 @@ pub(crate) enum Kind {
 pub(crate) enum Source {
     /// The columns of a wider tensor from `first` on.
     Columns { of: Tensor, first: usize },
+    /// The rows of taller matrices from `first` on.
+    Rows { of: Tensor, first: usize },
     /// The columns of two tensors, side by side.
     Joined([Tensor; 2]),
     /// An image of half the size (N, H, W, C), each pixel four times.
@@ -204,7 +206,9 @@ impl Graph {
         let inner = self.inner.borrow();
         let source = *inner.sources.get(&x.id)?;
         let from: &[Tensor] = match &source {
-            Source::Columns { of, .. } | Source::Doubled(of) => std::slice::from_ref(of),
+            Source::Columns { of, .. } | Source::Rows { of, .. } | Source::Doubled(of) => {
+                std::slice::from_ref(of)
+            }
             Source::Joined(both) => both,
         };
         let gone = from.iter().any(|t| inner.stale.contains_key(&t.id));

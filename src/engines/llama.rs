@@ -1,17 +1,29 @@
 //! A language model on a device: it reads tokens and continues them.
 
-use super::load_weights;
-use crate::core::{DType, Gpu, Graph, Init, Plan, Store, Weights, plan};
+use super::{load_weights, recorded};
+use crate::core::{DType, Gpu, Init, Plan, Store, Weights, plan};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::config::Config;
 use crate::models::llama::{LlamaConfig, llama};
 use anyhow::{Result, bail};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// Tokens of a prompt that one run of the model takes in.
 const CHUNK: usize = 64;
+/// Tokens that attention sees at least. As a text grows beyond, what it sees doubles: work follows what was read, not the room there is.
+const SEEN: usize = 256;
 /// Added to scores that a token must not see: e to this is 0.
 const UNSEEN: f32 = -1e30;
+
+/// What a plan is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Run {
+    /// How many it takes in.
+    tokens: usize,
+    /// How many attention sees.
+    seen: usize,
+}
 
 /// A language model on a device, with the text it has read so far.
 pub struct Llama {
@@ -19,8 +31,10 @@ pub struct Llama {
     checkpoint: Checkpoint,
     /// Rows of each slice of the head's matrix: the whole may be more than the device lets a kernel see.
     slices: Vec<usize>,
-    /// By the number of tokens that a run takes.
-    plans: HashMap<usize, Plan>,
+    gpu: Gpu,
+    dtype: DType,
+    store: Store,
+    plans: HashMap<Run, Plan>,
     context: usize,
     position: usize,
 }
@@ -41,40 +55,31 @@ impl Llama {
         let head = if config.tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
         let (vocab, hidden) = (config.vocab_size, config.hidden);
         let rows = (gpu.caps().binding_bytes as usize / dtype.bytes(hidden) / 64 * 64).max(64);
-        let slices: Vec<Vec<u32>> = (0..vocab)
-            .step_by(rows)
-            .map(|start| (start as u32..vocab.min(start + rows) as u32).collect())
-            .collect();
+        let slices: Vec<usize> = (0..vocab).step_by(rows).map(|start| rows.min(vocab - start)).collect();
         let context = context.min(config.positions);
 
         // All that can be seen without the weights first.
-        let (mut graphs, mut params) = (vec![], vec![]);
+        let mut params = vec![];
         for tokens in [CHUNK, 1] {
-            let g = Graph::new(gpu.caps());
-            let w = Weights::new(&g, dtype);
-            let x = llama(&w, &config, g.input("tokens", &[tokens, hidden], DType::F32), context);
-            for (i, slice) in slices.iter().enumerate() {
-                let _scope = g.scope("lm_head");
-                let head = g.state(&format!("head.{i}"), &[slice.len(), hidden], dtype, Init::Loaded);
-                g.output(&format!("logits.{i}"), g.linear(x, head, None));
-            }
+            let run = Run { tokens, seen: context };
+            let (g, asked) = recorded(gpu, dtype, |w| record(w, &config, &slices, context, run));
             plan::check(gpu, &g)?;
-            params = w.params();
-            graphs.push((tokens, g));
+            params = asked;
         }
         params.iter().try_for_each(|p| p.check(&checkpoint))?;
         checkpoint.check(head, &[vocab, hidden])?;
 
         let mut store = Store::new(gpu);
-        for (i, ids) in slices.iter().enumerate() {
-            let data = checkpoint.rows_f32(head, ids, &[vocab, hidden])?;
-            store.write_as(&format!("head.{i}"), &[ids.len(), hidden], dtype, &data)?;
+        let mut start = 0;
+        for (i, &length) in slices.iter().enumerate() {
+            let ids: Vec<u32> = (start..start + length as u32).collect();
+            let data = checkpoint.rows_f32(head, &ids, &[vocab, hidden])?;
+            store.write_as(&format!("head.{i}"), &[length, hidden], dtype, &data)?;
+            start += length as u32;
         }
         load_weights(&mut store, &checkpoint, &params)?;
-        let plan = |(tokens, g)| Ok((tokens, Plan::new(gpu, g, &store)?));
-        let plans = graphs.into_iter().map(plan).collect::<Result<_>>()?;
-        let slices = slices.iter().map(Vec::len).collect();
-        Ok(Llama { config, checkpoint, slices, plans, context, position: 0 })
+        let (gpu, plans) = (gpu.clone(), HashMap::new());
+        Ok(Llama { config, checkpoint, slices, gpu, dtype, store, plans, context, position: 0 })
     }
 
     /// What its config.json says.
@@ -109,14 +114,19 @@ impl Llama {
             let (read, more) = (self.position, ids.len());
             bail!("the text is too long: {read} tokens read and {more} to come, room for {}", self.context);
         }
-        let mut out = Vec::new();
-        let mut done = 0;
+        let slices = self.slices.clone();
+        let (mut out, mut done) = (Vec::new(), 0);
         while done < ids.len() {
             let tokens = if ids.len() - done > 1 { CHUNK } else { 1 };
             let now = &ids[done..ids.len().min(done + tokens)];
-            self.run(now, tokens)?;
+            let plan = self.run(now, tokens)?;
             if done + now.len() > from {
-                self.logits(tokens, from.saturating_sub(done), now.len(), &mut out)?;
+                let logits = (0..slices.len()).map(|i| plan.read(&format!("logits.{i}")));
+                let logits = logits.collect::<Result<Vec<_>>>()?;
+                for row in from.saturating_sub(done)..now.len() {
+                    let rows = logits.iter().zip(&slices);
+                    rows.for_each(|(slice, &width)| out.extend(&slice[row * width..][..width]));
+                }
             }
             done += now.len();
         }
@@ -124,34 +134,29 @@ impl Llama {
     }
 
     /// One run over `ids`, padded with zeros to `tokens`; what the padding leaves in the cache is masked, and overwritten later.
-    fn run(&mut self, ids: &[u32], tokens: usize) -> Result<()> {
+    fn run(&mut self, ids: &[u32], tokens: usize) -> Result<&Plan> {
         let (c, start, context) = (&self.config, self.position, self.context);
         let mut x = self.checkpoint.rows_f32("model.embed_tokens.weight", ids, &[c.vocab_size, c.hidden])?;
         x.resize(tokens * c.hidden, 0.0);
         if c.embedding_scale != 1.0 {
             x.iter_mut().for_each(|v| *v *= c.embedding_scale);
         }
-        let inputs = c.positions(start, tokens, context, UNSEEN);
-        let plan = self.plans.get_mut(&tokens).expect("both plans are made at the start");
+        let seen = SEEN.max((start + ids.len()).next_power_of_two()).min(context);
+        let run = Run { tokens, seen };
+        let inputs = c.positions(start, tokens, seen, UNSEEN);
+        let plan = match self.plans.entry(run) {
+            Entry::Occupied(plan) => plan.into_mut(),
+            Entry::Vacant(place) => {
+                let (g, _) = recorded(&self.gpu, self.dtype, |w| record(w, c, &self.slices, context, run));
+                place.insert(Plan::new(&self.gpu, g, &self.store)?)
+            }
+        };
         plan.write("tokens", &x)?;
         inputs.iter().try_for_each(|(name, values)| plan.write(name, values))?;
         plan.write_u32("at", &[start as u32])?;
         plan.run()?;
         self.position += ids.len();
-        Ok(())
-    }
-
-    /// Appends rows `first .. end` of the last run's logits to `out`.
-    fn logits(&self, tokens: usize, first: usize, end: usize, out: &mut Vec<f32>) -> Result<()> {
-        let plan = &self.plans[&tokens];
-        let names = (0..self.slices.len()).map(|i| format!("logits.{i}"));
-        let logits = names.map(|n| plan.read(&n)).collect::<Result<Vec<_>>>()?;
-        for row in first..end {
-            for (slice, &width) in logits.iter().zip(&self.slices) {
-                out.extend(&slice[row * width..][..width]);
-            }
-        }
-        Ok(())
+        Ok(plan)
     }
 
     /// Reads `prompt` and continues it: `choose` picks each next token from the logits, until it returns None, `most` tokens are
@@ -179,6 +184,18 @@ impl Llama {
             logits = self.read(&[next])?;
         }
         Ok(out)
+    }
+}
+
+/// Records a run: `tokens`, `at` and what positions need -> `logits.I`, by slices of the head.
+fn record(w: &Weights, config: &LlamaConfig, slices: &[usize], context: usize, run: Run) {
+    let g = w.graph();
+    let tokens = g.input("tokens", &[run.tokens, config.hidden], DType::F32);
+    let x = llama(w, config, tokens, context, run.seen);
+    for (i, &length) in slices.iter().enumerate() {
+        let _scope = g.scope("lm_head");
+        let head = g.state(&format!("head.{i}"), &[length, config.hidden], w.dtype(), Init::Loaded);
+        g.output(&format!("logits.{i}"), g.linear(x, head, None));
     }
 }
 

@@ -129,17 +129,17 @@ impl LlamaConfig {
         })
     }
 
-    /// What [`llama`] takes for the tokens at positions `start .. start + n` of `context`, by the name of the input: of layers that see
-    /// all tokens, and of those with a window where there are some. `mask` (n, context) is 0 for what a token sees and else `unseen`;
+    /// What [`llama`] takes for the tokens at positions `start .. start + n`, of which attention sees the first `seen`, by the name of the input:
+    /// of layers that see all tokens, and of those with a window where there are some. `mask` (n, seen) is 0 for what a token sees and else `unseen`;
     /// `cos` and `sin` (n, head_dim / 2) are those of its angles.
-    pub fn positions(&self, start: usize, n: usize, context: usize, unseen: f32) -> Vec<(String, Vec<f32>)> {
+    pub fn positions(&self, start: usize, n: usize, seen: usize, unseen: f32) -> Vec<(String, Vec<f32>)> {
         let kinds = [("", Some((usize::MAX, &self.frequencies)))];
         let local = self.local.as_ref().map(|local| (local.window, &local.frequencies));
         let kinds = kinds.into_iter().chain([(LOCAL, local)]);
         let all =
             kinds.filter_map(|(kind, found)| Some((kind, found?))).map(|(kind, (window, frequencies))| {
                 let mask = (start..start + n).flat_map(|i| {
-                    (0..context).map(move |j| if j <= i && i - j < window { 0.0 } else { unseen })
+                    (0..seen).map(move |j| if j <= i && i - j < window { 0.0 } else { unseen })
                 });
                 // f32 angles, as the models were trained with.
                 let angles = (start..start + n).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
@@ -234,14 +234,14 @@ fn frequencies(config: &Config, head_dim: usize, kind: &str) -> Result<Vec<f32>>
 }
 
 /// The layers and the last norm for the next T tokens: their embeddings (T, hidden) -> hidden states (T, hidden). Keys and
-/// values join the caches (states `cache.LAYER.k` and `.v`, of `context` rows) at row `at`. Inputs it asks for: `at` U32 (1), and those of
-/// [`LlamaConfig::positions`].
-pub fn llama(w: &Weights, c: &LlamaConfig, tokens: Tensor, context: usize) -> Tensor {
+/// values join the caches (states `cache.LAYER.k` and `.v`, of `context` rows) at row `at`, and attention sees the first `seen` of these.
+/// Inputs it asks for: `at` U32 (1), and those of [`LlamaConfig::positions`].
+pub fn llama(w: &Weights, c: &LlamaConfig, tokens: Tensor, context: usize, seen: usize) -> Tensor {
     let (g, t) = (w.graph(), tokens.dim(0));
     let at = g.input("at", &[1], DType::U32);
     let positions = |kind: &str| {
         let input = |name: &str, width: usize| g.input(&format!("{name}{kind}"), &[t, width], DType::F32);
-        (input("mask", context), input("cos", c.head_dim / 2), input("sin", c.head_dim / 2))
+        (input("mask", seen), input("cos", c.head_dim / 2), input("sin", c.head_dim / 2))
     };
     let everywhere = positions("");
     let nearby = c.local.as_ref().map(|_| positions(LOCAL));
@@ -264,7 +264,7 @@ pub fn llama(w: &Weights, c: &LlamaConfig, tokens: Tensor, context: usize) -> Te
         let by_head = |y: Tensor| g.permute(g.reshape(y, &[t, y.dim(2), d]), &[1, 0, 2]);
         let cached = |name: &str, rows| {
             let cache = g.state(&format!("cache.{i}.{name}"), &[kv, context, d], DType::F32, Init::Zeros);
-            g.write_rows(cache, rows, at)
+            g.slice(g.write_rows(cache, rows, at), 1, 0, seen)
         };
         let q = by_head(g.rope(head_norm("q_norm", project("q_proj", heads)), cos, sin));
         let q = g.scale(q, c.query_scale);
@@ -273,8 +273,8 @@ pub fn llama(w: &Weights, c: &LlamaConfig, tokens: Tensor, context: usize) -> Te
         // Neighbouring heads of q share a head of k and v: their rows make one taller matrix.
         let q = g.reshape(q, &[kv, group * t, d]);
         let scores = g.matmul_with(q, k, Matmul { transpose_b: true, ..Default::default() });
-        let scores = g.add(g.reshape(scores, &[kv, group, t, context]), mask);
-        let p = g.reshape(g.softmax(scores), &[kv, group * t, context]);
+        let scores = g.add(g.reshape(scores, &[kv, group, t, seen]), mask);
+        let p = g.reshape(g.softmax(scores), &[kv, group * t, seen]);
         let y = g.permute(g.reshape(g.matmul(p, v), &[heads, t, d]), &[1, 0, 2]);
         let y = g.reshape(y, &[t, heads * d]);
         // Added as it is written, or after a norm.

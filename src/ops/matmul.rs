@@ -74,9 +74,16 @@ impl Operand {
         Operand::new(g, x, x.dim(2) * x.dim(3), x.dim(1))
     }
 
-    /// Rows of `width` numbers, read in place where they are the columns of a wider tensor, and in whole vectors.
+    /// Rows of `width` numbers, read in place where they are the rows of taller matrices or the columns of wider ones, and in whole
+    /// vectors.
     fn new(g: &Graph, x: Tensor, width: usize, rows: usize) -> Operand {
+        let head = x.last();
+        let matrices = x.shape().ends_with(&[rows, width]);
         let (tensor, of, first, row) = match g.source(x) {
+            Some((Source::Rows { of, first }, made)) if matrices && made.shape() == x.shape() => {
+                let step = of.dim(of.rank() - 2) * width;
+                return Operand { tensor: of, of: Some(x), first: first * width, row: width, step, head };
+            }
             Some((Source::Columns { of, first }, made))
                 if made.last() == width && (width % 4 != 0 || (first % 4 == 0 && of.last() % 4 == 0)) =>
             {
@@ -84,7 +91,7 @@ impl Operand {
             }
             _ => (x, None, 0, width),
         };
-        Operand { tensor, of, first, row, step: rows * row, head: x.last() }
+        Operand { tensor, of, first, row, step: rows * row, head }
     }
 
     /// A tensor whose loader knows where its rows lie.

@@ -39,8 +39,10 @@ impl Graph {
         let mut from = vec![0; x.rank()];
         from[dim] = start;
         let y = self.window(x, &shape, &from, &vec![0; x.rank()]);
-        if dim + 1 == x.rank() {
-            self.note_source(y, Source::Columns { of: x, first: start });
+        match x.rank() - dim {
+            1 => self.note_source(y, Source::Columns { of: x, first: start }),
+            2 => self.note_source(y, Source::Rows { of: x, first: start }),
+            _ => {}
         }
         self.vjp(y, move |g, dy| {
             let mut by = vec![(0, 0); dy.rank()];

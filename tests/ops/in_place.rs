@@ -7,7 +7,7 @@ use crate::matmul::{matmul, transpose};
 use crate::norm::group_norm;
 use crate::pool::nearest;
 use kaleid::core::{Graph, Tensor, dispatches};
-use kaleid::ops::{Act, Attention, Conv, Epilogue};
+use kaleid::ops::{Act, Attention, Conv, Epilogue, Matmul};
 
 /// Records `op` and sees that nothing is moved before it.
 fn unmoved(op: impl Fn(&Graph, &[Tensor]) -> Tensor) -> impl Fn(&Graph, &[Tensor]) -> Tensor {
@@ -63,6 +63,23 @@ fn linear_reads_joined_columns_and_columns_of_a_wider_tensor() {
                 let bias = |i: usize| x[2].data[out + i % out];
                 Arr::new(&y.shape, y.data.iter().enumerate().map(|(i, v)| v + bias(i)).collect())
             },
+        );
+    }
+}
+
+#[test]
+fn matmul_reads_the_rows_of_taller_matrices() {
+    for [batch, m, first, rows, d] in [[3, 5, 0, 6, 8], [2, 3, 4, 8, 4], [1, 9, 0, 7, 12]] {
+        let taken = move |x: &Arr| {
+            let matrices = x.data.chunks(x.data.len() / batch);
+            Arr::new(&[batch, rows, d], matrices.flat_map(|m| m[first * d..][..rows * d].to_vec()).collect())
+        };
+        Case::new("matmul", &[&[batch, m, d], &[batch, first + rows + 3, d]]).check(
+            unmoved(move |g, x| {
+                let b = g.slice(x[1], 1, first, rows);
+                g.matmul_with(x[0], b, Matmul { transpose_b: true, ..Default::default() })
+            }),
+            |x| matmul(&x[0], &transpose(&taken(&x[1]))),
         );
     }
 }
