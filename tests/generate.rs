@@ -7,10 +7,10 @@ use common::write_model;
 use kaleid::core::{Gpu, GpuOptions};
 use kaleid::data::folder::Folder;
 use kaleid::engines::model::Model;
-use kaleid::engines::options::{Options, Rng};
+use kaleid::engines::options::{LongPrompts, Options, Rng};
 use kaleid::engines::painter::Painter;
 use kaleid::paint::about::about;
-use kaleid::paint::generate::{self, Shard, Summary};
+use kaleid::paint::generate::{self, Shard, Summary, Work};
 use kaleid::paint::origins;
 use kaleid::paint::painted;
 use kaleid::paint::picture::Picture;
@@ -28,7 +28,7 @@ fn options() -> Options {
     Options {
         batch: NonZeroUsize::new(2),
         steps: 3,
-        guidance: 3.0,
+        guidance: 3.0.into(),
         scheduler: Some("euler-a".into()),
         ..Options::default()
     }
@@ -61,7 +61,7 @@ fn images_depend_on_their_own_prompt_and_seed_only() {
     write_model(&gpu, &model);
     let folder = Folder::from(model.as_path());
     let run = |jobs: &[Picture], out: &Path, options: &Options| {
-        generate::run(&gpu, &folder, jobs, out, options, 0, None).unwrap()
+        generate::run(&gpu, &folder, jobs, out, options, 0, Work::default()).unwrap()
     };
     assert_eq!(run(&jobs(), &out, &options()), Summary { painted: 3, kept: 0 });
     let whole = files(&out);
@@ -98,7 +98,8 @@ fn images_depend_on_their_own_prompt_and_seed_only() {
     let parts = temp.path().join("parts");
     for part in 1..=2 {
         let shard = Some(Shard { part, of: 2 });
-        generate::run(&gpu, &folder, &jobs(), &parts, &options(), 0, shard).unwrap();
+        generate::run(&gpu, &folder, &jobs(), &parts, &options(), 0, Work { shard, ..Work::default() })
+            .unwrap();
         assert_eq!(parts.join("new/1.png").exists(), part == 2);
     }
     assert_eq!(files(&parts), whole);
@@ -123,11 +124,12 @@ fn images_depend_on_their_own_prompt_and_seed_only() {
     let metadata = std::str::from_utf8(&changed["metadata"]).unwrap();
     assert!(metadata.contains(r#""guidance_rescale":0.7,"rng":"cuda""#), "{metadata}");
     let wrong = Options { clip_skip: 2, ..options() };
-    let error = generate::run(&gpu, &folder, &jobs(), &out, &wrong, 0, None).unwrap_err().to_string();
+    let error =
+        generate::run(&gpu, &folder, &jobs(), &out, &wrong, 0, Work::default()).unwrap_err().to_string();
     assert_eq!(error, "--clip-skip 2: the text encoder has 1 layers");
 
     // Other settings are other images.
-    let summary = run(&jobs(), &out, &Options { guidance: 1.0, size: Some([20, 16]), ..options() });
+    let summary = run(&jobs(), &out, &Options { guidance: 1.0.into(), size: Some([20, 16]), ..options() });
     assert_eq!(summary, Summary { painted: 3, kept: 0 });
     assert_eq!(image::open(out.join("new/0.png")).unwrap().to_rgb8().dimensions(), (16, 20));
 }
@@ -146,7 +148,7 @@ fn parts_that_do_not_fit_together_are_loaded_in_turn_to_the_same_pixels() {
             &out,
             &Options { steps: 2, ..Options::default() },
             0,
-            None,
+            Work::default(),
         )?;
         anyhow::Ok(std::fs::read(out.join("new/0.png")).unwrap())
     };
@@ -158,16 +160,77 @@ fn parts_that_do_not_fit_together_are_loaded_in_turn_to_the_same_pixels() {
 }
 
 #[test]
+fn two_adapters_paint_what_one_paints_and_show_what_they_do() {
+    let temp = tempfile::tempdir().unwrap();
+    let adapter = GpuOptions::from_env();
+    let gpu = Gpu::open(&adapter).unwrap();
+    let folder = demo::folder(Path::new(demo::BUILTIN), "stable-diffusion").unwrap();
+    let options = Options {
+        steps: 4,
+        batch: NonZeroUsize::new(1),
+        guidance: "1.5, 2,3".parse().unwrap(),
+        ..Options::default()
+    };
+    let one = temp.path().join("one");
+    generate::run(&gpu, &folder, &jobs(), &one, &options, 0, Work::default()).unwrap();
+    let two = temp.path().join("two");
+    let beside = [adapter];
+    let work = Work { beside: &beside, preview: NonZeroUsize::new(2), ..Work::default() };
+    generate::run(&gpu, &folder, &jobs(), &two, &options, 0, work).unwrap();
+    assert_eq!(files(&one), files(&two));
+    assert!(!two.join(".preview.png").exists(), "a picture has no preview");
+
+    // Each image has taken one of the numbers, by its seed.
+    let rows = String::from_utf8(files(&one)["metadata"].clone()).unwrap();
+    let rows: Vec<serde_json::Value> = rows.lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    for row in rows {
+        let (seed, taken) = (row["seed"].as_u64().unwrap(), row["guidance"].as_f64().unwrap());
+        assert!([1.5, 2.0, 3.0].contains(&taken) && taken as f32 == options.guidance.of(seed, "guidance"));
+    }
+}
+
+#[test]
+fn long_prompts_are_read_in_chunks_to_their_ends() {
+    let temp = tempfile::tempdir().unwrap();
+    let gpu = Gpu::open(&GpuOptions::from_env()).unwrap();
+    let folder = demo::folder(Path::new(demo::BUILTIN), "stable-diffusion").unwrap();
+    let long = "a dog and a cat in a house, ".repeat(12);
+    let texts = [long.clone(), long.clone() + "pencil sketch", "a dog".into()];
+    let job = |(i, text): (usize, &String)| Picture { prompt: text.clone(), ..jobs()[i].clone() };
+    let pictures: Vec<Picture> =
+        texts.iter().enumerate().map(job).map(|p| Picture { seed: Some(1), ..p }).collect();
+    let paint = |pictures: &[Picture], long_prompts, name: &str| {
+        let options = Options { steps: 2, guidance: 3.0.into(), long_prompts, ..Options::default() };
+        let out = temp.path().join(name);
+        generate::run(&gpu, &folder, pictures, &out, &options, 0, Work::default()).unwrap();
+        out
+    };
+    let cut = files(&paint(&pictures, LongPrompts::Cut, "cut"));
+    let pixels = |bytes: &[u8]| image::load_from_memory(bytes).unwrap().to_rgb8().into_raw();
+    assert_eq!(pixels(&cut["0"]), pixels(&cut["1"]), "the ends are lost");
+    let whole = files(&paint(&pictures, LongPrompts::Chunk, "whole"));
+    assert_ne!(pixels(&whole["0"]), pixels(&whole["1"]), "the ends are read");
+    // Batches of other sizes may round differently.
+    let near = |a: &[u8], b: &[u8]| pixels(a).iter().zip(&pixels(b)).all(|(a, b)| a.abs_diff(*b) <= 1);
+    assert!(near(&whole["2"], &cut["2"]), "a short prompt is what it was");
+    assert!(String::from_utf8(whole["metadata"].clone()).unwrap().contains(r#""long_prompts":"chunk""#));
+    // Alone as among others.
+    let alone = paint(&pictures[1..2], LongPrompts::Chunk, "alone").join("new/1.png");
+    assert!(near(&std::fs::read(alone).unwrap(), &whole["1"]));
+}
+
+#[test]
 fn what_the_autoencoder_cannot_decode_as_a_whole_it_decodes_in_tiles_that_fade_into_each_other() {
     let temp = tempfile::tempdir().unwrap();
     let folder = demo::folder(Path::new(demo::BUILTIN), "stable-diffusion").unwrap();
     let paint = |memory: Option<u64>| {
         let gpu = Gpu::open(&GpuOptions { memory, ..GpuOptions::from_env() }).unwrap();
-        let options = Options { steps: 1, guidance: 1.0, size: Some([256, 192]), ..Options::default() };
+        let options =
+            Options { steps: 1, guidance: 1.0.into(), size: Some([256, 192]), ..Options::default() };
         let model = Model::open(&folder, &options).unwrap();
-        let tile = Painter::new(&gpu, &model, &options, 1).unwrap().tile();
+        let tile = Painter::new(&gpu, &model, &options, 1, 1).unwrap().tile();
         let out = temp.path().join(format!("{memory:?}"));
-        generate::run(&gpu, &folder, &jobs()[..1], &out, &options, 0, None).unwrap();
+        generate::run(&gpu, &folder, &jobs()[..1], &out, &options, 0, Work::default()).unwrap();
         (tile, image::open(out.join("new/0.png")).unwrap().to_rgb8().into_raw())
     };
     let ((none, whole), (tile, tiled)) = (paint(None), paint(Some(17)));
@@ -194,14 +257,14 @@ fn a_picture_that_is_painted_from_another_is_what_diffusers_paints_from_it() {
     };
     let options = Options {
         steps: 10,
-        guidance: 3.0,
-        strength: 0.6,
+        guidance: 3.0.into(),
+        strength: 0.6.into(),
         scheduler: Some("euler".into()),
         ..Options::default()
     };
     let folder = demo::folder(Path::new(demo::BUILTIN), "stable-diffusion").unwrap();
     let run = |pictures: &[Picture], options: &Options| {
-        generate::run(&gpu, &folder, pictures, temp.path(), options, 0, None)
+        generate::run(&gpu, &folder, pictures, temp.path(), options, 0, Work::default())
     };
     run(std::slice::from_ref(&picture), &options).unwrap();
     let open = |path: &Path| image::open(path).unwrap().to_rgb8().into_raw();
@@ -209,7 +272,7 @@ fn a_picture_that_is_painted_from_another_is_what_diffusers_paints_from_it() {
     let largest = got.iter().zip(&want).map(|(a, b)| a.abs_diff(*b)).max();
     assert!(largest <= Some(2), "{largest:?} levels apart");
 
-    let none = Options { strength: 0.05, ..options.clone() };
+    let none = Options { strength: 0.05.into(), ..options.clone() };
     let error = run(std::slice::from_ref(&picture), &none).unwrap_err().to_string();
     assert!(error.contains("strength 0.05 leaves none of 10 steps"), "{error}");
     let other = Picture { file_name: "b.png".into(), init: None, ..picture };

@@ -33,7 +33,7 @@ fn text_and_image_towers_take_f16_weights() {
     both("text encoder", |dtype| {
         let folder = demo::folder(Path::new(demo::BUILTIN), "stable-diffusion").unwrap();
         let model = Model::open(&folder, &Options::default()).unwrap();
-        TextEncoder::of(&gpu, &model, dtype).unwrap().encode(&texts).unwrap()
+        TextEncoder::of(&gpu, &model, dtype).unwrap().encode(&texts, 1).unwrap()
     });
     let clip = |dtype| {
         ClipEmbedder::open(&gpu, &demo::folder(Path::new(demo::BUILTIN), "clip").unwrap(), dtype).unwrap()

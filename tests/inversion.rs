@@ -27,7 +27,7 @@ fn a_word_that_means_what_known_tokens_mean_gives_their_context() {
     let plain = open(vec![]).unwrap();
     // The vectors of "zebra", which is several tokens here.
     let reader = PromptReader::of(&plain).unwrap();
-    let (ids, empty) = (reader.ids("zebra").unwrap(), reader.ids("").unwrap());
+    let (ids, empty) = (reader.ids("zebra").unwrap().concat(), reader.ids("").unwrap().concat());
     let zebra: Vec<u32> = ids[1..].iter().copied().take_while(|id| *id != empty[1]).collect();
     assert!(zebra.len() > 1, "{ids:?}");
     let table = synthetic::tensor("embeddings.token_embedding.weight", &[600, 16]);
@@ -35,7 +35,7 @@ fn a_word_that_means_what_known_tokens_mean_gives_their_context() {
     write(&file, "emb_params", &[zebra.len(), 16], &rows);
 
     let context = |model: &Model, prompt: &str| {
-        TextEncoder::of(&gpu, model, DType::F32).unwrap().encode(&[prompt]).unwrap()
+        TextEncoder::of(&gpu, model, DType::F32).unwrap().encode(&[prompt], 1).unwrap()
     };
     let with = open(vec![file.clone()]).unwrap();
     let want = context(&plain, "a zebra, in ink");

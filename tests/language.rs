@@ -184,10 +184,18 @@ fn a_text_encoder_reads_files_with_and_without_the_old_prefix() {
         save(dir.path().join("text_encoder/model.safetensors"), &tensors, &Default::default()).unwrap();
         let mut encoder = open().unwrap();
         assert_eq!(encoder.shape(), [77, 64]);
-        contexts.push(encoder.encode(&["a photo of a cat", ""]).unwrap());
+        contexts.push(encoder.encode(&["a photo of a cat", ""], 1).unwrap());
     }
     assert_eq!(contexts[0].len(), 2 * 77 * 64);
     assert_eq!(contexts[0], contexts[1]);
+    // A prompt of two chunks is what its chunks are alone, and an empty one follows a shorter one.
+    let mut encoder = open().unwrap();
+    let cats = |n: usize| vec!["cat"; n].join(" ");
+    let fitting = (1..).find(|n| encoder.reader().ids(&cats(n + 1)).unwrap().len() > 1).unwrap();
+    let (first, second) = (cats(fitting), "a dog");
+    let both = encoder.encode(&[&format!("{first} {second}"), second], 2).unwrap();
+    let apart = encoder.encode(&[&first, second, second, ""], 1).unwrap();
+    assert!(both == apart, "{fitting} cats");
     write("text_encoder/config.json", config.replace("128", "130").as_bytes());
     let wrong = open().err().unwrap().to_string();
     assert!(wrong.contains("fc1.weight has shape [128, 64], expected [130, 64]"), "{wrong}");
@@ -212,6 +220,23 @@ fn a_text_read_in_runs_of_many_tokens_gives_what_single_ones_give() {
     let last = llama.generate(&ids[..1], 100, |logits| Some(argmax(logits))).unwrap();
     assert_eq!(last.len(), 28);
     assert!(llama.read(&ids[..1]).unwrap_err().to_string().contains("room for 128"));
+}
+
+#[test]
+fn attention_sees_more_as_a_text_grows() {
+    let config = Config::of(&golden("llama_tiny")).unwrap().with("max_position_embeddings", 600);
+    let open = |context| Llama::new(&gpu(), &config, Checkpoint::synthetic(), context, DType::F32).unwrap();
+    let key = Key::new(1, 0, "tokens");
+    let ids: Vec<u32> = (0..300).map(|i| key.below(i, 512)).collect();
+    // One that sees all of its room from the start, and one that sees 256 and then 512 of it.
+    let whole = open(300).read_each(&ids).unwrap();
+    let mut grows = open(600);
+    grows.read(&ids[..250]).unwrap();
+    for i in 250..300 {
+        let error =
+            Comparison::new("logits", &grows.read(&ids[i..=i]).unwrap(), &whole[i * 512..][..512], 1e-5);
+        assert!(error.holds(), "token {i}: {error:?}");
+    }
 }
 
 #[test]

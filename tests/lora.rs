@@ -9,7 +9,7 @@ use kaleid::data::checkpoint::{Checkpoint, TensorData, save};
 use kaleid::data::folder::Folder;
 use kaleid::engines::options::Options;
 use kaleid::models::lora::merge;
-use kaleid::paint::generate;
+use kaleid::paint::generate::{self, Work};
 use kaleid::paint::picture::Picture;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -114,7 +114,7 @@ fn a_lora_for_a_domain_paints_the_images_of_that_domain_only() {
     let paint = |name: &str, loras: &str| {
         let out = temp.path().join(name);
         let options: Options = toml::from_str(&format!("model = \"m\"\nsteps = 3\n{loras}")).unwrap();
-        generate::run(&gpu, &Folder::from(model.as_path()), &pictures, &out, &options, 0, None)?;
+        generate::run(&gpu, &Folder::from(model.as_path()), &pictures, &out, &options, 0, Work::default())?;
         let pixels = |p: &Picture| image::open(out.join(&p.file_name)).unwrap().to_rgb8().into_raw();
         let metadata = std::fs::read_to_string(out.join("metadata.jsonl")).unwrap();
         anyhow::Ok(([pixels(&pictures[0]), pixels(&pictures[1])], metadata))

@@ -9,7 +9,7 @@ use kaleid::data::checkpoint::{self, Checkpoint, TensorData};
 use kaleid::data::folder::Folder;
 use kaleid::engines::model::Model;
 use kaleid::engines::options::{Options, PredictionType};
-use kaleid::paint::generate;
+use kaleid::paint::generate::{self, Work};
 use kaleid::paint::picture::Picture;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -132,7 +132,7 @@ fn paint(model: &Path, out: &Path, options: &Options) -> Vec<u8> {
         init: None,
     };
     let options = Options { steps: 2, size: Some([64, 64]), ..options.clone() };
-    generate::run(gpu(), &Folder::from(model), &[picture], out, &options, 0, None).unwrap();
+    generate::run(gpu(), &Folder::from(model), &[picture], out, &options, 0, Work::default()).unwrap();
     image::open(out.join("a.png")).unwrap().to_rgb8().into_raw()
 }
 

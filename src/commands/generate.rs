@@ -3,10 +3,11 @@
 use anyhow::Result;
 use kaleid::core::{Gpu, GpuOptions};
 use kaleid::engines::options::Options;
-use kaleid::paint::generate::{self, Shard};
+use kaleid::paint::generate::{self, Shard, Work};
 use kaleid::paint::origins;
 use kaleid::paint::picture::{Picture, read_pictures};
 use kaleid::study::demo;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 /// Paint images from prompts
@@ -38,6 +39,12 @@ pub struct Args {
     /// Paint the I-th of N parts of the prompts, from 1/N to N/N: the parts together are what one run makes, to the bit
     #[arg(long, value_name = "I/N", value_parser = shard)]
     shard: Option<Shard>,
+    /// Adapters by number or name that paint at the same time; those of one kind paint the same images [default: the one of --adapter]
+    #[arg(long, value_delimiter = ',', value_name = "NAME|INDEX")]
+    adapters: Vec<String>,
+    /// Show what is painted after every N steps: OUT/.preview.png
+    #[arg(long, value_name = "N")]
+    preview: Option<NonZeroUsize>,
     /// Seed of the first image that has none of its own; the next takes the next number
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -76,9 +83,13 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     if let Some(root) = &args.init_from {
         origins::assign(&mut pictures, root, &args.hold_out, args.seed)?;
     }
-    let gpu = Gpu::open(gpu)?;
+    let named = |name| GpuOptions { adapter: Some(name), ..gpu.clone() };
+    let mut adapters: Vec<GpuOptions> = args.adapters.into_iter().map(named).collect();
+    let first = if adapters.is_empty() { gpu.clone() } else { adapters.remove(0) };
+    let gpu = Gpu::open(&first)?;
     let folder = demo::folder(&args.options.model, "stable-diffusion")?;
-    let summary = generate::run(&gpu, &folder, &pictures, &args.out, &args.options, args.seed, args.shard)?;
+    let work = Work { shard: args.shard, beside: &adapters, preview: args.preview };
+    let summary = generate::run(&gpu, &folder, &pictures, &args.out, &args.options, args.seed, work)?;
     let kept = if summary.kept > 0 { format!(", {} were there", summary.kept) } else { String::new() };
     say!("{} images painted{kept}: {}", summary.painted, args.out.display())
 }

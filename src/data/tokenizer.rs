@@ -141,6 +141,16 @@ impl Tokenizer {
         self.ids(self.inner.encode_fast(text, true), text)
     }
 
+    /// Ids of a text in pieces of the length of [`Tokenizer::pad_to`], each with the special tokens around it.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn chunks(&self, text: &str) -> Result<Vec<Vec<u32>>> {
+        let first = self.encoded(self.inner.encode_fast(text, true), text)?;
+        let all = std::iter::once(&first).chain(first.get_overflowing());
+        Ok(all.map(|piece| piece.get_ids().to_vec()).collect())
+    }
+
     /// The end of a text that [`Tokenizer::pad_to`] cuts off; empty for most.
     ///
     /// # Errors

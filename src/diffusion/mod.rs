@@ -196,6 +196,12 @@ impl Scheduler {
         self.sampler.sample(&mut run, x)
     }
 
+    /// What the latents `x`, scaled as the model sees them, are on their way to, by what it said of them at timestep `t`.
+    pub fn denoised(&self, x: &[f32], output: &[f32], t: f32) -> Vec<f32> {
+        let abar = self.noise.abar(t.round() as i64);
+        x.iter().zip(output).map(|(&x, &o)| self.noise.predict(o, x, abar).0 as f32).collect()
+    }
+
     /// The last share `strength` of the points of a run of `steps` steps, as diffusers' image-to-image pipelines have them.
     ///
     /// # Errors

@@ -91,29 +91,38 @@ impl TextEncoder {
         &self.reader
     }
 
-    /// The context of each prompt, one after the other: (B, tokens, width). Prompts are cut off where they are too long.
+    /// The context of each prompt, one after the other: (B, chunks * tokens, width). A prompt is read in `chunks` pieces, of which the
+    /// last may be empty, and is cut off where it is longer.
     ///
     /// # Errors
     /// A tokenizer that does not belong to the model; a device that fails.
-    pub fn encode(&mut self, prompts: &[&str]) -> Result<Vec<f32>> {
-        let mut out = Vec::with_capacity(prompts.len() * self.shape().iter().product::<usize>());
+    pub fn encode(&mut self, prompts: &[&str], chunks: usize) -> Result<Vec<f32>> {
+        let mut out = Vec::with_capacity(prompts.len() * chunks * self.shape().iter().product::<usize>());
         for prompt in prompts {
-            let ids = self.reader.ids(prompt)?;
-            let added = |id: &u32| self.reader.vectors.get(id);
-            // Those that were added have no row in the table.
-            let rows: Vec<u32> = ids.iter().map(|id| if added(id).is_some() { 0 } else { *id }).collect();
-            let mut tokens = embed(&self.config, &self.checkpoint, "", &rows)?;
-            for (id, row) in ids.iter().zip(tokens.chunks_exact_mut(self.config.hidden_size())) {
-                if let Some(vector) = added(id) {
-                    row.copy_from_slice(vector);
-                }
+            let mut ids = self.reader.ids(prompt)?;
+            ids.resize(chunks, self.reader.ids("")?.swap_remove(0));
+            for ids in ids {
+                out.extend(self.context(&ids)?);
             }
-            let plan = self.part.plan()?;
-            plan.write("tokens", &tokens)?;
-            plan.run()?;
-            out.extend(plan.read("context")?);
         }
         Ok(out)
+    }
+
+    /// The context of one run.
+    fn context(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
+        let added = |id: &u32| self.reader.vectors.get(id);
+        // Those that were added have no row in the table.
+        let rows: Vec<u32> = ids.iter().map(|id| if added(id).is_some() { 0 } else { *id }).collect();
+        let mut tokens = embed(&self.config, &self.checkpoint, "", &rows)?;
+        for (id, row) in ids.iter().zip(tokens.chunks_exact_mut(self.config.hidden_size())) {
+            if let Some(vector) = added(id) {
+                row.copy_from_slice(vector);
+            }
+        }
+        let plan = self.part.plan()?;
+        plan.write("tokens", &tokens)?;
+        plan.run()?;
+        plan.read("context")
     }
 }
 
@@ -169,14 +178,14 @@ impl PromptReader {
         self.words.iter().fold(prompt.into(), spell)
     }
 
-    /// Tokens of a prompt, all of which the encoder knows.
+    /// Tokens of a prompt, all of which the encoder knows: for each piece that it reads at once.
     ///
     /// # Errors
     /// A prompt that the tokenizer cannot encode, or of tokens that the encoder does not know.
-    pub fn ids(&self, prompt: &str) -> Result<Vec<u32>> {
-        let ids = self.tokenizer.encode(&self.spelled(prompt))?;
+    pub fn ids(&self, prompt: &str) -> Result<Vec<Vec<u32>>> {
+        let ids = self.tokenizer.chunks(&self.spelled(prompt))?;
         let unknown = |id: &&u32| **id as usize >= self.known && !self.vectors.contains_key(*id);
-        if let Some(id) = ids.iter().find(unknown) {
+        if let Some(id) = ids.iter().flatten().find(unknown) {
             bail!("{}: token {id} of {prompt:?}; the text encoder has {}", self.tokenizer.name(), self.known);
         }
         Ok(ids)

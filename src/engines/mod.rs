@@ -8,6 +8,7 @@ mod noise;
 pub mod options;
 pub mod painter;
 mod parts;
+mod pixels;
 pub mod sampling;
 mod tiles;
 

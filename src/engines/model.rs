@@ -50,6 +50,8 @@ pub struct Work {
     pub vae_batch: usize,
     /// The UNet sees each latent twice: with the prompt, and with the negative prompt.
     pub guided: bool,
+    /// How often the text encoder reads for one prompt, for prompts that are longer than it takes.
+    pub chunks: usize,
 }
 
 impl Work {
@@ -139,7 +141,7 @@ impl Model {
 
     /// Records what a batch's steps share: the `context` of the prompts -> keys and values, under the paths of the attentions to it.
     pub fn record_context(&self, w: &Weights, work: Work) {
-        let shape = [work.rows(), self.text.positions, self.text.hidden_size()];
+        let shape = [work.rows(), work.chunks * self.text.positions, self.text.hidden_size()];
         let context = w.graph().input("context", &shape, DType::F32);
         for (path, t) in unet::keys_and_values(w, &self.unet, context) {
             w.graph().output(&path, t);
@@ -179,7 +181,7 @@ impl Model {
     /// What [`Model::record_context`] makes, as inputs.
     fn context(&self, g: &Graph, dtype: DType, work: Work) -> HashMap<String, Tensor> {
         let one = |(path, width): (String, usize)| {
-            let shape = [work.rows(), self.text.positions, width];
+            let shape = [work.rows(), work.chunks * self.text.positions, width];
             let t = g.input(&path, &shape, dtype);
             (path, t)
         };

@@ -1,5 +1,6 @@
 //! How to paint: what is asked of a Stable Diffusion.
 
+use crate::data::rng::Key;
 use crate::diffusion;
 use crate::flags;
 use serde::de::Error;
@@ -38,9 +39,10 @@ pub struct Options {
     /// Steps of the scheduler.
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub steps: usize,
-    /// Classifier-free guidance (Ho and Salimans 2022): low values give more varied images, 1 is without and twice as fast.
-    #[arg(long, value_name = "SCALE", default_value_t = 2.0)]
-    pub guidance: f32,
+    /// Classifier-free guidance (Ho and Salimans 2022): low values give more varied images, 1 is without and twice as fast. Of several,
+    /// each image takes one by its seed.
+    #[arg(long, value_name = "SCALE[,..]", default_value = "2")]
+    pub guidance: Choice,
     /// Bring the spread of guided predictions back to that of unguided ones, by this share (Lin et al. 2024): against washed-out or burnt
     /// pictures of models that predict velocity.
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
@@ -48,12 +50,17 @@ pub struct Options {
     /// Take what the text encoder's K-th last layer makes, as models that were trained so want it; 1: the last.
     #[arg(long, value_name = "K", default_value_t = 1)]
     pub clip_skip: usize,
+    /// What is done with prompts that are longer than the text encoder takes: `cut` them, as diffusers does, or read them in a chunk
+    /// after the other, as AUTOMATIC1111's program.
+    #[arg(long, value_enum, value_name = "HOW", default_value = "cut")]
+    pub long_prompts: LongPrompts,
     /// Whose noise a seed means: that of torch on the CPU, as diffusers mostly has it, or on a card, as AUTOMATIC1111's program.
     #[arg(long, value_enum, default_value = "torch")]
     pub rng: Rng,
-    /// Share of the steps that a picture which is painted from another goes through: 0 is that, 1 forgets it.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.8)]
-    pub strength: f32,
+    /// Share of the steps that a picture which is painted from another goes through: 0 is that, 1 forgets it. Of several, each image takes
+    /// one by its seed.
+    #[arg(long, value_name = "SHARE[,..]", default_value = "0.8")]
+    pub strength: Choice,
     /// Name of the scheduler.
     #[arg(long, value_name = "NAME", help = scheduler_help())]
     pub scheduler: Option<String>,
@@ -66,6 +73,77 @@ pub struct Options {
     /// What the images should not show.
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub negative: String,
+}
+
+/// What is done with prompts that are longer than the text encoder takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LongPrompts {
+    /// Their ends are lost.
+    #[default]
+    Cut,
+    /// They are read in pieces, whose contexts stand one behind the other. Where one of prompt and negative prompt is shorter, empty pieces
+    /// follow it.
+    Chunk,
+}
+
+/// A number, or several of which each image takes one. In text they stand between commas, in TOML in a list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice(Vec<f32>);
+
+impl Choice {
+    /// All that there are: at least one.
+    pub fn all(&self) -> &[f32] {
+        &self.0
+    }
+
+    /// The one of the image with this seed; `what` it is keeps one choice apart from another.
+    pub fn of(&self, seed: u64, what: &str) -> f32 {
+        let drawn = (Key::new(seed, 0, what).uniform(0) * self.0.len() as f32) as usize;
+        self.0[drawn.min(self.0.len() - 1)]
+    }
+}
+
+impl From<f32> for Choice {
+    fn from(one: f32) -> Choice {
+        Choice(vec![one])
+    }
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Choice, String> {
+        let all = text.split(',').map(|number| number.trim().parse::<f32>());
+        all.collect::<Result<_, _>>()
+            .map(Choice)
+            .map_err(|_| format!("{text:?} is no number, and no list of numbers between commas"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Choice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Choice, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Given {
+            One(f32),
+            Several(Vec<f32>),
+        }
+        match Given::deserialize(deserializer)? {
+            Given::One(one) => Ok(one.into()),
+            Given::Several(all) if !all.is_empty() => Ok(Choice(all)),
+            Given::Several(_) => Err(D::Error::custom("an empty list: nothing to choose from")),
+        }
+    }
+}
+
+impl Serialize for Choice {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0[..] {
+            [one] => serializer.serialize_f32(one),
+            _ => serializer.collect_seq(&self.0),
+        }
+    }
 }
 
 /// Whose noise a seed means.

@@ -69,6 +69,7 @@ fn command(made: &Map<String, Value>) -> String {
         ("guidance", "guidance"),
         ("guidance_rescale", "guidance-rescale"),
         ("clip_skip", "clip-skip"),
+        ("long_prompts", "long-prompts"),
         ("rng", "rng"),
         ("init", "init"),
         ("strength", "strength"),
@@ -105,7 +106,7 @@ fn painter(path: &Path, what: &str, gpu: &GpuOptions) -> Result<Vec<(&'static st
     let [height, width] = model.size(None)?;
     let scheduler = model.scheduler(None)?.name();
     let gpu = Gpu::open(gpu)?;
-    let needs = match Painter::new(&gpu, &model, &options, 1) {
+    let needs = match Painter::new(&gpu, &model, &options, 1, 1) {
         Ok(painter) => {
             let part = |(part, needs): (&str, crate::core::Needs)| {
                 format!("{part} {} MiB", needs.memory.total() >> 20)

@@ -1,22 +1,25 @@
 //! Images from prompts: PNG files that say how they were made, and a `metadata.jsonl` that Hugging Face's `imagefolder` reads.
 
-use super::painted::{encode, is_painted};
+use super::batches::{self, Batch, Group, Queue};
+use super::painted::is_painted;
 use super::picture::{Names, Picture};
-use crate::core::Gpu;
+use super::preview;
+use crate::core::{Gpu, GpuOptions};
 use crate::data::disk::room_for;
 use crate::data::folder::Folder;
-use crate::data::image::Rgb;
 use crate::data::{writable_folder, write_atomic};
+use crate::engines::clip::PromptReader;
 use crate::engines::model::Model;
-use crate::engines::options::{Options, Rng};
-use crate::engines::painter::{Painter, Request};
+use crate::engines::options::{LongPrompts, Options, Rng};
+use crate::engines::painter::Painter;
 use crate::hub;
-use crate::progress::{self, Progress};
-use anyhow::{Context, Result, bail};
+use crate::progress::Progress;
+use anyhow::{Context, Error, Result, bail};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::BufReader;
+use std::num::NonZeroUsize;
 use std::path::{Component, Path, PathBuf};
 
 /// Bytes of a file's text chunks, roughly.
@@ -42,8 +45,19 @@ pub struct Shard {
     pub of: usize,
 }
 
-/// Paints `pictures`, or the share of `shard`, with the model in `folder` into `out`; the n-th picture without a seed takes `seed` + n. An
-/// image that is already there and says that it was made in the same way is kept, so that a stopped run resumes, to the same bytes.
+/// How a run goes about it, which changes no image.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Work<'a> {
+    /// Only a share of the images.
+    pub shard: Option<Shard>,
+    /// Adapters that paint beside the first.
+    pub beside: &'a [GpuOptions],
+    /// Steps between two previews, in a file of the images' folder.
+    pub preview: Option<NonZeroUsize>,
+}
+
+/// Paints `pictures`, or the share of `work.shard`, with the model in `folder` into `out`; the n-th picture without a seed takes `seed` + n.
+/// An image that is already there and says that it was made in the same way is kept, so that a stopped run resumes, to the same bytes.
 ///
 /// # Errors
 /// A model or options that do not work, a folder that cannot be written, Ctrl-C.
@@ -54,8 +68,39 @@ pub fn run(
     out: &Path,
     options: &Options,
     seed: u64,
-    shard: Option<Shard>,
+    work: Work,
 ) -> Result<Summary> {
+    let models = models_of(folder, options, &domains(pictures, options)?)?;
+    let planned = planned(&models, folder, pictures, options, seed)?;
+    let own = |i: usize| work.shard.is_none_or(|shard| i % shard.of == shard.part - 1);
+    let all: Vec<&Planned> = (0..).zip(&planned).filter(|(i, _)| own(*i)).map(|(_, p)| p).collect();
+    let is_there = |p: &Planned| {
+        let file = File::open(out.join(&p.picture.file_name));
+        file.is_ok_and(|file| is_painted(BufReader::new(file), &p.metadata))
+    };
+    let mut left: BTreeMap<Group, Vec<&Planned>> = BTreeMap::new();
+    for p in all.iter().copied().filter(|p| !is_there(p)) {
+        let of = planned.iter().filter(|other| other.kind() == p.kind()).count();
+        let (domain, chunks) = p.kind();
+        let from_images = p.picture.init.is_some();
+        let group = Group { domain: domain.clone(), chunks, of, from_images };
+        left.entry(group).or_default().push(p);
+    }
+    let painted = left.values().map(Vec::len).sum();
+    if painted > 0 {
+        paint(gpu, &models, &mut left, folder, out, options, work)?;
+    }
+    // Each part writes the lines of all: those of the others are what they will be.
+    let line = |p: &Planned| Value::Object(p.metadata.clone()).to_string() + "\n";
+    write_atomic(out.join("metadata.jsonl"), planned.iter().map(line).collect::<String>().as_bytes())?;
+    Ok(Summary { painted, kept: all.len() - painted })
+}
+
+/// A model with its options for each domain that has LoRAs of its own, and for all others.
+pub(super) type Models = BTreeMap<Option<String>, (Model, Options)>;
+
+/// Sees that pictures belong together, and finds the domains that have LoRAs of their own.
+fn domains(pictures: &[Picture], options: &Options) -> Result<BTreeSet<Option<String>>> {
     let mut names = Names::default();
     pictures.iter().try_for_each(|picture| names.add(picture))?;
     let own = |picture: &Picture| options.own_domain(picture.domain.as_deref()).map(str::to_string);
@@ -76,133 +121,173 @@ pub fn run(
     {
         bail!("{}: no such image to paint from", init.display());
     }
-    // A model for each domain with LoRAs of its own.
-    let mut models = BTreeMap::new();
-    for domain in domains {
+    Ok(domains)
+}
+
+/// The models for these domains.
+///
+/// # Errors
+/// As [`Model::open`].
+pub(super) fn models_of(
+    folder: &Folder,
+    options: &Options,
+    domains: &BTreeSet<Option<String>>,
+) -> Result<Models> {
+    let of = |domain: &Option<String>| {
         let options = options.for_domain(domain.as_deref());
-        models.insert(domain, (Model::open(folder, &options)?, options));
-    }
-    let mut all = vec![];
-    for (i, picture) in pictures.iter().enumerate() {
-        let domain = own(picture);
-        let picture = Picture { seed: picture.seed.or(Some(seed.wrapping_add(i as u64))), ..picture.clone() };
-        let (model, options) = &models[&domain];
-        all.push(Planned { metadata: metadata(model, folder, &picture, options)?, picture, domain });
-    }
-    let is_there = |p: &Planned| {
-        let file = File::open(out.join(&p.picture.file_name));
-        file.is_ok_and(|file| is_painted(BufReader::new(file), &p.metadata))
+        Ok((domain.clone(), (Model::open(folder, &options)?, options)))
     };
-    let plans = all;
-    let shares = plans.iter().enumerate();
-    let own = |i: usize| shard.is_none_or(|shard| i % shard.of == shard.part - 1);
-    let all: Vec<&Planned> = shares.filter(|(i, _)| own(*i)).map(|(_, planned)| planned).collect();
-    let mut painted = 0;
-    for (domain, (model, options)) in &models {
-        let (of_domain, is_left) = (all.iter().filter(|p| p.domain == *domain), |p: &&Planned| !is_there(p));
-        let left: Vec<&Planned> = of_domain.copied().filter(is_left).collect();
-        if !left.is_empty() {
-            // As many at once as an unsharded run has, for the same kernels.
-            let in_all = plans.iter().filter(|p| p.domain == *domain).count();
-            paint(gpu, model, &left, in_all, out, options)?;
-        }
-        painted += left.len();
-    }
-    // Each part writes the lines of all: those of the others are what they will be.
-    let line = |p: &Planned| Value::Object(p.metadata.clone()).to_string() + "\n";
-    write_atomic(out.join("metadata.jsonl"), plans.iter().map(line).collect::<String>().as_bytes())?;
-    Ok(Summary { painted, kept: all.len() - painted })
+    domains.iter().map(of).collect()
 }
 
 /// A picture with a seed, and how it is made.
-struct Planned {
-    picture: Picture,
-    metadata: Map<String, Value>,
+pub(super) struct Planned {
+    pub picture: Picture,
+    pub metadata: Map<String, Value>,
+    pub guidance: f32,
+    pub strength: f32,
     /// Its domain, if there is a LoRA for that.
     domain: Option<String>,
+    /// How often the text encoder reads for its prompt.
+    chunks: usize,
 }
 
-/// Paints the pictures that are `left` of `all`.
+impl Planned {
+    /// What it shares with those that one painter paints.
+    fn kind(&self) -> (&Option<String>, usize) {
+        (&self.domain, self.chunks)
+    }
+}
+
+/// How each picture is made.
+fn planned(
+    models: &Models,
+    folder: &Folder,
+    pictures: &[Picture],
+    options: &Options,
+    first: u64,
+) -> Result<Vec<Planned>> {
+    let reader = |(domain, (model, _)): (&Option<String>, &(Model, Options))| {
+        Ok((domain.clone(), PromptReader::of(model)?))
+    };
+    let readers: BTreeMap<Option<String>, PromptReader> = models.iter().map(reader).collect::<Result<_>>()?;
+    let one = |(i, picture): (usize, &Picture)| {
+        let domain = options.own_domain(picture.domain.as_deref()).map(str::to_string);
+        let seed = picture.seed.unwrap_or(first.wrapping_add(i as u64));
+        let picture = Picture { seed: Some(seed), ..picture.clone() };
+        let (model, options) = &models[&domain];
+        let pieces = |text: &str| Ok::<_, Error>(readers[&domain].ids(text)?.len());
+        let chunks = pieces(&picture.prompt)?.max(pieces(&options.negative)?);
+        let chunks = if options.long_prompts == LongPrompts::Chunk { chunks } else { 1 };
+        let (guidance, strength) =
+            (options.guidance.of(seed, "guidance"), options.strength.of(seed, "strength"));
+        let planned =
+            Planned { picture, metadata: Map::new(), guidance, strength, domain: domain.clone(), chunks };
+        Ok(Planned { metadata: metadata(model, folder, &planned, options)?, ..planned })
+    };
+    let all: Vec<Planned> = pictures.iter().enumerate().map(one).collect::<Result<_>>()?;
+    if options.long_prompts == LongPrompts::Cut {
+        warn_of_long_prompts(&readers, &all, &options.negative)?;
+    }
+    Ok(all)
+}
+
+/// Paints the pictures that are left.
 fn paint(
     gpu: &Gpu,
-    model: &Model,
-    left: &[&Planned],
-    all: usize,
+    models: &Models,
+    left: &mut BTreeMap<Group, Vec<&Planned>>,
+    folder: &Folder,
     out: &Path,
     options: &Options,
+    work: Work,
 ) -> Result<()> {
-    // A plan for as many images as the whole run has, so that a resumed run uses the same kernels.
-    let from_images = left.iter().any(|planned| planned.picture.init.is_some());
-    let mut painter = Painter::new(gpu, model, options, all)?;
-    if from_images {
-        painter = painter.from_images()?;
-    }
-    let [height, width] = model.size(options.size)?;
-    let n = painter.batch();
-    let files: Vec<PathBuf> = left.iter().map(|p| out.join(&p.picture.file_name)).collect();
+    let (model, _) = models.values().next().context("a model")?;
+    let size @ [height, width] = model.size(options.size)?;
+    let all = || left.values().flatten();
+    let files: Vec<PathBuf> = all().map(|p| out.join(&p.picture.file_name)).collect();
     let folders: BTreeSet<&Path> = files.iter().filter_map(|file| file.parent()).collect();
     folders.into_iter().try_for_each(writable_folder)?;
-    room_for(out, left.len() as u64 * (3 * height * width + TEXTS) as u64)?;
-    warn_of_long_prompts(&painter, left, &options.negative)?;
+    room_for(out, files.len() as u64 * (3 * height * width + TEXTS) as u64)?;
+    let scheduler = model.scheduler(options.scheduler.as_deref())?;
+    let mut steps = 0;
+    for p in all() {
+        let points = match p.picture.init {
+            Some(_) => scheduler.points_from(options.steps, p.strength)?,
+            None => scheduler.points(options.steps)?,
+        };
+        steps += points.timesteps.len() as u64;
+    }
+
+    // All that can be seen of all of them first. Weights are read when a painter paints.
+    let kind = |p: &&Planned| (p.strength.to_bits(), p.guidance.to_bits());
+    left.values_mut().for_each(|own| own.sort_by_key(kind));
+    let (mut painters, mut batches) = (BTreeMap::new(), vec![]);
+    for (group, own) in &*left {
+        let painter = batches::painter(gpu, models, group)?;
+        let n = painter.batch();
+        say_how(gpu, &models[&group.domain].0, &painter, own.len(), options)?;
+        let alike = own.chunk_by(|a, b| kind(a) == kind(b));
+        batches.extend(alike.flat_map(|own| own.chunks(n)).map(|pictures| Batch { group, pictures }));
+        painters.insert(group, painter);
+    }
+    if let Some(preview) = work.preview {
+        eprintln!("a preview every {preview} steps: {}", out.join(preview::FILE).display());
+    }
+    let progress = Progress::new("images", steps, "image steps");
+    let shown = (work.preview.map(NonZeroUsize::get), progress);
+    let queue = Queue::new(batches, folder, (options, size), out, shown);
+    let painted = queue.paint(painters, work.beside);
+    // What has no preview any more has a picture.
+    let _ = fs::remove_file(out.join(preview::FILE));
+    painted?;
+    queue.progress.finish();
+    Ok(())
+}
+
+/// Says what a group of pictures takes.
+fn say_how(gpu: &Gpu, model: &Model, painter: &Painter, left: usize, options: &Options) -> Result<()> {
+    let [height, width] = model.size(options.size)?;
     let memory = painter.needs().map(|(part, needs)| format!("{part} {} MiB", needs.memory.total() >> 20));
-    let (adapter, memory, left_of) = (&gpu.caps().adapter, memory.join(", "), left.len());
+    let (adapter, memory, n) = (&gpu.caps().adapter, memory.join(", "), painter.batch());
     model.remarks().iter().for_each(|remark| eprintln!("{remark}"));
     let in_turn = if painter.in_turn() { " in turn" } else { "" };
     let tile = painter.tile().map_or(String::new(), |side| format!(", decoded in tiles of {side}"));
     eprintln!(
-        "{adapter}: {memory}{in_turn}{tile}; {left_of} images of {width}x{height} in {} steps, {n} at once",
+        "{adapter}: {memory}{in_turn}{tile}; {left} images of {width}x{height} in {} steps, {n} at once",
         options.steps
     );
-
-    let scheduler = model.scheduler(options.scheduler.as_deref())?;
-    let points = match from_images {
-        true => scheduler.points_from(options.steps, options.strength)?,
-        false => scheduler.points(options.steps)?,
-    };
-    let steps = points.timesteps.len();
-    let progress = Progress::new("images", (left.len() * steps) as u64, "image steps");
-    for (batch, files) in left.chunks(n).zip(files.chunks(n)) {
-        let inits = batch.iter().map(|p| p.picture.init.as_ref().map(Rgb::open).transpose());
-        let inits: Vec<Option<Rgb>> = inits.collect::<Result<_>>()?;
-        let pictures = batch.iter().map(|p| &p.picture).zip(&inits);
-        let requests: Vec<Request> = pictures
-            .map(|(p, init)| Request { prompt: &p.prompt, seed: p.seed.unwrap_or(0), init: init.as_ref() })
-            .collect();
-        let images = painter.paint(&requests, || {
-            progress.inc(batch.len() as u64);
-            progress::bail_if_stopped()
-        })?;
-        for ((planned, file), pixels) in batch.iter().zip(files).zip(&images) {
-            let png = encode(pixels, width, height, &planned.metadata);
-            write_atomic(file, &png.with_context(|| format!("{}: cannot encode", file.display()))?)?;
-        }
-    }
-    progress.finish();
     Ok(())
 }
 
 /// Says which words of prompts do not reach the images, since the text encoder cuts what is too long: most often the style, which stands
 /// last.
-fn warn_of_long_prompts(painter: &Painter, left: &[&Planned], negative: &str) -> Result<()> {
+fn warn_of_long_prompts(
+    readers: &BTreeMap<Option<String>, PromptReader>,
+    all: &[Planned],
+    negative: &str,
+) -> Result<()> {
     let mut lost = vec![];
-    for planned in left {
-        let words = painter.lost(&planned.picture.prompt)?.trim().to_string();
+    for planned in all {
+        let words = readers[&planned.domain].lost(&planned.picture.prompt)?.trim().to_string();
         lost.extend((!words.is_empty()).then(|| format!("{words:?} of {}", planned.picture.file_name)));
     }
-    let words = painter.lost(negative)?.trim().to_string();
-    let tokens = painter.tokens();
+    let Some(reader) = readers.values().next() else { return Ok(()) };
+    let words = reader.lost(negative)?.trim().to_string();
+    let tokens = reader.ids(negative)?[0].len();
     if !words.is_empty() {
         eprintln!(
-            "warning: --negative is longer than the {tokens} tokens that the text encoder reads: it loses {words:?}"
+            "warning: --negative is longer than the {tokens} tokens that the text encoder reads: it loses {words:?} \
+             (--long-prompts chunk reads all)"
         );
     }
     if !lost.is_empty() {
         let more = if lost.len() > SHOWN { ", .." } else { "" };
-        let (number, all) = (lost.len(), left.len());
+        let (number, all) = (lost.len(), all.len());
         lost.truncate(SHOWN);
         eprintln!(
             "warning: {number} of {all} prompts are longer than the {tokens} tokens that the text encoder reads, and lose their ends: \
-             {}{more}",
+             {}{more} (--long-prompts chunk reads all)",
             lost.join(", ")
         );
     }
@@ -231,7 +316,7 @@ fn file_name(path: &Path) -> String {
 fn metadata(
     model: &Model,
     folder: &Folder,
-    picture: &Picture,
+    Planned { picture, guidance, strength, chunks, .. }: &Planned,
     options: &Options,
 ) -> Result<Map<String, Value>> {
     let [height, width] = model.size(options.size)?;
@@ -248,12 +333,13 @@ fn metadata(
         "file_name": picture.file_name, "domain": picture.domain, "class": picture.class, "prompt": picture.prompt,
         "negative_prompt": Some(&options.negative).filter(|n| !n.is_empty()),
         "seed": picture.seed, "steps": options.steps,
-        "init": picture.init.as_deref().map(origin), "strength": picture.init.as_ref().map(|_| exact(options.strength)).transpose()?,
-        "guidance": exact(options.guidance)?,
+        "init": picture.init.as_deref().map(origin), "strength": picture.init.as_ref().map(|_| exact(*strength)).transpose()?,
+        "guidance": exact(*guidance)?,
         "scheduler": scheduler, "width": width, "height": height, "model": name,
         "vae": options.vae.as_deref().map(file_name), "text_encoder": options.text_encoder.as_deref().map(file_name),
         "prediction_type": options.prediction_type, "clip_skip": Some(options.clip_skip).filter(|&k| k != 1),
         "guidance_rescale": Some(exact(options.guidance_rescale)?).filter(|&share| share != 0.0),
+        "long_prompts": Some("chunk").filter(|_| *chunks > 1),
         "rng": Some(options.rng).filter(|&rng| rng != Rng::Torch),
         "embedding": Some(&words).filter(|words| !words.is_empty()), "lora": Some(loras).filter(|loras| !loras.is_empty()),
     });

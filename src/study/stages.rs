@@ -7,6 +7,7 @@ use super::{demo, results};
 use crate::core::{Gpu, GpuOptions};
 use crate::engines::clip::{ClipEmbedder, PromptReader};
 use crate::engines::model::Model;
+use crate::engines::options::LongPrompts;
 use crate::engines::painter::Painter;
 use crate::paint::generate;
 use crate::paint::picture::{Picture, read_pictures};
@@ -56,7 +57,7 @@ impl<'a> Run<'a> {
             // Those of single domains only have to fit it.
             let domains = study.images.lora.iter().filter_map(|lora| lora.domain.as_deref());
             domains.into_iter().try_for_each(|domain| self.model(Some(domain)).map(|_| ()))?;
-            let painter = Painter::new(gpu, &model, &study.images, usize::MAX)?;
+            let painter = Painter::new(gpu, &model, &study.images, usize::MAX, 1)?;
             let clip =
                 ClipEmbedder::open(gpu, &demo::folder(&study.score.clip, "clip")?, gpu.caps().weights())?;
             work.image = painter.flops_of_an_image()? + clip.flops_of_an_image();
@@ -94,8 +95,9 @@ impl<'a> Run<'a> {
         let (hold_out, seed) = (vec![self.study.test_domain.clone()], self.study.seed);
         let prompting = Prompting { hold_out, seed, writing, ..Prompting::new(&self.data, self.out) };
         let encoder = PromptReader::of(&self.model(None)?)?;
+        let reads_all = self.study.images.long_prompts == LongPrompts::Chunk;
         prompts::run(&prompting, &llm, &self.grammar, &|text| {
-            encoder.lost(text).is_ok_and(|lost| lost.is_empty())
+            reads_all || encoder.lost(text).is_ok_and(|lost| lost.is_empty())
         })?;
         Ok(())
     }
@@ -113,7 +115,15 @@ impl<'a> Run<'a> {
     pub fn paint(&self, gpu: &Gpu) -> Result<()> {
         let options = &self.study.images;
         let model = demo::folder(&options.model, "stable-diffusion")?;
-        generate::run(gpu, &model, &self.pictures()?, &self.images, options, self.study.seed, None)?;
+        generate::run(
+            gpu,
+            &model,
+            &self.pictures()?,
+            &self.images,
+            options,
+            self.study.seed,
+            generate::Work::default(),
+        )?;
         Ok(())
     }
 

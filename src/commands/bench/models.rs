@@ -23,7 +23,7 @@ fn model(name: &str) -> Result<Model> {
 
 /// The parts of a model as they are recorded for one guided image of its own size.
 fn parts(model: &Model, caps: &Caps) -> Result<Vec<Recorded>> {
-    let work = Work { size: model.size(None)?, batch: 1, vae_batch: 1, guided: true };
+    let work = Work { size: model.size(None)?, batch: 1, vae_batch: 1, guided: true, chunks: 1 };
     let part = |name, record: &dyn Fn(&Weights)| {
         let g = Graph::new(caps);
         let w = Weights::new(&g, caps.weights());
