@@ -98,10 +98,16 @@ fn what_is_not_supported_is_named() {
         let config = Config::parse("scheduler_config.json", text).unwrap();
         Scheduler::new(&config, name).unwrap_err().to_string()
     };
-    let unipc = error(r#"{"_class_name": "UniPCMultistepScheduler"}"#, None);
-    assert_eq!(unipc, r#"scheduler_config.json: _class_name = "UniPCMultistepScheduler" is not supported"#);
-    let unipc = error(SD15, Some("unipc"));
-    assert!(unipc.starts_with(r#"scheduler "unipc" is not known; choose one of ddim, pndm"#));
+    let unknown = error(r#"{"_class_name": "DEISMultistepScheduler"}"#, None);
+    let says = r#"scheduler_config.json: _class_name = "DEISMultistepScheduler" is not supported: choose another with --scheduler"#;
+    assert_eq!(unknown, says);
+    let unknown = error(SD15, Some("deis"));
+    assert!(unknown.starts_with(r#"scheduler "deis" is not known; choose one of ddim, pndm"#));
+    let bh1 = error(r#"{"_class_name": "UniPCMultistepScheduler", "solver_type": "bh1"}"#, None);
+    assert_eq!(bh1, r#"scheduler_config.json: solver_type = "bh1" is not supported"#);
+    let sde = r#"{"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": true}"#;
+    let sde = Config::parse("scheduler_config.json", sde).unwrap();
+    assert_eq!(Scheduler::new(&sde, None).unwrap().name(), "dpmpp-2m-sde-karras");
     let prediction = error(r#"{"_class_name": "DDIMScheduler", "prediction_type": "sample"}"#, None);
     assert_eq!(prediction, r#"scheduler_config.json: prediction_type = "sample" is not supported"#);
     let order = error(r#"{"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}"#, None);

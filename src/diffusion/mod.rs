@@ -15,6 +15,7 @@ mod heun;
 mod lcm;
 mod noise;
 mod pndm;
+mod unipc;
 
 use crate::data::config::Config;
 use anyhow::{Result, bail};
@@ -34,6 +35,10 @@ const SAMPLERS: &[(&str, &str, Read)] = &[
     ("heun", "HeunDiscreteScheduler", heun::read),
     ("dpmpp-2m", "DPMSolverMultistepScheduler", dpmpp::plain),
     ("dpmpp-2m-karras", "DPMSolverMultistepScheduler", dpmpp::karras),
+    ("dpmpp-2m-sde", "DPMSolverMultistepScheduler", dpmpp::sde),
+    ("dpmpp-2m-sde-karras", "DPMSolverMultistepScheduler", dpmpp::sde_karras),
+    ("unipc", "UniPCMultistepScheduler", unipc::plain),
+    ("unipc-karras", "UniPCMultistepScheduler", unipc::karras),
     ("lcm", "LCMScheduler", lcm::read),
     ("ddpm", "DDPMScheduler", ddpm::read),
 ];
@@ -137,10 +142,14 @@ impl Scheduler {
         let row = SAMPLERS.iter().find(|(name, class, _)| *name == wanted || *class == wanted);
         let Some(mut row) = row else {
             if name.is_none() {
-                return Err(config.unsupported("_class_name", wanted));
+                bail!("{}: choose another with --scheduler", config.unsupported("_class_name", wanted));
             }
             bail!("scheduler {wanted:?} is not known; choose one of {}", names().join(", "));
         };
+        // Keys that choose among the forms of a class.
+        if row.0 == "dpmpp-2m" && config.str("algorithm_type", "dpmsolver++")? == "sde-dpmsolver++" {
+            row = SAMPLERS.iter().find(|(name, ..)| *name == "dpmpp-2m-sde").unwrap_or(row);
+        }
         let karras = format!("{}-karras", row.0);
         if let Some(karras) = SAMPLERS.iter().find(|(name, ..)| *name == karras)
             && config.bool("use_karras_sigmas", false)?

@@ -10,13 +10,15 @@ const OWN: &str = "kaleid";
 /// The chunk that most programs read. (One called `prompt` would be ComfyUI's, which wants a graph there.)
 const PARAMETERS: &str = "parameters";
 /// Samplers, and what AUTOMATIC1111's program calls them.
-const SAMPLERS: [(&str, &str); 8] = [
+const SAMPLERS: [(&str, &str); 10] = [
     ("ddim", "DDIM"),
     ("pndm", "PLMS"),
     ("euler", "Euler"),
     ("euler-a", "Euler a"),
     ("heun", "Heun"),
     ("dpmpp-2m", "DPM++ 2M"),
+    ("dpmpp-2m-sde", "DPM++ 2M SDE"),
+    ("unipc", "UniPC"),
     ("lcm", "LCM"),
     ("ddpm", "DDPM"),
 ];

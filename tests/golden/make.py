@@ -307,6 +307,14 @@ def schedulers():
     runs["ddpm_25"] = trajectory("DDPMScheduler", 25, "epsilon", dict(clip_sample=False))
     runs["heun_6"] = trajectory("HeunDiscreteScheduler", 6, "epsilon", {})
     runs["heun_6_v"] = trajectory("HeunDiscreteScheduler", 6, "v_prediction", {})
+    sde = dict(algorithm_type="sde-dpmsolver++")
+    runs["dpmpp_2m_sde_9"] = trajectory("DPMSolverMultistepScheduler", 9, "epsilon", sde)
+    runs["dpmpp_2m_sde_karras_16_v"] = trajectory(
+        "DPMSolverMultistepScheduler", 16, "v_prediction", dict(sde, use_karras_sigmas=True)
+    )
+    runs["unipc_10"] = trajectory("UniPCMultistepScheduler", 10, "epsilon", {})
+    runs["unipc_16_v"] = trajectory("UniPCMultistepScheduler", 16, "v_prediction", {})
+    runs["unipc_karras_8"] = trajectory("UniPCMultistepScheduler", 8, "epsilon", dict(use_karras_sigmas=True))
     # From an image, as the image-to-image pipelines do it.
     for name, class_name, config in [
         ("ddim", "DDIMScheduler", dict(old, clip_sample=False)),
@@ -315,6 +323,7 @@ def schedulers():
         ("dpmpp_2m_karras", "DPMSolverMultistepScheduler", dict(use_karras_sigmas=True)),
         ("heun", "HeunDiscreteScheduler", {}),
         ("ddpm", "DDPMScheduler", dict(clip_sample=False)),
+        ("unipc", "UniPCMultistepScheduler", {}),
     ]:
         runs[f"{name}_10_from_image"] = trajectory(class_name, 10, "epsilon", config, strength=0.65)
     return runs
