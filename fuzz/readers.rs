@@ -5,13 +5,16 @@ use kaleid::data::checkpoint::Checkpoint;
 use kaleid::data::config::Config;
 use kaleid::data::decode::decode;
 use kaleid::data::folder::Folder;
+use kaleid::data::parquet;
 use kaleid::data::preprocess::Preprocess;
 use kaleid::data::tokenizer::Tokenizer;
 use kaleid::diffusion::Scheduler;
 use kaleid::models::clip::{ClipConfig, TextConfig};
 use kaleid::models::gguf;
+use kaleid::models::inversion::Inversion;
 use kaleid::models::ldm;
 use kaleid::models::llama::LlamaConfig;
+use kaleid::models::lora;
 use kaleid::models::taesd::TaesdConfig;
 use kaleid::models::unet::UnetConfig;
 use kaleid::models::vae::VaeConfig;
@@ -28,8 +31,10 @@ use std::io::Cursor;
 pub type Reader = fn(&[u8]);
 
 /// All readers by name.
-pub const READERS: [(&str, Reader); 9] = [
+pub const READERS: [(&str, Reader); 11] = [
     ("weights", weights),
+    ("lora", lora),
+    ("table", table),
     ("config", config),
     ("tokenizer", tokenizer),
     ("prompts", prompts),
@@ -55,6 +60,28 @@ fn weights(bytes: &[u8]) {
         let _ = Tokenizer::of_gguf("weights", checkpoint.header());
         drop(gguf::open(checkpoint));
     }
+}
+
+/// Differences to the weights of a small model, and words for its prompts.
+fn lora(bytes: &[u8]) {
+    let model =
+        || Checkpoint::from_bytes("unet", include_bytes!("../tests/data/lora/unet.safetensors").to_vec());
+    let mut unet = model().expect("a file of ours");
+    let mut text = unet.clone();
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), bytes).expect("a temporary file");
+    if lora::merge(file.path(), 0.5, &mut unet, &mut text).is_ok() {
+        unet.names().for_each(|name| drop(unet.tensor(name)));
+    }
+    drop(Inversion::open(file.path(), 8));
+}
+
+/// Images in a parquet file.
+fn table(bytes: &[u8]) {
+    let dir = tempfile::tempdir().expect("a folder for temporary files");
+    let file = dir.path().join("a.parquet");
+    std::fs::write(&file, bytes).expect("a temporary file");
+    drop(parquet::unpack(&[file], &dir.path().join("data"), || Ok(())));
 }
 
 /// The `config.json` of any model, of a scheduler, of an image processor.

@@ -54,12 +54,15 @@ impl Llm {
             Some(("local", folder)) if !folder.is_empty() => {
                 Llm::Local { folder: folder.into(), gpu: gpu.clone() }
             }
+            Some(("hf", _)) => Llm::Local { folder: llm.into(), gpu: gpu.clone() },
             Some(_) if is_url => {
                 let key = set("KALEID_LLM_KEY").or_else(|| set("OPENAI_API_KEY"));
                 Llm::Server(server(llm, model.unwrap_or("default"), key)?)
             }
             _ => {
-                bail!("must be template, openai:MODEL, a URL such as http://localhost:8080/v1, or local:DIR")
+                bail!(
+                    "must be template, openai:MODEL, a URL such as http://localhost:8080/v1, local:DIR, or hf:OWNER/NAME"
+                )
             }
         })
     }
