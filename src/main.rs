@@ -75,7 +75,7 @@ mod tests {
     use kaleid::study::config::Study;
 
     /// Flags that run.toml does not have under their name.
-    const ELSEWHERE: [&str; 22] = [
+    const ELSEWHERE: [&str; 24] = [
         // Every command has them.
         "adapter",
         "backend",
@@ -101,7 +101,9 @@ mod tests {
         "shard",
         "init",
         "init_from",
-        // How to print.
+        // How to go about it, and how to print.
+        "adapters",
+        "preview",
         "json",
         "help",
     ];
@@ -122,6 +124,8 @@ mod tests {
             "a/b",
             "v_prediction",
             "cuda",
+            "chunk",
+            "synth",
             "false",
         ];
         let mut all = 0;

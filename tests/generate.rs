@@ -7,7 +7,7 @@ use common::write_model;
 use kaleid::core::{Gpu, GpuOptions};
 use kaleid::data::folder::Folder;
 use kaleid::engines::model::Model;
-use kaleid::engines::options::{LongPrompts, Options, Rng};
+use kaleid::engines::options::{LongPrompts, Options, Preset, Rng};
 use kaleid::engines::painter::Painter;
 use kaleid::paint::about::about;
 use kaleid::paint::generate::{self, Shard, Summary, Work};
@@ -112,9 +112,9 @@ fn images_depend_on_their_own_prompt_and_seed_only() {
     let version = env!("CARGO_PKG_VERSION");
     let want = "a house, naïve art\nSteps: 3, Sampler: Euler a, CFG scale: 3.0, Seed: 8, Size: 16x16, Model: model, Version: kaleid ";
     assert_eq!(parameters, format!("{want}{version}"));
-    let about = about(&out.join("new/1.png"), &GpuOptions::from_env()).unwrap();
+    let said = about(&out.join("new/1.png"), &GpuOptions::from_env()).unwrap();
     let command = "kaleid generate --model model --prompt 'a house, naïve art' --seed 8 --steps 3 --guidance 3.0 --scheduler euler-a --size 16x16 --out images";
-    assert_eq!(about[1], ("command", command.to_string()));
+    assert_eq!(said[1], ("command", command.to_string()));
 
     // Settings that are recorded only where they are not the usual ones.
     let other = Options { guidance_rescale: 0.7, rng: Rng::Cuda, ..options() };
@@ -127,6 +127,22 @@ fn images_depend_on_their_own_prompt_and_seed_only() {
     let error =
         generate::run(&gpu, &folder, &jobs(), &out, &wrong, 0, Work::default()).unwrap_err().to_string();
     assert_eq!(error, "--clip-skip 2: the text encoder has 1 layers");
+
+    // Saved at another size than it is painted at.
+    let smaller = Options { saved_size: Some([8, 12]), ..options() };
+    run(&jobs()[..1], &temp.path().join("smaller"), &smaller);
+    let file = temp.path().join("smaller/new/0.png");
+    assert_eq!(image::open(&file).unwrap().to_rgb8().dimensions(), (12, 8));
+    let command = about(&file, &GpuOptions::from_env()).unwrap()[1].1.clone();
+    assert!(command.contains("--size 16x16 --saved-size 12x8"), "{command}");
+    assert_eq!(run(&jobs()[..1], &temp.path().join("smaller"), &smaller).kept, 1);
+    let synth =
+        Options { preset: Some(Preset::Synth), saved_size: Some([64; 2]), ..Options::default() }.resolved();
+    assert_eq!(
+        (synth.scheduler.as_deref(), synth.size, synth.saved_size),
+        (Some("ddim"), Some([512; 2]), Some([64; 2]))
+    );
+    assert_eq!((synth.steps, synth.guidance), (50, 2.0.into()));
 
     // Other settings are other images.
     let summary = run(&jobs(), &out, &Options { guidance: 1.0.into(), size: Some([20, 16]), ..options() });

@@ -98,6 +98,12 @@ pub fn dispatches(graph: &Graph) -> Vec<Dispatch> {
     Layout::new(&inner).live.into_iter().map(one).collect()
 }
 
+/// What a plan of this graph would need, on whatever device.
+pub fn needs(graph: &Graph) -> Needs {
+    let inner = graph.inner.borrow();
+    Layout::new(&inner).needs(&inner)
+}
+
 /// What the planner decides.
 pub(super) struct Layout {
     /// Nodes that some output or state needs, in order.

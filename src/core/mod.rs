@@ -37,7 +37,7 @@ pub use gpu::{Gpu, OutOfMemory};
 pub(crate) use graph::Source;
 pub use graph::{Graph, Init};
 pub use kernel::Kernel;
-pub use layout::{Dispatch, Memory, Needs, dispatches};
+pub use layout::{Dispatch, Memory, Needs, dispatches, needs};
 pub use plan::Plan;
 pub use profile::Profile;
 pub use steps::compile_each;

@@ -84,7 +84,14 @@ fn command(made: &Map<String, Value>) -> String {
         list.for_each(|value| flag(name, text(value)));
     }
     if let (Some(width), Some(height)) = (made.get("width"), made.get("height")) {
-        flag("size", format!("{width}x{height}"));
+        let saved = format!("{width}x{height}");
+        match made.get("painted_size") {
+            Some(size) => {
+                flag("size", text(size));
+                flag("saved-size", saved);
+            }
+            None => flag("size", saved),
+        }
     }
     flag("out", "images".into());
     command

@@ -6,7 +6,7 @@ use super::painted::encode;
 use super::preview;
 use crate::core::{Gpu, GpuOptions};
 use crate::data::folder::Folder;
-use crate::data::image::Rgb;
+use crate::data::image::{Filter, Rgb};
 use crate::data::write_atomic;
 use crate::engines::model::Model;
 use crate::engines::options::Options;
@@ -187,7 +187,12 @@ impl<'a> Queue<'a> {
         let [height, width] = self.size;
         painted.iter().try_for_each(|(planned, pixels)| {
             let file = self.out.join(&planned.picture.file_name);
-            let png = encode(&pixels, width, height, &planned.metadata);
+            let painted = Rgb { width, height, data: pixels };
+            let Rgb { width, height, data } = match self.options.saved_size {
+                Some([height, width]) => painted.resize(width, height, Filter::Bicubic),
+                None => painted,
+            };
+            let png = encode(&data, width, height, &planned.metadata);
             write_atomic(&file, &png.with_context(|| format!("{}: cannot encode", file.display()))?)
         })
     }

@@ -70,6 +70,7 @@ pub fn run(
     seed: u64,
     work: Work,
 ) -> Result<Summary> {
+    let options = &options.resolved();
     let models = models_of(folder, options, &domains(pictures, options)?)?;
     let planned = planned(&models, folder, pictures, options, seed)?;
     let own = |i: usize| work.shard.is_none_or(|shard| i % shard.of == shard.part - 1);
@@ -203,12 +204,13 @@ fn paint(
     work: Work,
 ) -> Result<()> {
     let (model, _) = models.values().next().context("a model")?;
-    let size @ [height, width] = model.size(options.size)?;
+    let size = model.size(options.size)?;
     let all = || left.values().flatten();
     let files: Vec<PathBuf> = all().map(|p| out.join(&p.picture.file_name)).collect();
     let folders: BTreeSet<&Path> = files.iter().filter_map(|file| file.parent()).collect();
     folders.into_iter().try_for_each(writable_folder)?;
-    room_for(out, files.len() as u64 * (3 * height * width + TEXTS) as u64)?;
+    let pixels: usize = options.saved_size.unwrap_or(size).iter().product();
+    room_for(out, files.len() as u64 * (3 * pixels + TEXTS) as u64)?;
     let scheduler = model.scheduler(options.scheduler.as_deref())?;
     let mut steps = 0;
     for p in all() {
@@ -319,13 +321,14 @@ fn metadata(
     Planned { picture, guidance, strength, chunks, .. }: &Planned,
     options: &Options,
 ) -> Result<Map<String, Value>> {
-    let [height, width] = model.size(options.size)?;
+    let [height, width] = options.saved_size.unwrap_or(model.size(options.size)?);
     let name = match folder {
         Folder::Disk(_) if hub::is_name(&options.model) => options.model.display().to_string(),
         Folder::Disk(path) => file_name(path),
         Folder::Embedded(..) => "builtin".into(),
     };
     let scheduler = model.scheduler(options.scheduler.as_deref())?.name();
+    let painted = options.saved_size.and(Some(model.size(options.size)?)).map(|[h, w]| format!("{w}x{h}"));
     let words: Vec<String> = options.embedding.iter().map(|path| file_name(path)).collect();
     let loras: Vec<String> =
         options.lora.iter().map(|lora| format!("{}:{}", file_name(&lora.path), lora.weight)).collect();
@@ -335,7 +338,7 @@ fn metadata(
         "seed": picture.seed, "steps": options.steps,
         "init": picture.init.as_deref().map(origin), "strength": picture.init.as_ref().map(|_| exact(*strength)).transpose()?,
         "guidance": exact(*guidance)?,
-        "scheduler": scheduler, "width": width, "height": height, "model": name,
+        "scheduler": scheduler, "width": width, "height": height, "painted_size": painted, "model": name,
         "vae": options.vae.as_deref().map(file_name), "text_encoder": options.text_encoder.as_deref().map(file_name),
         "prediction_type": options.prediction_type, "clip_skip": Some(options.clip_skip).filter(|&k| k != 1),
         "guidance_rescale": Some(exact(options.guidance_rescale)?).filter(|&share| share != 0.0),

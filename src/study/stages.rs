@@ -57,7 +57,7 @@ impl<'a> Run<'a> {
             // Those of single domains only have to fit it.
             let domains = study.images.lora.iter().filter_map(|lora| lora.domain.as_deref());
             domains.into_iter().try_for_each(|domain| self.model(Some(domain)).map(|_| ()))?;
-            let painter = Painter::new(gpu, &model, &study.images, usize::MAX, 1)?;
+            let painter = Painter::new(gpu, &model, &study.images.resolved(), usize::MAX, 1)?;
             let clip =
                 ClipEmbedder::open(gpu, &demo::folder(&study.score.clip, "clip")?, gpu.caps().weights())?;
             work.image = painter.flops_of_an_image()? + clip.flops_of_an_image();
@@ -104,7 +104,7 @@ impl<'a> Run<'a> {
 
     /// The painter's model, for images of a domain.
     fn model(&self, domain: Option<&str>) -> Result<Model> {
-        let options = self.study.images.for_domain(domain);
+        let options = self.study.images.resolved().for_domain(domain);
         Model::open(&demo::folder(&options.model, "stable-diffusion")?, &options)
     }
 

@@ -1,7 +1,7 @@
 //! `kaleid bench --count` and `--cold`: what whole models are made of.
 
 use anyhow::Result;
-use kaleid::core::{Caps, Gpu, GpuOptions, Graph, Weights, compile_each, dispatches};
+use kaleid::core::{Caps, Gpu, GpuOptions, Graph, Weights, compile_each, dispatches, needs};
 use kaleid::data::folder::Folder;
 use kaleid::engines::model::{Model, SD15, Work};
 use kaleid::engines::options::Options;
@@ -44,7 +44,7 @@ fn parts(model: &Model, caps: &Caps) -> Result<Vec<Recorded>> {
 pub fn count(name: &str, json: bool) -> Result<()> {
     let model = model(name)?;
     if !json {
-        say!("device        part          dispatches    GFLOP       MB    least   in few")?;
+        say!("device        part          dispatches    GFLOP       MB    least   in few   takes")?;
     }
     for (kind, caps) in Caps::kinds() {
         for (part, g, weights) in parts(&model, &caps)? {
@@ -64,12 +64,16 @@ pub fn count(name: &str, json: bool) -> Result<()> {
             let least = weights + all.iter().map(|d| d.written).sum::<usize>();
             let (gflop, mb, least) = (flops / 1e9, bytes as f64 / 1e6, least as f64 / 1e6);
             let (n, few) = (all.len(), 100.0 * few / flops + 0.0);
-            say!("{kind:<13} {part:<13} {n:>10} {gflop:>8.1} {mb:>8.0} {least:>8.0} {few:>7.1}%")?;
+            let takes = needs(&g).memory.total() as f64 / 1e6;
+            say!(
+                "{kind:<13} {part:<13} {n:>10} {gflop:>8.1} {mb:>8.0} {least:>8.0} {few:>7.1}% {takes:>7.0}"
+            )?;
         }
     }
     if !json {
         say!("MB: all that dispatches read and write. least: weights and results, each once.")?;
         say!("in few: share of the operations in dispatches of fewer than {FEW} workgroups.")?;
+        say!("takes: MB of device memory, with weights.")?;
     }
     Ok(())
 }
