@@ -368,10 +368,12 @@ impl Checkpoint {
         let shard = self.shards.len();
         for (tensor, stored) in found.tensors {
             if let Some(other) = self.entries.get(&tensor) {
-                bail!(
-                    "{name}: {tensor} is in {} as well: which one is meant?",
-                    self.shards[other.shard].name
-                );
+                match self.shards.get(other.shard) {
+                    Some(other) => {
+                        bail!("{name}: {tensor} is in {} as well: which one is meant?", other.name)
+                    }
+                    None => bail!("{name}: {tensor} is in it twice: which one is meant?"),
+                }
             }
             self.entries.insert(tensor, Entry { shard, stored });
         }
