@@ -42,8 +42,16 @@ fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
 
 /// Files that record times, or where the run lies.
 fn records_times(name: &str) -> bool {
-    let ends =
-        ["stages.json", "report.html", "results.jsonl", "metrics.jsonl", "out.txt", "train.json", ".kaleid"];
+    let ends = [
+        "stages.json",
+        "job.json",
+        "report.html",
+        "results.jsonl",
+        "metrics.jsonl",
+        "out.txt",
+        "train.json",
+        ".kaleid",
+    ];
     ends.iter().any(|end| name.ends_with(end))
 }
 
@@ -161,6 +169,46 @@ fn a_demo_that_is_killed_ends_with_the_same_bytes() {
     assert!(said.contains("seed = 4") && said.contains("another --out"), "{said}");
 }
 
+#[test]
+fn every_domain_is_tested_on_by_networks_that_never_saw_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("each");
+    let changes = [
+        "test_domains=[\"openmoji\", \"noto\"]",
+        "compare.variants=[\"o\", \"q\", \"qd-only\"]",
+        "images.steps=1",
+        "prompts.share=0.05",
+        "train.steps=2",
+    ];
+    let run = kaleid(&[&["run", "--quick", "--out", out.to_str().unwrap()], &changes[..]].concat());
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let found = files(&out);
+    for target in ["openmoji", "noto"] {
+        for variant in ["o", "q", "qd-only"] {
+            let name = format!("train/{target}/ERM-{variant}-0/train.json");
+            let described: Value = serde_json::from_slice(&found[&name]).unwrap();
+            for env in described["environments"].as_array().unwrap() {
+                let name = env["name"].as_str().unwrap();
+                assert_eq!(env["test"], name == target, "{name} for {target}");
+                let trained = env["in"].as_array().unwrap();
+                let own = trained.iter().filter(|file| file.as_str().unwrap().starts_with(target)).count();
+                assert!(name == target || own == 0, "{own} images of {target} are trained on");
+                // Images of their styles take the place of originals, which only validate.
+                let originals = ["clipart", "noto", "openmoji", "twemoji"].contains(&name) && name != target;
+                assert_eq!(trained.is_empty(), originals && variant == "qd-only", "{name}: {variant}");
+                assert!(!originals || !env["out"].as_array().unwrap().is_empty());
+            }
+        }
+    }
+    let said = String::from_utf8(run.stdout).unwrap();
+    let header = said.lines().find(|line| line.contains("average")).unwrap();
+    let names: Vec<&str> = header.split_whitespace().collect();
+    assert_eq!(names, ["algorithm", "trained", "on", "openmoji", "noto", "average", "worst"]);
+    assert!(said.contains("validation (") && said.contains("would choose"), "{said}");
+    let report = String::from_utf8_lossy(&found["report.html"]);
+    assert!(report.contains("By test domain") && report.contains("qd-only"));
+}
+
 const SMALL: &str = "data = \"d\"\ntest_domain = \"x\"\n[images]\nmodel = \"m\"\n[score]\nclip = \"c\"\n";
 
 #[test]
@@ -221,8 +269,10 @@ fn single_settings_are_replaced_and_the_configuration_is_shown() {
     assert_eq!(shown(&["train.steps=50"]), demo.replace("steps = 300", "steps = 50"));
     for (change, line) in [
         ("seed=7", "seed = 7"),
-        ("test_domain=sketch", "test_domain = \"sketch\""),
-        ("test_domain=2020", "test_domain = \"2020\""),
+        ("test_domain=sketch", "test_domains = \"sketch\""),
+        ("test_domains=each", "test_domains = \"each\""),
+        ("test_domains=[\"a\", \"b\"]", "test_domains = [\"a\", \"b\"]"),
+        ("test_domain=2020", "test_domains = \"2020\""),
         ("images.model=weights/sd", "model = \"weights/sd\""),
         ("images.model=\"weights/sd\"", "model = \"weights/sd\""),
         ("images.size=[64, 32]", "size = [64, 32]"),

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use kaleid::core::GpuOptions;
 use kaleid::study;
 use kaleid::study::config::Study;
-use kaleid::study::results::{findings, table};
+use kaleid::study::results::{averaged, by_target, chosen, findings, table};
 use std::path::{Path, PathBuf};
 
 /// Do everything, from a data set to a report; without a configuration, run the built-in demo
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 pacs.toml (what it leaves out has a default; OUT/run.toml holds all):
   data = \"PACS\"
-  test_domain = \"sketch\"
+  test_domains = \"each\"                  or \"sketch\", a list, \"single-source\"
   [prompts]
   llm = \"openai:gpt-4o\"
   [images]
@@ -45,6 +45,9 @@ pub struct Args {
     /// finished run may be given more
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     algorithms: Vec<String>,
+    /// Adapters by number or name that paint and train at the same time [default: the one of --adapter]
+    #[arg(long, value_delimiter = ',', value_name = "NAME|INDEX")]
+    adapters: Vec<String>,
     /// Few images and short trainings: to see that everything works
     #[arg(long)]
     quick: bool,
@@ -78,17 +81,28 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     if args.show_config {
         return say!("{}", study.text()?.trim_end());
     }
-    let report = study::run(gpu, &study, &args.out)?;
-    let rows = table(&args.out, &study)?;
-    let (domain, seeds) = (&study.test_domain, study.compare.seeds);
-    say!("accuracy on {domain}, mean and standard error (n - 1), seeds: {seeds}")?;
+    let named = |name| GpuOptions { adapter: Some(name), ..gpu.clone() };
+    let mut adapters: Vec<GpuOptions> = args.adapters.into_iter().map(named).collect();
+    if adapters.is_empty() {
+        adapters.push(gpu.clone());
+    }
+    let report = study::run(&adapters, &study, &args.out)?;
+    let each = table(&args.out, &study)?;
+    let rows = averaged(&each);
+    let (tested, seeds) = (rows.first().map_or("", |row| &row.target), study.compare.seeds);
+    say!("accuracy on {tested}, mean and standard error (n - 1), seeds: {seeds}")?;
     for row in &rows {
         let more = |what: &str, of| row.mean(of).map_or(String::new(), |m| format!(", {what} {m}"));
         let (balanced, unseen) =
             (more("balanced", &row.balanced), more("concepts never trained on", &row.unseen));
         say!("  {:8} {:3} {}{balanced}{unseen}", row.algorithm, row.variant.name(), row.all())?;
     }
-    for line in findings(&rows) {
+    if let Some((header, lines)) = by_target(&each) {
+        for line in [header].into_iter().chain(lines) {
+            say!("  {}", line.iter().map(|cell| format!("{cell:14}")).collect::<String>().trim_end())?;
+        }
+    }
+    for line in findings(&rows).into_iter().chain(chosen(&rows)) {
         say!("{line}")?;
     }
     say!("{}", report.display())

@@ -17,8 +17,8 @@ use toml::de::{DeTable, DeValue, Deserializer};
 pub struct Study {
     /// ROOT/DOMAIN/CLASS/image; `builtin` is the demo's.
     pub data: PathBuf,
-    /// The domain that is only tested on.
-    pub test_domain: String,
+    /// Which domains are only tested on.
+    pub test_domains: TestDomains,
     /// Decides every draw.
     #[serde(default)]
     pub seed: u64,
@@ -39,13 +39,90 @@ pub struct Study {
     pub train: Settings,
 }
 
+/// Which domains are only tested on. In TOML: a name or a list of them, each tested on by trainings of its own, `each` of the data set's, or
+/// `single-source`, where each is trained on by itself and all others are tested on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TestDomains {
+    /// These, one at a time.
+    These(Vec<String>),
+    /// All, one at a time.
+    Each,
+    /// All but one.
+    SingleSource,
+}
+
+impl TestDomains {
+    const EACH: &str = "each";
+    const SINGLE_SOURCE: &str = "single-source";
+
+    /// What each training is tested on: some of the `domains` of its data set.
+    ///
+    /// # Errors
+    /// A name that is none of these; nothing to train on.
+    pub fn targets(&self, domains: &[String]) -> Result<Vec<Vec<String>>> {
+        if domains.len() < 2 {
+            bail!("a data set of {} domains: it takes one to train on and one to test on", domains.len());
+        }
+        let without = |source: &String| domains.iter().filter(|d| *d != source).cloned().collect();
+        Ok(match self {
+            TestDomains::These(names) => names.iter().map(|name| vec![name.clone()]).collect(),
+            TestDomains::Each => domains.iter().map(|name| vec![name.clone()]).collect(),
+            TestDomains::SingleSource => domains.iter().map(without).collect(),
+        })
+    }
+
+    /// What no training may see: the one domain, where all are tested on the same.
+    pub fn held_out(&self) -> Vec<String> {
+        match self {
+            TestDomains::These(names) if names.len() == 1 => names.clone(),
+            _ => vec![],
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for TestDomains {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<TestDomains, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Given {
+            One(String),
+            Several(Vec<String>),
+        }
+        Ok(match Given::deserialize(deserializer)? {
+            Given::One(word) if word == TestDomains::EACH => TestDomains::Each,
+            Given::One(word) if word == TestDomains::SINGLE_SOURCE => TestDomains::SingleSource,
+            Given::One(name) => TestDomains::These(vec![name]),
+            Given::Several(names) if names.is_empty() => {
+                return Err(serde::de::Error::custom("test_domains is an empty list"));
+            }
+            Given::Several(names) => TestDomains::These(names),
+        })
+    }
+}
+
+impl Serialize for TestDomains {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            TestDomains::Each => serializer.serialize_str(TestDomains::EACH),
+            TestDomains::SingleSource => serializer.serialize_str(TestDomains::SINGLE_SOURCE),
+            // A domain that is called like a word stays one in a list.
+            TestDomains::These(names) => match &names[..] {
+                [one] if ![TestDomains::EACH, TestDomains::SINGLE_SOURCE].contains(&one.as_str()) => {
+                    serializer.serialize_str(one)
+                }
+                _ => serializer.collect_seq(names),
+            },
+        }
+    }
+}
+
 /// `[compare]`: each algorithm is trained on each variant with each seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Compare {
     /// DomainBed's names.
     pub algorithms: Vec<String>,
-    /// Which images are trained on: o, q, d, qd.
+    /// Which images are trained on: o, q, d, qd, d-only, qd-only.
     pub variants: Vec<Variant>,
     /// Number of trainings of each algorithm and variant, which differ in their split and draws.
     pub seeds: u64,
@@ -163,7 +240,7 @@ impl Study {
     pub fn algorithms(mut self, names: Vec<String>) -> Result<Study> {
         if names == ["all"] {
             self.compare.algorithms = domainbed::PAPER.map(String::from).to_vec();
-            self.compare.variants = Variant::ALL.to_vec();
+            self.compare.variants = Variant::PAPER.to_vec();
             return Ok(self);
         }
         for name in &names {
@@ -191,6 +268,9 @@ fn from_table(mut table: Spanned<DeTable>) -> Result<Study, toml::de::Error> {
 /// Moves keys to where they are now, so that files that were written before `[compare]` was a table still hold.
 fn renew(study: &mut DeTable) {
     let mut moved = vec![];
+    if let Some(value) = study.remove("test_domain") {
+        moved.push(("test_domains", value));
+    }
     if let Some(value) = study.remove("hold_out_concepts") {
         moved.push(("train.hold_out_concepts", value));
     }

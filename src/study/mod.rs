@@ -6,7 +6,7 @@
 //! domains.json    prompts.jsonl
 //! images/         DOMAIN/CLASS/00000.png, metadata.jsonl
 //! diversity.json  diversity.svg
-//! train/ALGORITHM-VARIANT-SEED/
+//! train/ALGORITHM-VARIANT-SEED/    below train/TEST_DOMAIN/ where there are several
 //! stages.json     adapter and seconds
 //! report.html
 //! ```
@@ -32,11 +32,13 @@ use stages::Run;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// Runs every stage that is not done in `out`; the path of the report.
+/// Runs every stage that is not done in `out`, on the first of `adapters` and, where it is many images or trainings, on all; the path of the
+/// report.
 ///
 /// # Errors
 /// Those of the stages; a folder that holds another run; Ctrl-C.
-pub fn run(adapter: &GpuOptions, study: &Study, out: &Path) -> Result<PathBuf> {
+pub fn run(adapters: &[GpuOptions], study: &Study, out: &Path) -> Result<PathBuf> {
+    let adapter = adapters.first().context("no adapter")?;
     let _lock = claim(study, out)?;
     remove_leftovers(out);
     let gpu = Gpu::open(adapter)?;
@@ -48,9 +50,11 @@ pub fn run(adapter: &GpuOptions, study: &Study, out: &Path) -> Result<PathBuf> {
     let work = run.check(&gpu, adapter)?;
     clock.stage("prompts", || run.write_prompts(adapter))?;
     forecast::say(&gpu, run.flops(&work)?)?;
-    clock.stage("images", || run.paint(&gpu))?;
+    clock.stage("images", || run.paint(&gpu, &adapters[1..]))?;
     clock.stage("score", || run.score(&gpu))?;
-    run.train(&gpu, &mut clock)?;
+    // Each worker opens its own.
+    drop(gpu);
+    clock.stage("training", || run.train(adapters))?;
     report::run(out)
 }
 

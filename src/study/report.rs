@@ -4,7 +4,7 @@
 use super::clock::Stages;
 use super::config::Study;
 use super::demo;
-use super::results::{findings, matrix, table};
+use super::results::{averaged, by_target, chosen, findings, matrix, table};
 use super::score::{Diversity, DomainDiversity};
 use crate::data::write_atomic;
 use crate::paint::picture::Picture;
@@ -24,10 +24,12 @@ use std::path::{Path, PathBuf};
 /// A folder that is no run's; files that are not what a run writes.
 pub fn run(dir: &Path) -> Result<PathBuf> {
     let run = Run::open(dir)?;
-    let rows = table(dir, &run.study)?;
+    let each = table(dir, &run.study)?;
+    let rows = averaged(&each);
+    let tested = rows.first().map_or_else(String::new, |row| row.target.clone());
     let page = json!({
         "title": dir.file_name().unwrap_or_default().to_string_lossy(),
-        "test_domain": run.study.test_domain, "images": run.images.len(),
+        "tested": tested, "by_target": by_target(&each), "images": run.images.len(),
         "adapter": run.stages.adapter, "version": run.stages.version,
         "matrix": (run.study.compare.algorithms.len() > 1).then(|| matrix(&rows, &run.study)),
         "cells": rows.iter().map(|r| {
@@ -35,7 +37,7 @@ pub fn run(dir: &Path) -> Result<PathBuf> {
             let [balanced, unseen] = [&r.balanced, &r.unseen].map(|of| r.mean(of).map(|m| m.to_string()));
             (&r.algorithm, r.variant.name(), r.all().to_string(), balanced, unseen, seeds.join(", "))
         }).collect::<Vec<_>>(),
-        "findings": findings(&rows),
+        "findings": findings(&rows).into_iter().chain(chosen(&rows)).collect::<Vec<_>>(),
         "domains": run.domains(), "grid": run.grid()?, "nearest": run.nearest()?,
         "curve": run.curve, "diversity": run.diversity.as_ref().map(diversity),
         "seconds": run.seconds(), "settings": run.settings,

@@ -1,22 +1,45 @@
 //! What the trainings of a run came to: accuracies by algorithm and variant, and what they say.
 
 use super::config::Study;
+use super::demo;
+use crate::data::dataset::Dataset;
 use crate::data::stats::{Mean, verdict};
 use crate::sweep::records::{Record, record};
 use crate::sweep::select::validation;
 use crate::train::Variant;
 use anyhow::{Context, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Folder of a training of the run in `out`.
-pub fn folder(out: &Path, algorithm: &str, variant: Variant, seed: u64) -> PathBuf {
-    out.join("train").join(format!("{algorithm}-{}-{seed}", variant.name()))
+/// Folder of a training of the run in `out`; below one for its `target` where a run has several.
+pub fn folder(out: &Path, target: Option<&str>, algorithm: &str, variant: Variant, seed: u64) -> PathBuf {
+    let name = format!("{algorithm}-{}-{seed}", variant.name());
+    out.join("train").join(target.unwrap_or_default()).join(name)
+}
+
+/// What the trainings of the run in `out` are tested on, one or several domains each.
+///
+/// # Errors
+/// A data set that cannot be listed.
+pub fn targets(out: &Path, study: &Study) -> Result<Vec<Vec<String>>> {
+    if let [one] = &study.test_domains.held_out()[..] {
+        return Ok(vec![vec![one.clone()]]);
+    }
+    let dataset = Dataset::open(demo::data(&study.data, out))?;
+    let names: Vec<String> = dataset.domains.into_iter().map(|domain| domain.name).collect();
+    study.test_domains.targets(&names)
+}
+
+/// What a target is called.
+pub fn named(target: &[String]) -> String {
+    target.join("+")
 }
 
 /// Accuracies on the held-out domain of one algorithm on one variant, by seed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Accuracies {
+    /// The domains that were tested on, with `+` between them.
+    pub target: String,
     /// DomainBed's name.
     pub algorithm: String,
     /// Which generated images joined.
@@ -27,6 +50,8 @@ pub struct Accuracies {
     pub balanced: BTreeMap<u64, f64>,
     /// Of the concepts that were kept from training.
     pub unseen: BTreeMap<u64, f64>,
+    /// Of the validation images of the training domains, by which an evaluation was selected.
+    pub validation: BTreeMap<u64, f64>,
 }
 
 impl Accuracies {
@@ -41,30 +66,110 @@ impl Accuracies {
     }
 }
 
-/// The trainings that are done in the run `dir`, by algorithm and variant in the order of its configuration.
+/// The trainings that are done in the run `dir`, by target, algorithm and variant in the order of its configuration.
 ///
 /// # Errors
 /// Files that are not what a run writes.
 pub fn table(dir: &Path, study: &Study) -> Result<Vec<Accuracies>> {
+    let targets = targets(dir, study)?;
     let mut rows = vec![];
-    for algorithm in &study.compare.algorithms {
-        for &variant in &study.compare.variants {
-            let [mut seeds, mut balanced, mut unseen] = [const { BTreeMap::new() }; 3];
-            for seed in 0..study.compare.seeds {
-                let folder = folder(dir, algorithm, variant, seed);
-                if folder.join("done").exists() {
-                    let record = selected(&folder.join("results.jsonl"))?;
-                    seeds.extend(record.test.map(|v| (seed, v)));
-                    balanced.extend(record.balanced.map(|v| (seed, v)));
-                    unseen.extend(record.unseen.map(|v| (seed, v)));
+    for target in &targets {
+        let target = named(target);
+        let below = Some(target.as_str()).filter(|_| targets.len() > 1);
+        for algorithm in &study.compare.algorithms {
+            for &variant in &study.compare.variants {
+                let [mut seeds, mut balanced, mut unseen, mut valid] = [const { BTreeMap::new() }; 4];
+                for seed in 0..study.compare.seeds {
+                    let folder = folder(dir, below, algorithm, variant, seed);
+                    if folder.join("done").exists() {
+                        let record = selected(&folder.join("results.jsonl"))?;
+                        valid.extend(validation(&record).map(|v| (seed, v)));
+                        seeds.extend(record.test.map(|v| (seed, v)));
+                        balanced.extend(record.balanced.map(|v| (seed, v)));
+                        unseen.extend(record.unseen.map(|v| (seed, v)));
+                    }
                 }
-            }
-            if !seeds.is_empty() {
-                rows.push(Accuracies { algorithm: algorithm.clone(), variant, seeds, balanced, unseen });
+                if !seeds.is_empty() {
+                    let (target, algorithm, validation) = (target.clone(), algorithm.clone(), valid);
+                    rows.push(Accuracies { target, algorithm, variant, seeds, balanced, unseen, validation });
+                }
             }
         }
     }
     Ok(rows)
+}
+
+/// The mean over targets: for each algorithm and variant the seeds that are done for all of them.
+pub fn averaged(rows: &[Accuracies]) -> Vec<Accuracies> {
+    let targets: BTreeSet<&str> = rows.iter().map(|row| row.target.as_str()).collect();
+    let mut means: Vec<Accuracies> = vec![];
+    for row in rows {
+        if means.iter().any(|m| m.algorithm == row.algorithm && m.variant == row.variant) {
+            continue;
+        }
+        let alike = |r: &&Accuracies| r.algorithm == row.algorithm && r.variant == row.variant;
+        let own: Vec<&Accuracies> = rows.iter().filter(alike).collect();
+        if own.len() < targets.len() {
+            continue;
+        }
+        let mean = |of: fn(&Accuracies) -> &BTreeMap<u64, f64>| -> BTreeMap<u64, f64> {
+            let all = |seed| own.iter().map(|r| of(r).get(seed).copied()).sum::<Option<f64>>();
+            of(row).keys().filter_map(|seed| Some((*seed, all(seed)? / own.len() as f64))).collect()
+        };
+        let [seeds, balanced] = [mean(|r| &r.seeds), mean(|r| &r.balanced)];
+        let [unseen, validation] = [mean(|r| &r.unseen), mean(|r| &r.validation)];
+        if !seeds.is_empty() {
+            let target = targets.iter().copied().collect::<Vec<_>>().join(", ");
+            means.push(Accuracies { target, seeds, balanced, unseen, validation, ..row.clone() });
+        }
+    }
+    means
+}
+
+/// By test domain: each algorithm and variant with its mean on every target, their mean, and the lowest. The header and rows; none where
+/// there is one target.
+pub fn by_target(rows: &[Accuracies]) -> Option<(Vec<String>, Vec<Vec<String>>)> {
+    let mut targets: Vec<&str> = vec![];
+    rows.iter().for_each(|row| {
+        if !targets.contains(&row.target.as_str()) {
+            targets.push(&row.target);
+        }
+    });
+    if targets.len() < 2 {
+        return None;
+    }
+    let head = ["algorithm", "trained on"].into_iter().chain(targets.iter().copied());
+    let header = head.chain(["average", "worst"]).map(str::to_string).collect();
+    let line = |mean: &Accuracies| {
+        let alike = |r: &&Accuracies| r.algorithm == mean.algorithm && r.variant == mean.variant;
+        let own = |target: &&str| rows.iter().filter(alike).find(|r| r.target == **target);
+        let each = targets.iter().map(|target| own(target).map_or("–".into(), |r| r.all().to_string()));
+        let worst = rows.iter().filter(alike).map(|r| r.all().mean).fold(f64::INFINITY, f64::min);
+        let names = [mean.algorithm.clone(), mean.variant.name().to_string()];
+        let ends = [mean.all().to_string(), format!("{:.1} %", 100.0 * worst)];
+        names.into_iter().chain(each).chain(ends).collect()
+    };
+    Some((header, averaged(rows).iter().map(line).collect()))
+}
+
+/// For each algorithm the variant that validation on the training domains would choose, and what it came to.
+pub fn chosen(rows: &[Accuracies]) -> Vec<String> {
+    let mut best: BTreeMap<&str, (&Accuracies, f64)> = BTreeMap::new();
+    let mut count: BTreeMap<&str, usize> = BTreeMap::new();
+    for row in rows {
+        let Some(mean) = row.mean(&row.validation) else { continue };
+        *count.entry(&row.algorithm).or_default() += 1;
+        let held = best.entry(&row.algorithm).or_insert((row, mean.mean));
+        if mean.mean > held.1 {
+            *held = (row, mean.mean);
+        }
+    }
+    let several = best.into_iter().filter(|(algorithm, _)| count[algorithm] > 1);
+    let line = |(algorithm, (row, validation)): (&str, (&Accuracies, f64))| {
+        let (variant, all) = (row.variant.name(), row.all());
+        format!("{algorithm}: validation ({:.1} %) would choose {variant}: {all}", 100.0 * validation)
+    };
+    several.map(line).collect()
 }
 
 /// The record that validation on the training domains selects: the first of the best, as DomainBed does it.
@@ -122,4 +227,53 @@ pub fn findings(rows: &[Accuracies]) -> Vec<String> {
         }
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(target: &str, variant: Variant, seeds: &[(u64, f64)], validation: f64) -> Accuracies {
+        let (seeds, none) = (seeds.iter().copied().collect::<BTreeMap<_, _>>(), BTreeMap::new());
+        let validation = seeds.keys().map(|seed| (*seed, validation)).collect();
+        let (target, algorithm, balanced) = (target.to_string(), "ERM".into(), none.clone());
+        Accuracies { target, algorithm, variant, seeds, balanced, unseen: none, validation }
+    }
+
+    #[test]
+    fn the_mean_over_targets_is_of_seeds_that_all_of_them_have() {
+        let rows = [
+            row("a", Variant::O, &[(0, 0.5), (1, 0.7)], 0.9),
+            row("b", Variant::O, &[(0, 0.3)], 0.8),
+            row("a", Variant::Qd, &[(0, 0.6)], 0.6),
+        ];
+        let means = averaged(&rows);
+        // qd is not done for b.
+        assert_eq!(means.len(), 1);
+        assert_eq!((means[0].seeds.clone(), &means[0].target[..]), (BTreeMap::from([(0, 0.4)]), "a, b"));
+        let (header, lines) = by_target(&rows).unwrap();
+        assert_eq!(header, ["algorithm", "trained on", "a", "b", "average", "worst"]);
+        assert_eq!(lines[0][4..], ["40.0 %", "30.0 %"]);
+        assert!(by_target(&rows[..1]).is_none());
+    }
+
+    #[test]
+    fn validation_chooses_among_variants() {
+        let rows = [row("a", Variant::O, &[(0, 0.5)], 0.9), row("a", Variant::Qd, &[(0, 0.6)], 0.8)];
+        assert_eq!(chosen(&rows), ["ERM: validation (90.0 %) would choose o: 50.0 %"]);
+        assert!(chosen(&rows[..1]).is_empty());
+    }
+
+    #[test]
+    fn targets_are_single_domains_or_all_but_one() {
+        use crate::study::config::TestDomains;
+        let domains = ["a", "b", "c"].map(String::from);
+        let of = |which: TestDomains| {
+            which.targets(&domains).unwrap().iter().map(|t| named(t)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(TestDomains::Each), ["a", "b", "c"]);
+        assert_eq!(of(TestDomains::SingleSource), ["b+c", "a+c", "a+b"]);
+        assert_eq!(of(TestDomains::These(vec!["b".into()])), ["b"]);
+        assert!(TestDomains::Each.targets(&domains[..1]).is_err());
+    }
 }

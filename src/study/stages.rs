@@ -1,6 +1,5 @@
 //! The stages of a run: whether each can begin, and what it does.
 
-use super::clock::Clock;
 use super::config::Study;
 use super::score::{self, Scoring};
 use super::{demo, results};
@@ -12,11 +11,12 @@ use crate::engines::painter::Painter;
 use crate::paint::generate;
 use crate::paint::picture::{Picture, read_pictures};
 use crate::paint::prompts::{self, Grammar, Llm, Prompting};
-use crate::progress::time_left;
+use crate::sweep::label;
+use crate::sweep::state::Log;
+use crate::sweep::work::run_jobs;
 use crate::train::{self, Training, Variant};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 /// Floating point operations of what is left to do.
 #[derive(Debug, Default)]
@@ -62,11 +62,13 @@ impl<'a> Run<'a> {
                 ClipEmbedder::open(gpu, &demo::folder(&study.score.clip, "clip")?, gpu.caps().weights())?;
             work.image = painter.flops_of_an_image()? + clip.flops_of_an_image();
         }
+        let trainings = self.trainings()?;
         for algorithm in &study.compare.algorithms {
             // The other variants need images that are still to be painted.
-            let needs = train::check(gpu, &self.training(algorithm, Variant::O, 0))?;
-            let left =
-                self.trainings().into_iter().filter(|t| t.algorithm == *algorithm && !is_done(t)).count();
+            let Some(first) = trainings.iter().find(|t| t.algorithm == *algorithm) else { continue };
+            let originals = Training { variant: Variant::O, extra: None, ..first.clone() };
+            let needs = train::check(gpu, &originals)?;
+            let left = trainings.iter().filter(|t| t.algorithm == *algorithm && !is_done(t)).count();
             work.training += (left * study.train.steps()) as f64 * needs.flops;
         }
         Ok(work)
@@ -92,7 +94,7 @@ impl<'a> Run<'a> {
 
     pub fn write_prompts(&self, adapter: &GpuOptions) -> Result<()> {
         let (writing, llm) = (self.study.prompts.clone(), self.llm(adapter)?);
-        let (hold_out, seed) = (vec![self.study.test_domain.clone()], self.study.seed);
+        let (hold_out, seed) = (self.study.test_domains.held_out(), self.study.seed);
         let prompting = Prompting { hold_out, seed, writing, ..Prompting::new(&self.data, self.out) };
         let encoder = PromptReader::of(&self.model(None)?)?;
         let reads_all = self.study.images.long_prompts == LongPrompts::Chunk;
@@ -112,7 +114,7 @@ impl<'a> Run<'a> {
         read_pictures(&self.out.join("prompts.jsonl"))
     }
 
-    pub fn paint(&self, gpu: &Gpu) -> Result<()> {
+    pub fn paint(&self, gpu: &Gpu, beside: &[GpuOptions]) -> Result<()> {
         let options = &self.study.images;
         let model = demo::folder(&options.model, "stable-diffusion")?;
         generate::run(
@@ -122,7 +124,7 @@ impl<'a> Run<'a> {
             &self.images,
             options,
             self.study.seed,
-            generate::Work::default(),
+            generate::Work { beside, ..generate::Work::default() },
         )?;
         Ok(())
     }
@@ -135,7 +137,7 @@ impl<'a> Run<'a> {
         let scoring = Scoring {
             data: self.data.clone(),
             generated: self.images.clone(),
-            hold_out: vec![self.study.test_domain.clone()],
+            hold_out: self.study.test_domains.held_out(),
             names: self.pictures()?.into_iter().filter_map(|p| p.domain).map(name).collect(),
             seed: self.study.seed,
             measure: self.study.score.clone(),
@@ -144,45 +146,47 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    pub fn train(&self, gpu: &Gpu, clock: &mut Clock) -> Result<()> {
-        let trainings = self.trainings();
-        let mut took = vec![];
-        for (i, training) in trainings.iter().enumerate() {
-            let name = training.out.file_name().unwrap_or_default().to_string_lossy();
-            let left = trainings.len() - trainings.iter().filter(|t| is_done(t)).count();
-            let rest = time_left(&took, left, 1).map_or(String::new(), |time| format!(", about {time} left"));
-            eprintln!("training {} of {}: {name}{rest}", i + 1, trainings.len());
-            let (new, start) = (!is_done(training), Instant::now());
-            clock.stage("training", || train::run(gpu, training))?;
-            took.extend(new.then(|| start.elapsed().as_secs_f64()));
+    /// Trains what is not done, as a sweep does it: one worker an adapter, and a training that stopped resumes.
+    pub fn train(&self, adapters: &[GpuOptions]) -> Result<()> {
+        let trainings = self.trainings()?;
+        let tally = run_jobs(adapters, &trainings, true)?;
+        if tally.done == trainings.len() {
+            return Ok(());
         }
-        Ok(())
+        let failed = trainings.iter().find_map(|t| Some((t, Log::read(&t.out).error?)));
+        match failed {
+            Some((training, error)) => bail!("{}: {error}", label(training)),
+            None => bail!("{} trainings are run by other processes", tally.elsewhere),
+        }
     }
 
     /// Every training, grouped by seed, so that an interrupted run already has variants to compare.
-    fn trainings(&self) -> Vec<Training> {
-        let (compare, mut trainings) = (&self.study.compare, vec![]);
+    fn trainings(&self) -> Result<Vec<Training>> {
+        let (study, mut trainings) = (self.study, vec![]);
+        let compare = &study.compare;
+        let targets = results::targets(self.out, study)?;
         for seed in 0..compare.seeds {
-            for algorithm in &compare.algorithms {
-                trainings
-                    .extend(compare.variants.iter().map(|&variant| self.training(algorithm, variant, seed)));
+            for target in &targets {
+                let name = results::named(target);
+                let below = Some(name.as_str()).filter(|_| targets.len() > 1);
+                for algorithm in &compare.algorithms {
+                    trainings.extend(compare.variants.iter().map(|&variant| Training {
+                        extra: (variant != Variant::O).then(|| self.images.clone()),
+                        variant,
+                        test_domains: target.clone(),
+                        algorithm: algorithm.clone(),
+                        trial_seed: seed,
+                        seed: study.seed + seed,
+                        settings: study.train.clone(),
+                        ..Training::new(
+                            &self.data,
+                            results::folder(self.out, below, algorithm, variant, seed),
+                        )
+                    }));
+                }
             }
         }
-        trainings
-    }
-
-    fn training(&self, algorithm: &str, variant: Variant, seed: u64) -> Training {
-        let study = self.study;
-        Training {
-            extra: (variant != Variant::O).then(|| self.images.clone()),
-            variant,
-            test_domains: vec![study.test_domain.clone()],
-            algorithm: algorithm.into(),
-            trial_seed: seed,
-            seed: study.seed + seed,
-            settings: study.train.clone(),
-            ..Training::new(&self.data, results::folder(self.out, algorithm, variant, seed))
-        }
+        Ok(trainings)
     }
 }
 

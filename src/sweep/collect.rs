@@ -46,8 +46,6 @@ const ORDER: [&str; 34] = [
     "URM",
 ];
 
-const VARIANTS: [Variant; 4] = [Variant::O, Variant::Q, Variant::D, Variant::Qd];
-
 /// The paper's table 1: PACS, mean over test domains, of [`PAPER`] by o, q, d, qd.
 const TABLE_1: [[f64; 4]; 8] = [
     [84.4, 84.6, 88.5, 87.5],
@@ -196,7 +194,7 @@ impl<'a> Chosen<'a> {
     fn rows(&self) -> Vec<(&'a str, &'static str)> {
         let there = |a: &str, v: &str| self.records.all.iter().any(|r| r.algorithm == a && r.variant == v);
         let names = self.algorithms();
-        let all = names.iter().flat_map(|&a| VARIANTS.map(|v| (a, v.name())));
+        let all = names.iter().flat_map(|&a| Variant::ALL.map(|v| (a, v.name())));
         all.filter(|(a, v)| there(a, v)).collect()
     }
 
@@ -273,7 +271,7 @@ impl<'a> Chosen<'a> {
     /// The same of whichever variant has the best validation in each trial and test domain.
     fn of_chosen_variant(&self, dataset: &str, algorithm: &str) -> Cell {
         let mut best: BTreeMap<(u64, usize), &Choice> = BTreeMap::new();
-        for variant in VARIANTS.map(Variant::name) {
+        for variant in Variant::PAPER.map(Variant::name) {
             for (group, choice) in &self.groups {
                 if group.dataset == dataset && group.algorithm == algorithm && group.variant == variant {
                     let held = best.entry((group.trial_seed, group.test_env)).or_insert(choice);
@@ -322,7 +320,7 @@ impl<'a> Chosen<'a> {
     fn table_1(&self, dataset: &str) -> Table {
         let cells = |algorithm: &str| {
             let one = |v: Variant| self.whole(dataset, &self.accuracies(dataset, algorithm, v.name()));
-            VARIANTS.map(one).into_iter().chain([self.of_chosen_variant(dataset, algorithm)]).collect()
+            Variant::PAPER.map(one).into_iter().chain([self.of_chosen_variant(dataset, algorithm)]).collect()
         };
         let (published, average): (fn(usize) -> Vec<f64>, &[f64]) = match dataset {
             "PACS" if self.accuracy != Accuracy::Balanced => (|i| TABLE_1[i].to_vec(), &AVERAGE_1),
@@ -333,7 +331,11 @@ impl<'a> Chosen<'a> {
         Table {
             title: name.clone(),
             short: name,
-            columns: VARIANTS.map(|v| v.name().to_string()).into_iter().chain(["chosen".into()]).collect(),
+            columns: Variant::PAPER
+                .map(|v| v.name().to_string())
+                .into_iter()
+                .chain(["chosen".into()])
+                .collect(),
             rows: self.paper_rows(cells, published, average),
             width: 20,
         }

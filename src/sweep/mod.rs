@@ -220,10 +220,13 @@ pub fn refused(jobs: &[Job]) -> Vec<(usize, anyhow::Error)> {
     let check = |job: &Job| -> Result<()> {
         let training = &job.training;
         let hparams = training.drawn_hparams()?;
-        // New domains join the training ones.
-        let new = if [Variant::D, Variant::Qd].contains(&training.variant) { 1 } else { 0 };
+        // New domains join the training ones, or take their places.
+        let variant = training.variant;
+        let known = variant.has_originals() || variant.has_styles();
+        let known = if known { job.domains - training.test_domains.len() } else { 0 };
+        let new = if variant.has_new() { 1 } else { 0 };
         let corrected = training.settings.fixed.contains(&training.algorithm);
-        let envs = job.domains - training.test_domains.len() + new;
+        let envs = known + new;
         let setup = Setup { hparams: &hparams, preset: training.settings.preset, corrected, envs };
         train::average_from(training, &*algorithm(&training.algorithm, &setup)?)?;
         Ok(())

@@ -6,6 +6,17 @@ use crate::data::images::Images;
 use crate::data::rng::fnv1a;
 use anyhow::{Result, bail};
 
+/// What a domain is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Its large split is trained on, its small one validates.
+    Train,
+    /// Only its small split is looked at, for validation: originals beside which only generated images are trained on.
+    Validate,
+    /// It is only tested on.
+    Test,
+}
+
 /// The images of a domain.
 pub struct Env {
     pub name: String,
@@ -14,15 +25,28 @@ pub struct Env {
     pub train: Vec<usize>,
     /// Indices of the rest, which validate: DomainBed's `out` accuracy.
     pub validation: Vec<usize>,
-    /// Whether it is only tested on.
-    pub test: bool,
+    /// What it is for.
+    pub role: Role,
 }
 
 impl Env {
     /// The `number`-th environment, whose split is drawn for it.
-    fn new(config: &Training, number: usize, name: String, items: Vec<Item>, test: bool) -> Env {
-        let (validation, train) = split(items.len(), config.holdout_fraction, config.trial_seed, number);
-        Env { name, items, train, validation, test }
+    fn new(config: &Training, number: usize, name: String, items: Vec<Item>, role: Role) -> Env {
+        let (validation, mut train) = split(items.len(), config.holdout_fraction, config.trial_seed, number);
+        if role == Role::Validate {
+            train.clear();
+        }
+        Env { name, items, train, validation, role }
+    }
+
+    /// Whether it is only tested on.
+    pub fn test(&self) -> bool {
+        self.role == Role::Test
+    }
+
+    /// Whether it is trained on.
+    pub fn trained(&self) -> bool {
+        self.role == Role::Train
     }
 }
 
@@ -35,21 +59,26 @@ pub fn environments(config: &Training, dataset: &Dataset) -> Result<Vec<Env>> {
         dataset.env(name)?;
     }
     let held = |item: &Item| config.hold_out_concepts && is_unseen(item);
-    let mut envs: Vec<Env> = vec![];
+    let (mut envs, variant): (Vec<Env>, Variant) = (vec![], config.variant);
     let originals = &dataset.domains;
     for domain in originals {
         let test = config.test_domains.contains(&domain.name);
         let items: Vec<Item> = domain.items.iter().filter(|i| test || !held(i)).cloned().collect();
-        envs.push(Env::new(config, envs.len(), domain.name.clone(), items, test));
+        let role = match (test, variant.has_originals()) {
+            (true, _) => Role::Test,
+            (false, true) => Role::Train,
+            (false, false) => Role::Validate,
+        };
+        envs.push(Env::new(config, envs.len(), domain.name.clone(), items, role));
     }
-    if envs.iter().all(|e| e.test) {
+    if envs.iter().all(Env::test) {
         bail!("all {} domains are test domains: nothing is left to train on", envs.len());
     }
-    if config.variant == Variant::O {
+    if variant == Variant::O {
         return Ok(envs);
     }
     let Some(extra) = &config.extra else {
-        bail!("variant {} needs --extra, the folder of generated images", config.variant.name());
+        bail!("variant {} needs --extra, the folder of generated images", variant.name());
     };
     let (mut joined, mut new) = (0, 0);
     for domain in Dataset::added(extra, &dataset.classes)? {
@@ -60,33 +89,32 @@ pub fn environments(config: &Training, dataset: &Dataset) -> Result<Vec<Env>> {
         }
         let number = envs.len();
         match originals.iter().position(|d| d.name == domain.name) {
-            // Then apart from the originals, which are only tested on.
-            Some(_) if tested && config.variant != Variant::D => {
+            // Then apart from the originals, which are not trained on.
+            Some(_) if (tested || !variant.has_originals()) && variant.has_styles() => {
                 let name = format!("{} (generated)", domain.name);
-                envs.push(Env::new(config, number, name, domain.items, false));
+                envs.push(Env::new(config, number, name, domain.items, Role::Train));
                 joined += 1;
             }
             // Validation stays on originals, the same ones for every variant.
-            Some(e) if config.variant != Variant::D => {
+            Some(e) if variant.has_styles() => {
                 let env = &mut envs[e];
                 env.train.extend(env.items.len()..env.items.len() + domain.items.len());
                 env.items.extend(domain.items);
                 joined += 1;
             }
-            None if config.variant != Variant::Q => {
-                envs.push(Env::new(config, number, domain.name, domain.items, false));
+            None if variant.has_new() => {
+                envs.push(Env::new(config, number, domain.name, domain.items, Role::Train));
                 new += 1;
             }
             _ => {}
         }
     }
-    let lacks = |what: &str| {
-        format!("{}: no images {what}, which variant {} adds", extra.display(), config.variant.name())
-    };
-    if joined == 0 && config.variant != Variant::D {
+    let lacks =
+        |what: &str| format!("{}: no images {what}, which variant {} adds", extra.display(), variant.name());
+    if joined == 0 && variant.has_styles() {
         bail!(lacks("in the style of a training domain"));
     }
-    if new == 0 && config.variant != Variant::Q {
+    if new == 0 && variant.has_new() {
         bail!(lacks("of a new domain"));
     }
     Ok(envs)
@@ -94,7 +122,7 @@ pub fn environments(config: &Training, dataset: &Dataset) -> Result<Vec<Env>> {
 
 /// Says which classes a training environment has no image of: upstream would train on without a word.
 pub fn warn_of_missing_classes(envs: &[Env], classes: &[String]) {
-    for env in envs.iter().filter(|e| !e.test) {
+    for env in envs.iter().filter(|e| e.trained()) {
         let has = |class: usize| env.train.iter().any(|&i| env.items[i].class == class);
         let missing: Vec<_> = (0..classes.len()).filter(|&c| !has(c)).map(|c| classes[c].as_str()).collect();
         if !missing.is_empty() {

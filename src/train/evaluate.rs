@@ -75,7 +75,7 @@ impl<'a> Shown<'a> {
 
     /// The smallest number of images that an environment trains on, test domains included, as DomainBed counts epochs.
     pub fn smallest(&self) -> usize {
-        self.envs.iter().map(|env| env.train.len()).min().unwrap_or(1)
+        self.envs.iter().map(|env| env.train.len()).filter(|n| *n > 0).min().unwrap_or(1)
     }
 
     /// The kind of samples.
@@ -88,7 +88,7 @@ impl<'a> Shown<'a> {
     /// `batch` images, drawn with replacement, of each training environment: packed images and labels.
     pub fn minibatch(&self, step: usize, batch: usize) -> (Vec<u32>, Vec<u32>) {
         let (mut shown, mut labels) = (vec![], vec![]);
-        for (e, env) in self.envs.iter().enumerate().filter(|(_, env)| !env.test) {
+        for (e, env) in self.envs.iter().enumerate().filter(|(_, env)| env.trained()) {
             let key = |purpose: &str| Key::new(self.config.seed, step as u32, &format!("{purpose} {e}"));
             let (draws, augment) = (key("batch"), key("augment"));
             let of = |list: &[usize], draw: usize| list[draws.below(draw as u32, list.len() as u32) as usize];
@@ -124,14 +124,14 @@ impl<'a> Shown<'a> {
         for (split, name) in [(Split::Train, "in"), (Split::Validation, "out")] {
             for (e, env) in self.envs.iter().enumerate() {
                 let places = split.of(env);
-                let skipped = split == Split::Train && !env.test && !self.config.train_accuracy;
+                let skipped = split == Split::Train && !env.test() && !self.config.train_accuracy;
                 if places.is_empty() || skipped {
                     continue;
                 }
                 let correct = self.correct(predictor, e, split, step)?;
                 let share = correct.iter().filter(|&&c| c).count() as f64 / places.len() as f64;
                 record.insert(format!("env{e}_{name}_acc"), json!(share));
-                if env.test {
+                if env.test() {
                     let mut own = ByClass::default();
                     for (&i, &c) in places.iter().zip(&correct) {
                         [&mut own, &mut by_class].into_iter().for_each(|b| b.add(env.items[i].class, c));
@@ -159,7 +159,7 @@ impl<'a> Shown<'a> {
     /// The cross entropy of the validation images, averaged over the training environments.
     pub fn validation_loss(&self, predictor: &mut Predictor, step: usize) -> Result<f32> {
         let (mut sum, mut envs) = (0.0, 0);
-        let validates = |env: &Env| !env.test && !env.validation.is_empty();
+        let validates = |env: &Env| !env.test() && !env.validation.is_empty();
         for (e, env) in self.envs.iter().enumerate().filter(|(_, env)| validates(env)) {
             let logits = self.logits(predictor, e, Split::Validation, step)?;
             let loss = |(&i, row): (&usize, &[f32])| {
@@ -191,7 +191,7 @@ impl<'a> Shown<'a> {
     fn logits(&self, predictor: &mut Predictor, e: usize, split: Split, step: usize) -> Result<Vec<f32>> {
         let (env, number) = (&self.envs[e], split as usize);
         let key = Key::new(self.config.seed, step as u32, &format!("evaluate {e} {number}"));
-        let augmented = self.augmented && !env.test && self.config.val_augment;
+        let augmented = self.augmented && !env.test() && self.config.val_augment;
         let rows = predictor.rows();
         let batches: Vec<&[usize]> = split.of(env).chunks(rows).collect();
         let make = |b: usize| {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// Which generated images join the training.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Variant {
     /// None: the original domains.
     #[default]
@@ -23,15 +23,37 @@ pub enum Variant {
     D,
     /// Both.
     Qd,
+    /// Those in new styles alone: originals only validate.
+    DOnly,
+    /// All generated ones alone: each style is an environment, and originals only validate.
+    QdOnly,
 }
 
 impl Variant {
     /// All of them.
-    pub const ALL: [Variant; 4] = [Variant::O, Variant::Q, Variant::D, Variant::Qd];
+    pub const ALL: [Variant; 6] =
+        [Variant::O, Variant::Q, Variant::D, Variant::Qd, Variant::DOnly, Variant::QdOnly];
+    /// The paper's.
+    pub const PAPER: [Variant; 4] = [Variant::O, Variant::Q, Variant::D, Variant::Qd];
 
-    /// `o`, `q`, `d` or `qd`.
+    /// `o`, `q`, `d`, `qd`, `d-only` or `qd-only`.
     pub fn name(self) -> &'static str {
-        ["o", "q", "d", "qd"][self as usize]
+        ["o", "q", "d", "qd", "d-only", "qd-only"][self as usize]
+    }
+
+    /// Whether originals are trained on.
+    pub fn has_originals(self) -> bool {
+        !matches!(self, Variant::DOnly | Variant::QdOnly)
+    }
+
+    /// Whether generated images in the styles of the training domains are.
+    pub fn has_styles(self) -> bool {
+        matches!(self, Variant::Q | Variant::Qd | Variant::QdOnly)
+    }
+
+    /// Whether generated images of new domains are.
+    pub fn has_new(self) -> bool {
+        matches!(self, Variant::D | Variant::Qd | Variant::DOnly | Variant::QdOnly)
     }
 }
 
@@ -50,7 +72,8 @@ pub struct Training {
     /// Generated images: DIR/DOMAIN/CLASS/image.
     #[arg(long, value_name = "DIR")]
     pub extra: Option<PathBuf>,
-    /// Which generated images join: o none, q those in the styles of training domains, d those of new domains, qd both.
+    /// Which generated images join: o none, q those in the styles of training domains, d those of new domains, qd both; d-only
+    /// and qd-only train on these alone.
     #[arg(long, value_enum, default_value = "o", hide_possible_values = true)]
     pub variant: Variant,
     /// Algorithm, by DomainBed's name.

@@ -47,7 +47,7 @@ impl<'a> Task<'a> {
     /// # Errors
     /// Names, hyper-parameters or sizes that do not fit.
     pub fn new(settings: &'a Training, dataset: &'a Dataset, environments: &[Env]) -> Result<Task<'a>> {
-        let envs = environments.iter().filter(|e| !e.test).count();
+        let envs = environments.iter().filter(|e| e.trained()).count();
         let (hparams, batch) = hyper_parameters(settings, envs)?;
         check_batch(environments, batch)?;
         // Random weights need statistics of the batch; pretrained ones keep theirs, as DomainBed's papers do.
@@ -153,7 +153,7 @@ impl<'a> Task<'a> {
         };
         let env = |e: &Env| {
             let files = |split: &[usize]| split.iter().map(|&i| file(&e.items[i])).collect::<Vec<_>>();
-            json!({"name": e.name, "test": e.test, "in": files(&e.train), "out": files(&e.validation)})
+            json!({"name": e.name, "test": e.test(), "in": files(&e.train), "out": files(&e.validation)})
         };
         let envs: Vec<Value> = envs.iter().map(env).collect();
         json!({"args": self.args, "hparams": self.hparams.0, "environments": envs})
@@ -199,7 +199,7 @@ fn hyper_parameters(settings: &Training, envs: usize) -> Result<(Hparams, usize)
 /// # Errors
 /// A training environment with fewer images than a batch.
 pub fn check_batch(envs: &[Env], batch: usize) -> Result<()> {
-    for env in envs.iter().filter(|e| !e.test) {
+    for env in envs.iter().filter(|e| e.trained()) {
         let n = env.train.len();
         if batch > n {
             bail!(
