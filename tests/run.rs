@@ -313,6 +313,24 @@ fn single_settings_are_replaced_and_the_configuration_is_shown() {
 }
 
 #[test]
+fn the_papers_configurations_are_whole() {
+    for (name, variants) in
+        [("pacs", r#"["o", "q", "d", "qd"]"#), ("officehome", r#"["o", "qd"]"#), ("vlcs", r#"["o", "qd"]"#)]
+    {
+        let text = shown(&[&format!("examples/{name}.toml")]);
+        for line in [
+            "test_domains = \"each\"",
+            "steps = 5001",
+            "preset = \"synth\"",
+            "share = 0.5",
+            &format!("variants = {variants}"),
+        ] {
+            assert!(text.lines().any(|l| l == line), "{name}: no {line} in {text}");
+        }
+    }
+}
+
+#[test]
 fn a_report_of_no_run_and_a_score_of_nothing_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();
