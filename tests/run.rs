@@ -313,6 +313,25 @@ fn single_settings_are_replaced_and_the_configuration_is_shown() {
 }
 
 #[test]
+fn a_plan_says_what_a_run_would_do_and_does_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let plan = kaleid(&["run", "--plan", "test_domains=single-source", "--out", out.to_str().unwrap()]);
+    let said = String::from_utf8(plan.stdout).unwrap();
+    assert!(plan.status.success() && !out.exists(), "{said}");
+    // 869 originals in four sets, and three new ones of their mean size; each of the four alone trains, twice, with three seeds.
+    for part in [
+        "about 1521 of 64x64: 1521 left",
+        "24 of 300 steps (4 test domains, ERM, on o qd, 3 seeds): 24 left",
+        "(predicted)",
+    ] {
+        assert!(said.contains(part), "no {part} in {said}");
+    }
+    let said = refusal(&["run", "--plan", "images.model=nowhere", "--out", out.to_str().unwrap()]);
+    assert!(said.contains("nowhere"), "{said}");
+}
+
+#[test]
 fn the_papers_configurations_are_whole() {
     for (name, variants) in
         [("pacs", r#"["o", "q", "d", "qd"]"#), ("officehome", r#"["o", "qd"]"#), ("vlcs", r#"["o", "qd"]"#)]

@@ -51,6 +51,9 @@ pub struct Args {
     /// Few images and short trainings: to see that everything works
     #[arg(long)]
     quick: bool,
+    /// Print what it would do, what of it is done, and about how long it takes, and do nothing else
+    #[arg(long, conflicts_with = "show_config")]
+    plan: bool,
     /// Print the configuration with all defaults, as it would be run, and do nothing else
     #[arg(long)]
     show_config: bool,
@@ -80,6 +83,9 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     let study = study.with(&changes)?;
     if args.show_config {
         return say!("{}", study.text()?.trim_end());
+    }
+    if args.plan {
+        return study::plan(gpu, &study, &args.out)?.into_iter().try_for_each(|line| say!("{line}"));
     }
     let named = |name| GpuOptions { adapter: Some(name), ..gpu.clone() };
     let mut adapters: Vec<GpuOptions> = args.adapters.into_iter().map(named).collect();

@@ -49,13 +49,37 @@ pub fn run(adapters: &[GpuOptions], study: &Study, out: &Path) -> Result<PathBuf
     }
     let work = run.check(&gpu, adapter)?;
     clock.stage("prompts", || run.write_prompts(adapter))?;
-    forecast::say(&gpu, run.flops(&work)?)?;
+    let [_, left] = run.images()?;
+    forecast::say(&gpu, left as f64 * work.image + work.training)?;
     clock.stage("images", || run.paint(&gpu, &adapters[1..]))?;
     clock.stage("score", || run.score(&gpu))?;
     // Each worker opens its own.
     drop(gpu);
     clock.stage("training", || run.train(adapters))?;
     report::run(out)
+}
+
+/// What [`run`] would do: a line for each stage with what is done and what it takes, then memory and disk. Times are predicted, from the
+/// speed of one product on this adapter. Nothing is written into `out`.
+///
+/// # Errors
+/// What would stop the run.
+pub fn plan(adapter: &GpuOptions, study: &Study, out: &Path) -> Result<Vec<String>> {
+    let file = out.join("run.toml");
+    if file.exists() {
+        may_go_on(study, &held(&file)?, out)?;
+    }
+    // The demo's data set is unpacked somewhere else while it is not there.
+    let temp = std::env::temp_dir().join(format!("kaleid-plan-{}", std::process::id()));
+    let unpacked = demo::is_builtin(&study.data) && !out.join("data").exists();
+    let folder = if unpacked { &temp } else { out };
+    if unpacked {
+        demo::unpack_data(&folder.join("data"))?;
+    }
+    let lines =
+        Gpu::open(adapter).and_then(|gpu| forecast::plan(&gpu, adapter, study, &Run::new(study, folder)));
+    let _ = std::fs::remove_dir_all(&temp);
+    lines
 }
 
 /// Makes `out` the folder of this configuration, or sees that it is. The file is held until the run ends: it is the lock that
@@ -65,20 +89,30 @@ fn claim(study: &Study, out: &Path) -> Result<File> {
     if !file.exists() {
         write_atomic(&file, study.text()?.as_bytes())?;
     }
-    let text = std::fs::read_to_string(&file).with_context(|| format!("{}: cannot read", file.display()))?;
-    let held = Study::parse(&text, &file.display().to_string())?;
+    let held = held(&file)?;
     let lock = File::open(&file).with_context(|| format!("{}: cannot read", file.display()))?;
     lock::hold(out, &lock)?;
-    // A run that failed before it wrote its prompts leaves nothing to lose.
-    if !study.extends(&held) && out.join("prompts.jsonl").exists() {
-        let other = study.difference(&held)?;
-        bail!("{}: holds a run with other settings (here: {other}): choose another --out", out.display());
-    }
+    may_go_on(study, &held, out)?;
     if !held.extends(study) || !study.extends(&held) {
         write_atomic(&file, study.text()?.as_bytes())?;
         return claim(study, out);
     }
     Ok(lock)
+}
+
+/// The configuration of a run.
+fn held(file: &Path) -> Result<Study> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("{}: cannot read", file.display()))?;
+    Study::parse(&text, &file.display().to_string())
+}
+
+/// Refuses to go on with the run of `held` in another way. One that failed before it wrote its prompts leaves nothing to lose.
+fn may_go_on(study: &Study, held: &Study, out: &Path) -> Result<()> {
+    if !study.extends(held) && out.join("prompts.jsonl").exists() {
+        let other = study.difference(held)?;
+        bail!("{}: holds a run with other settings (here: {other}): choose another --out", out.display());
+    }
+    Ok(())
 }
 
 /// Removes what processes that were killed while they wrote a file left behind.

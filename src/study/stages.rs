@@ -4,6 +4,7 @@ use super::config::Study;
 use super::score::{self, Scoring};
 use super::{demo, results};
 use crate::core::{Gpu, GpuOptions};
+use crate::data::dataset::Dataset;
 use crate::engines::clip::{ClipEmbedder, PromptReader};
 use crate::engines::model::Model;
 use crate::engines::options::LongPrompts;
@@ -18,13 +19,19 @@ use crate::train::{self, Training, Variant};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 
-/// Floating point operations of what is left to do.
+/// What is left to do, and what it takes.
 #[derive(Debug, Default)]
 pub struct Work {
-    /// Painting and scoring one image.
-    image: f64,
-    /// All updates of all trainings.
-    training: f64,
+    /// Floating point operations of painting and scoring one image.
+    pub image: f64,
+    /// Those of all updates of all trainings that are left.
+    pub training: f64,
+    /// Bytes of device memory that painting takes.
+    pub painter: usize,
+    /// And an update of the largest training.
+    pub update: usize,
+    /// Trainings, and how many of them are left.
+    pub trainings: [usize; 2],
 }
 
 /// What all stages share.
@@ -61,26 +68,58 @@ impl<'a> Run<'a> {
             let clip =
                 ClipEmbedder::open(gpu, &demo::folder(&study.score.clip, "clip")?, gpu.caps().weights())?;
             work.image = painter.flops_of_an_image()? + clip.flops_of_an_image();
+            let parts = painter.needs().map(|(_, needs)| needs.memory.total());
+            let most = parts.iter().copied().max().unwrap_or(0);
+            work.painter = if painter.in_turn() { most } else { parts.iter().sum() };
         }
         let trainings = self.trainings()?;
+        work.trainings = [trainings.len(), trainings.iter().filter(|t| !is_done(t)).count()];
         for algorithm in &study.compare.algorithms {
             // The other variants need images that are still to be painted.
             let Some(first) = trainings.iter().find(|t| t.algorithm == *algorithm) else { continue };
             let originals = Training { variant: Variant::O, extra: None, ..first.clone() };
             let needs = train::check(gpu, &originals)?;
             let left = trainings.iter().filter(|t| t.algorithm == *algorithm && !is_done(t)).count();
+            work.update = work.update.max(needs.memory.total());
             work.training += (left * study.train.steps()) as f64 * needs.flops;
         }
         Ok(work)
     }
 
-    /// Floating point operations of what is left, when the prompts are written.
+    /// Images, and how many of them are left: those of the prompts, or about as many as there will be.
     ///
     /// # Errors
-    /// A prompts.jsonl that cannot be read.
-    pub fn flops(&self, work: &Work) -> Result<f64> {
-        let left = self.pictures()?.into_iter().filter(|p| !self.images.join(&p.file_name).exists()).count();
-        Ok(left as f64 * work.image + work.training)
+    /// A prompts.jsonl or a data set that cannot be read.
+    pub fn images(&self) -> Result<[usize; 2]> {
+        if self.has_prompts() {
+            let pictures = self.pictures()?;
+            let left = pictures.iter().filter(|p| !self.images.join(&p.file_name).exists()).count();
+            return Ok([pictures.len(), left]);
+        }
+        let (study, dataset) = (self.study, Dataset::open(&self.data)?);
+        let held_out = study.test_domains.held_out();
+        let seen = dataset.domains.iter().filter(|domain| !held_out.contains(&domain.name));
+        let sizes: Vec<f64> = seen.map(|domain| domain.items.len() as f64).collect();
+        let all: f64 = sizes.iter().sum();
+        let writing = &study.prompts;
+        let new = if writing.domains.is_empty() { writing.new } else { writing.domains.len() };
+        let count = writing.share as f64 * (all + new as f64 * all / sizes.len().max(1) as f64);
+        Ok([count.round() as usize; 2])
+    }
+
+    /// Whether prompts are written.
+    pub fn has_prompts(&self) -> bool {
+        self.out.join("prompts.jsonl").exists()
+    }
+
+    /// Height and width of images as they are painted, and as they are saved.
+    ///
+    /// # Errors
+    /// A model that does not open.
+    pub fn sizes(&self) -> Result<[[usize; 2]; 2]> {
+        let options = self.study.images.resolved();
+        let painted = self.model(None)?.size(options.size)?;
+        Ok([painted, options.saved_size.unwrap_or(painted)])
     }
 
     fn llm(&self, adapter: &GpuOptions) -> Result<Llm> {
@@ -88,7 +127,7 @@ impl<'a> Run<'a> {
     }
 
     /// Whether the images are painted and scored: scoring writes this file last, from images that do not change any more.
-    fn is_scored(&self) -> bool {
+    pub fn is_scored(&self) -> bool {
         self.out.join("diversity.json").exists()
     }
 

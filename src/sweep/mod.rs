@@ -271,7 +271,7 @@ pub fn cost(jobs: &[Job], seconds_per_job: Option<f64>) -> Cost {
 }
 
 /// Bytes of a trained network, except its classifier; none, if there is no such network.
-fn model_bytes(settings: &Settings) -> Option<u64> {
+pub fn model_bytes(settings: &Settings) -> Option<u64> {
     let (mode, stem) = (TrainNorm::Frozen, settings.stem().ok()?);
     let featurizer = Featurizer::named(settings.arch(), settings.size, settings.width, stem, mode).ok()?;
     let network = Network { featurizer, classes: 1, nonlinear: false, f16_activations: false };
