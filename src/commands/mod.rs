@@ -26,6 +26,7 @@ pub fn renamed(argument: OsString) -> OsString {
 pub mod bench;
 pub mod chat;
 pub mod data;
+pub mod export;
 pub mod fetch;
 pub mod generate;
 pub mod info;

@@ -1,11 +1,17 @@
-//! Image data sets of the hub, which are tables in parquet files, as folders of images: ROOT/DOMAIN/CLASS/image.
+//! Image data sets of the hub, which are tables in parquet files: as folders of images, ROOT/DOMAIN/CLASS/image, and from images.
 
 use super::text;
 use super::write_atomic;
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use parquet::basic::Compression;
+use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
 use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::record::{Field, Row};
-use serde_json::Value;
+use parquet::schema::parser::parse_message_type;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -14,6 +20,67 @@ use std::path::{Path, PathBuf};
 const LABELS: [&str; 4] = ["label", "class", "category", "label_name"];
 /// Columns that say which domain it is from.
 const DOMAINS: [&str; 3] = ["domain", "style", "domain_label"];
+
+/// An image with what is known of it.
+pub struct Pictured {
+    /// Its file.
+    pub bytes: Vec<u8>,
+    /// What the file is called.
+    pub path: String,
+    /// Number of its class, if it has one.
+    pub class: Option<usize>,
+    /// Its domain, if it has one.
+    pub domain: Option<String>,
+    /// What it was painted from, if it was.
+    pub prompt: Option<String>,
+    /// All else, as JSON.
+    pub metadata: String,
+}
+
+/// Writes images as one table, with columns that `datasets` takes for images and for classes of these names.
+///
+/// # Errors
+/// A folder that cannot be written.
+pub fn write(file: &Path, images: &[Pictured], classes: &[&str]) -> Result<()> {
+    // All may be absent, or `datasets` takes the image for something else.
+    let schema = parse_message_type(
+        "message images { optional group image { optional binary bytes; optional binary path (UTF8); }
+         optional int64 label; optional binary domain (UTF8); optional binary prompt (UTF8); optional binary metadata (UTF8); }",
+    )?;
+    let text = json!({"dtype": "string", "_type": "Value"});
+    let features = json!({"image": {"_type": "Image"}, "label": {"names": classes, "_type": "ClassLabel"}, "domain": text,
+        "prompt": text, "metadata": text});
+    let said = json!({"info": {"features": features}}).to_string();
+    let pairs = vec![KeyValue { key: "huggingface".into(), value: Some(said) }];
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::SNAPPY)
+        .set_dictionary_enabled(false)
+        .set_key_value_metadata(Some(pairs));
+    let mut writer = SerializedFileWriter::new(vec![], schema.into(), properties.build().into())?;
+    let mut group = writer.next_row_group()?;
+    let column = |get: fn(&Pictured) -> Option<&[u8]>| images.iter().map(get).collect::<Vec<_>>();
+    texts(&mut group, 2, &column(|image| Some(&image.bytes)))?;
+    texts(&mut group, 2, &column(|image| Some(image.path.as_bytes())))?;
+    let numbers: Vec<i64> = images.iter().filter_map(|image| image.class.map(|class| class as i64)).collect();
+    let there: Vec<i16> = images.iter().map(|image| i16::from(image.class.is_some())).collect();
+    let mut labels = group.next_column()?.context("a column of labels")?;
+    labels.typed::<Int64Type>().write_batch(&numbers, Some(&there), None)?;
+    labels.close()?;
+    texts(&mut group, 1, &column(|image| image.domain.as_deref().map(str::as_bytes)))?;
+    texts(&mut group, 1, &column(|image| image.prompt.as_deref().map(str::as_bytes)))?;
+    texts(&mut group, 1, &column(|image| Some(image.metadata.as_bytes())))?;
+    group.close()?;
+    write_atomic(file, &writer.into_inner()?)
+}
+
+/// Writes the next column, of texts or bytes, in groups of so many levels.
+fn texts(group: &mut SerializedRowGroupWriter<Vec<u8>>, levels: i16, all: &[Option<&[u8]>]) -> Result<()> {
+    let values: Vec<ByteArray> = all.iter().flatten().map(|bytes| bytes.to_vec().into()).collect();
+    let there: Vec<i16> = all.iter().map(|value| levels * i16::from(value.is_some())).collect();
+    let mut column = group.next_column()?.context("a column of texts")?;
+    column.typed::<ByteArrayType>().write_batch(&values, Some(&there), None)?;
+    Ok(column.close()?)
+}
 
 /// Writes the images of `files` below `root`, which must not be there yet; how many. Images keep their bytes.
 ///
