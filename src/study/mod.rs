@@ -8,7 +8,7 @@
 //! diversity.json  diversity.svg
 //! train/ALGORITHM-VARIANT-SEED/    below train/TEST_DOMAIN/ where there are several
 //! stages.json     adapter and seconds
-//! report.html
+//! report.html  results.csv  tables.tex
 //! ```
 //!
 //! Each stage resumes where it was interrupted, to the bytes of an uninterrupted run; only recorded times differ.
@@ -17,6 +17,7 @@ pub mod clock;
 pub mod config;
 pub mod curve;
 pub mod demo;
+mod files;
 mod forecast;
 pub mod report;
 pub mod results;

@@ -3,9 +3,9 @@
 
 use super::clock::Stages;
 use super::config::Study;
-use super::demo;
 use super::results::{averaged, by_target, chosen, findings, matrix, table};
 use super::score::{Diversity, DomainDiversity};
+use super::{demo, files};
 use crate::data::write_atomic;
 use crate::paint::picture::Picture;
 use anyhow::{Context, Result, bail};
@@ -18,13 +18,15 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Writes `report.html` into the folder of a run, from whatever stages are done there; its path.
+/// Writes `report.html`, `results.csv` and `tables.tex` into the folder of a run, from whatever stages are done there; the path of the
+/// first.
 ///
 /// # Errors
 /// A folder that is no run's; files that are not what a run writes.
 pub fn run(dir: &Path) -> Result<PathBuf> {
     let run = Run::open(dir)?;
     let each = table(dir, &run.study)?;
+    files::write(dir, &each, &run.study)?;
     let rows = averaged(&each);
     let tested = rows.first().map_or_else(String::new, |row| row.target.clone());
     let page = json!({

@@ -103,7 +103,7 @@ impl<'a> Run<'a> {
         let all: f64 = sizes.iter().sum();
         let writing = &study.prompts;
         let new = if writing.domains.is_empty() { writing.new } else { writing.domains.len() };
-        let count = writing.share as f64 * (all + new as f64 * all / sizes.len().max(1) as f64);
+        let count = writing.share * (all + new as f64 * all / sizes.len().max(1) as f64);
         Ok([count.round() as usize; 2])
     }
 
