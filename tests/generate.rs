@@ -244,7 +244,7 @@ fn what_the_autoencoder_cannot_decode_as_a_whole_it_decodes_in_tiles_that_fade_i
         let options =
             Options { steps: 1, guidance: 1.0.into(), size: Some([256, 192]), ..Options::default() };
         let model = Model::open(&folder, &options).unwrap();
-        let tile = Painter::new(&gpu, &model, &options, 1, 1).unwrap().tile();
+        let [tile, _] = Painter::new(&gpu, &model, &options, 1, 1).unwrap().tiles();
         let out = temp.path().join(format!("{memory:?}"));
         generate::run(&gpu, &folder, &jobs()[..1], &out, &options, 0, Work::default()).unwrap();
         (tile, image::open(out.join("new/0.png")).unwrap().to_rgb8().into_raw())

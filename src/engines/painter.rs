@@ -147,10 +147,13 @@ impl Painter {
         [("text encoder", text), ("UNet", unet), ("autoencoder", vae)]
     }
 
-    /// Side of the tiles in which images are decoded, in pixels, where these do not fit as a whole.
-    pub fn tile(&self) -> Option<usize> {
-        let tiles = self.pixels.decoder.tiles.as_ref()?;
-        Some(tiles.size[0].max(tiles.size[1]) * self.model.vae.latents().scale)
+    /// Sides of the tiles in which images are decoded, and encoded, in pixels, where these do not fit as a whole.
+    pub fn tiles(&self) -> [Option<usize>; 2] {
+        let scale = self.model.vae.latents().scale;
+        [Some(&self.pixels.decoder), self.pixels.encoder.as_ref()].map(|half| {
+            let tiles = half?.tiles.as_ref()?;
+            Some(tiles.size[0].max(tiles.size[1]) * scale)
+        })
     }
 
     /// Whether memory is too short for all parts at once, so that they are loaded in turn.

@@ -164,3 +164,38 @@ impl Half {
         Err(anyhow!(whole))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::GpuOptions;
+    use crate::data::folder::Folder;
+    use crate::engines::options::Options;
+    use std::path::Path;
+
+    #[test]
+    fn a_picture_that_does_not_fit_as_a_whole_is_encoded_in_tiles() {
+        let folder = Folder::from(Path::new("weights/demo/stable-diffusion"));
+        let model = Model::open(&folder, &Options::default()).unwrap();
+        let size @ [height, width] = [256, 192];
+        let data = (0..height * width * 3).map(|i| (i / 3 % width) as u8 ^ (i / 3 / width) as u8).collect();
+        let picture = Rgb { width, height, data };
+        let encode = |memory: Option<u64>| {
+            let gpu = Gpu::open(&GpuOptions { memory, ..GpuOptions::from_env() }).unwrap();
+            let work = Work { size, batch: 1, vae_batch: 1, guided: false, chunks: 1 };
+            let mut pixels = Pixels::new(&gpu, &model, work).unwrap();
+            pixels.with_encoder().unwrap();
+            let latents = pixels.encode(&picture, &vec![0.0; height * width / 16]).unwrap();
+            (pixels.encoder.unwrap().tiles.is_some(), latents)
+        };
+        let ((whole_in_tiles, whole), (in_tiles, tiled)) = (encode(None), encode(Some(5)));
+        assert!(!whole_in_tiles && in_tiles);
+        assert_eq!(whole.len(), tiled.len());
+        let square =
+            |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>();
+        let apart =
+            square(&mut whole.iter().zip(&tiled).map(|(a, b)| a - b)) / square(&mut whole.iter().copied());
+        // Group norms see a tile only.
+        assert!(apart > 0.0 && apart < 0.02, "{apart} of the whole apart");
+    }
+}

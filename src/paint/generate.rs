@@ -254,7 +254,11 @@ fn say_how(gpu: &Gpu, model: &Model, painter: &Painter, left: usize, options: &O
     let (adapter, memory, n) = (&gpu.caps().adapter, memory.join(", "), painter.batch());
     model.remarks().iter().for_each(|remark| eprintln!("{remark}"));
     let in_turn = if painter.in_turn() { " in turn" } else { "" };
-    let tile = painter.tile().map_or(String::new(), |side| format!(", decoded in tiles of {side}"));
+    let [decoded, encoded] = painter.tiles();
+    let tiles = |how: &str, side: Option<usize>| {
+        side.map_or(String::new(), |side| format!(", {how} in tiles of {side}"))
+    };
+    let tile = tiles("decoded", decoded) + &tiles("encoded", encoded);
     eprintln!(
         "{adapter}: {memory}{in_turn}{tile}; {left} images of {width}x{height} in {} steps, {n} at once",
         options.steps
