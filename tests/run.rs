@@ -173,9 +173,18 @@ fn a_demo_that_is_killed_ends_with_the_same_bytes() {
 fn every_domain_is_tested_on_by_networks_that_never_saw_it() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("each");
+    // Real images in another style, of one class.
+    let real = dir.path().join("real/photos/animal");
+    std::fs::create_dir_all(&real).unwrap();
+    let originals = std::fs::read_dir("weights/demo/data/clipart/animal").unwrap();
+    for file in originals.map(|entry| entry.unwrap().path()) {
+        std::fs::copy(&file, real.join(file.file_name().unwrap())).unwrap();
+    }
+    let real = format!("compare.retrieval={}", dir.path().join("real").display());
     let changes = [
         "test_domains=[\"openmoji\", \"noto\"]",
-        "compare.variants=[\"o\", \"q\", \"qd-only\"]",
+        "compare.variants=[\"o\", \"q\", \"qd-only\", \"retrieval\"]",
+        &real,
         "images.steps=1",
         "prompts.share=0.05",
         "train.steps=2",
@@ -184,10 +193,12 @@ fn every_domain_is_tested_on_by_networks_that_never_saw_it() {
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     let found = files(&out);
     for target in ["openmoji", "noto"] {
-        for variant in ["o", "q", "qd-only"] {
+        for variant in ["o", "q", "qd-only", "retrieval"] {
             let name = format!("train/{target}/ERM-{variant}-0/train.json");
             let described: Value = serde_json::from_slice(&found[&name]).unwrap();
-            for env in described["environments"].as_array().unwrap() {
+            let envs = described["environments"].as_array().unwrap();
+            assert_eq!(envs.iter().any(|env| env["name"] == "photos"), variant == "retrieval");
+            for env in envs {
                 let name = env["name"].as_str().unwrap();
                 assert_eq!(env["test"], name == target, "{name} for {target}");
                 let trained = env["in"].as_array().unwrap();
@@ -305,6 +316,7 @@ fn single_settings_are_replaced_and_the_configuration_is_shown() {
         ("seed.x=3", "invalid type: table, expected a whole number"),
         ("train.preset=db", "unknown variant `db`, expected one of `db2020`"),
         ("compare.seeds=0", "[compare] needs at least one"),
+        ("compare.variants=[\"retrieval\"]", "the variant retrieval needs retrieval = \"DIR\""),
     ] {
         let line = refusal(&["run", file, change, "--show-config"]);
         assert!(line.contains(says), "{says} not in: {line}");

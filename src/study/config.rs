@@ -122,15 +122,23 @@ impl Serialize for TestDomains {
 pub struct Compare {
     /// DomainBed's names.
     pub algorithms: Vec<String>,
-    /// Which images are trained on: o, q, d, qd, d-only, qd-only.
+    /// Which images are trained on: o, q, d, qd, d-only, qd-only, retrieval.
     pub variants: Vec<Variant>,
+    /// The images of the variant `retrieval`: DIR/DOMAIN/CLASS/image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retrieval: Option<PathBuf>,
     /// Number of trainings of each algorithm and variant, which differ in their split and draws.
     pub seeds: u64,
 }
 
 impl Default for Compare {
     fn default() -> Self {
-        Compare { algorithms: vec!["ERM".into()], variants: vec![Variant::O, Variant::Qd], seeds: 3 }
+        Compare {
+            algorithms: vec!["ERM".into()],
+            variants: vec![Variant::O, Variant::Qd],
+            retrieval: None,
+            seeds: 3,
+        }
     }
 }
 
@@ -194,6 +202,9 @@ impl Study {
         if compare.algorithms.is_empty() || compare.variants.is_empty() || compare.seeds == 0 {
             bail!("[compare] needs at least one of algorithms, of variants and of seeds");
         }
+        if compare.variants.contains(&Variant::Retrieval) && compare.retrieval.is_none() {
+            bail!("[compare] the variant retrieval needs retrieval = \"DIR\", a folder of real images");
+        }
         for algorithm in compare.algorithms.iter().chain(&self.train.fixed) {
             domainbed::check_name(algorithm)?;
         }
@@ -219,8 +230,9 @@ impl Study {
     pub(super) fn extends(&self, held: &Study) -> bool {
         let (now, then) = (&self.compare, &held.compare);
         let rest = Study { compare: now.clone(), ..held.clone() };
+        let same = then.retrieval.is_none() || then.retrieval == now.retrieval;
         // Whatever words they were given in.
-        rest.text().ok() == self.text().ok()
+        same && rest.text().ok() == self.text().ok()
             && then.algorithms.iter().all(|a| now.algorithms.contains(a))
             && then.variants.iter().all(|v| now.variants.contains(v))
             && then.seeds <= now.seeds

@@ -79,6 +79,10 @@ impl<'a> Run<'a> {
             let Some(first) = trainings.iter().find(|t| t.algorithm == *algorithm) else { continue };
             let originals = Training { variant: Variant::O, extra: None, ..first.clone() };
             let needs = train::check(gpu, &originals)?;
+            // Those of real ones are there.
+            let real =
+                trainings.iter().find(|t| t.algorithm == *algorithm && t.variant == Variant::Retrieval);
+            real.map(|training| train::check(gpu, training)).transpose()?;
             let left = trainings.iter().filter(|t| t.algorithm == *algorithm && !is_done(t)).count();
             work.update = work.update.max(needs.memory.total());
             work.training += (left * study.train.steps()) as f64 * needs.flops;
@@ -210,7 +214,11 @@ impl<'a> Run<'a> {
                 let below = Some(name.as_str()).filter(|_| targets.len() > 1);
                 for algorithm in &compare.algorithms {
                     trainings.extend(compare.variants.iter().map(|&variant| Training {
-                        extra: (variant != Variant::O).then(|| self.images.clone()),
+                        extra: match variant {
+                            Variant::O => None,
+                            Variant::Retrieval => compare.retrieval.clone(),
+                            _ => Some(self.images.clone()),
+                        },
                         variant,
                         test_domains: target.clone(),
                         algorithm: algorithm.clone(),

@@ -111,6 +111,10 @@ pub fn environments(config: &Training, dataset: &Dataset) -> Result<Vec<Env>> {
     }
     let lacks =
         |what: &str| format!("{}: no images {what}, which variant {} adds", extra.display(), variant.name());
+    // Real images are of whatever styles there are.
+    if variant == Variant::Retrieval && joined + new > 0 {
+        return Ok(envs);
+    }
     if joined == 0 && variant.has_styles() {
         bail!(lacks("in the style of a training domain"));
     }

@@ -27,18 +27,27 @@ pub enum Variant {
     DOnly,
     /// All generated ones alone: each style is an environment, and originals only validate.
     QdOnly,
+    /// Real images from elsewhere, in known styles or new ones: what generated ones have to be better than.
+    Retrieval,
 }
 
 impl Variant {
     /// All of them.
-    pub const ALL: [Variant; 6] =
-        [Variant::O, Variant::Q, Variant::D, Variant::Qd, Variant::DOnly, Variant::QdOnly];
+    pub const ALL: [Variant; 7] = [
+        Variant::O,
+        Variant::Q,
+        Variant::D,
+        Variant::Qd,
+        Variant::DOnly,
+        Variant::QdOnly,
+        Variant::Retrieval,
+    ];
     /// The paper's.
     pub const PAPER: [Variant; 4] = [Variant::O, Variant::Q, Variant::D, Variant::Qd];
 
-    /// `o`, `q`, `d`, `qd`, `d-only` or `qd-only`.
+    /// `o`, `q`, `d`, `qd`, `d-only`, `qd-only` or `retrieval`.
     pub fn name(self) -> &'static str {
-        ["o", "q", "d", "qd", "d-only", "qd-only"][self as usize]
+        ["o", "q", "d", "qd", "d-only", "qd-only", "retrieval"][self as usize]
     }
 
     /// Whether originals are trained on.
@@ -46,14 +55,14 @@ impl Variant {
         !matches!(self, Variant::DOnly | Variant::QdOnly)
     }
 
-    /// Whether generated images in the styles of the training domains are.
+    /// Whether added images in the styles of the training domains are.
     pub fn has_styles(self) -> bool {
-        matches!(self, Variant::Q | Variant::Qd | Variant::QdOnly)
+        matches!(self, Variant::Q | Variant::Qd | Variant::QdOnly | Variant::Retrieval)
     }
 
-    /// Whether generated images of new domains are.
+    /// Whether added images of new domains are.
     pub fn has_new(self) -> bool {
-        matches!(self, Variant::D | Variant::Qd | Variant::DOnly | Variant::QdOnly)
+        !matches!(self, Variant::O | Variant::Q)
     }
 }
 
@@ -73,7 +82,7 @@ pub struct Training {
     #[arg(long, value_name = "DIR")]
     pub extra: Option<PathBuf>,
     /// Which generated images join: o none, q those in the styles of training domains, d those of new domains, qd both; d-only
-    /// and qd-only train on these alone.
+    /// and qd-only train on these alone; retrieval: --extra holds real images, in any style.
     #[arg(long, value_enum, default_value = "o", hide_possible_values = true)]
     pub variant: Variant,
     /// Algorithm, by DomainBed's name.
