@@ -358,12 +358,13 @@ fn prompts_that_cannot_be_are_named_with_their_line() {
 fn flags_that_cannot_be_say_what_can() {
     let temp = tempfile::tempdir().unwrap();
     let out = temp.path().join("out");
-    let painting: [(&[&str], &str); 10] = [
+    let painting: [(&[&str], &str); 11] = [
         (&["--size", "17"], "size 17x17: width and height must be multiples of 2"),
         (&["--size", "0"], "a size is a number like 512"),
         (&["--steps", "0"], "0 steps: the ddim scheduler takes 1 to 1000"),
         (&["--steps", "2000"], "2000 steps: the ddim scheduler takes 1 to 1000"),
-        (&["--scheduler", "unipc"], "scheduler \"unipc\" is not known; choose one of ddim, pndm"),
+        (&["--scheduler", "deis"], "scheduler \"deis\" is not known; choose one of ddim, pndm"),
+        (&["--guidance", "2,x"], "\"2,x\" is no number, and no list of numbers between commas"),
         (&["--guidance", "NaN"], "--guidance NaN must be a number from 0"),
         (&["--guidance=-1"], "--guidance -1 must be a number from 0"),
         (&["--batch", "0"], "invalid value '0' for '--batch"),

@@ -205,33 +205,32 @@ fn paint(
 ) -> Result<()> {
     let (model, _) = models.values().next().context("a model")?;
     let size = model.size(options.size)?;
-    let all = || left.values().flatten();
-    let files: Vec<PathBuf> = all().map(|p| out.join(&p.picture.file_name)).collect();
+    // All that can be seen of all of them first. Weights are read when a painter paints.
+    let kind = |p: &&Planned| (p.strength.to_bits(), p.guidance.to_bits());
+    left.values_mut().for_each(|own| own.sort_by_key(kind));
+    let painter = |group| Ok((group, batches::painter(gpu, models, group)?));
+    let painters: BTreeMap<&Group, Painter> = left.keys().map(painter).collect::<Result<_>>()?;
+    let files: Vec<PathBuf> = left.values().flatten().map(|p| out.join(&p.picture.file_name)).collect();
     let folders: BTreeSet<&Path> = files.iter().filter_map(|file| file.parent()).collect();
     folders.into_iter().try_for_each(writable_folder)?;
     let pixels: usize = options.saved_size.unwrap_or(size).iter().product();
     room_for(out, files.len() as u64 * (3 * pixels + TEXTS) as u64)?;
-    let scheduler = model.scheduler(options.scheduler.as_deref())?;
-    let mut steps = 0;
-    for p in all() {
-        let points = match p.picture.init {
-            Some(_) => scheduler.points_from(options.steps, p.strength)?,
-            None => scheduler.points(options.steps)?,
-        };
-        steps += points.timesteps.len() as u64;
-    }
 
-    // All that can be seen of all of them first. Weights are read when a painter paints.
-    let kind = |p: &&Planned| (p.strength.to_bits(), p.guidance.to_bits());
-    left.values_mut().for_each(|own| own.sort_by_key(kind));
-    let (mut painters, mut batches) = (BTreeMap::new(), vec![]);
+    let scheduler = model.scheduler(options.scheduler.as_deref())?;
+    let (mut steps, mut batches) = (0, vec![]);
     for (group, own) in &*left {
-        let painter = batches::painter(gpu, models, group)?;
-        let n = painter.batch();
-        say_how(gpu, &models[&group.domain].0, &painter, own.len(), options)?;
+        let painter = &painters[group];
+        say_how(gpu, &models[&group.domain].0, painter, own.len(), options)?;
         let alike = own.chunk_by(|a, b| kind(a) == kind(b));
+        let n = painter.batch();
         batches.extend(alike.flat_map(|own| own.chunks(n)).map(|pictures| Batch { group, pictures }));
-        painters.insert(group, painter);
+        for p in own {
+            let points = match p.picture.init {
+                Some(_) => scheduler.points_from(options.steps, p.strength)?,
+                None => scheduler.points(options.steps)?,
+            };
+            steps += points.timesteps.len() as u64;
+        }
     }
     if let Some(preview) = work.preview {
         eprintln!("a preview every {preview} steps: {}", out.join(preview::FILE).display());

@@ -27,6 +27,8 @@ pub struct Env {
     pub validation: Vec<usize>,
     /// What it is for.
     pub role: Role,
+    /// Number in `items` of the first image that was added to originals; there may be none.
+    pub added: usize,
 }
 
 impl Env {
@@ -36,7 +38,7 @@ impl Env {
         if role == Role::Validate {
             train.clear();
         }
-        Env { name, items, train, validation, role }
+        Env { name, added: items.len(), items, train, validation, role }
     }
 
     /// Whether it is only tested on.

@@ -54,6 +54,8 @@ pub struct Shown<'a> {
     augmented: bool,
     /// The training images of each environment by class, where batches are drawn so that classes are equally frequent.
     balanced: Option<Vec<Vec<Vec<usize>>>>,
+    /// The training images of each environment that holds both: originals, and those that were added. For `--synthetic-share`.
+    mixed: Vec<Option<[Vec<usize>; 2]>>,
 }
 
 impl<'a> Shown<'a> {
@@ -70,7 +72,8 @@ impl<'a> Shown<'a> {
             classes
         };
         let balanced = hparams.bool("class_balanced").then(|| envs.iter().map(by_class).collect());
-        Shown { config, envs, images, augmented: hparams.bool("data_augmentation"), balanced }
+        let mixed = envs.iter().map(|env| config.synthetic_share.and_then(|_| mixed(env))).collect();
+        Shown { config, envs, images, augmented: hparams.bool("data_augmentation"), balanced, mixed }
     }
 
     /// The smallest number of images that an environment trains on, test domains included, as DomainBed counts epochs.
@@ -93,9 +96,14 @@ impl<'a> Shown<'a> {
             let (draws, augment) = (key("batch"), key("augment"));
             let of = |list: &[usize], draw: usize| list[draws.below(draw as u32, list.len() as u32) as usize];
             for row in 0..batch {
-                let i = match &self.balanced {
-                    None => of(&env.train, row),
-                    Some(classes) => {
+                let i = match (&self.balanced, &self.mixed[e]) {
+                    (None, None) => of(&env.train, row),
+                    (None, Some(lists)) => {
+                        let share = self.config.synthetic_share.unwrap_or_default();
+                        let added = f64::from(key("share").uniform(row as u32)) < share;
+                        of(&lists[usize::from(added)], row)
+                    }
+                    (Some(classes), _) => {
                         let class = draws.below(2 * row as u32, classes[e].len() as u32);
                         of(&classes[e][class as usize], 2 * row + 1)
                     }
@@ -223,9 +231,32 @@ impl<'a> Shown<'a> {
     }
 }
 
+/// The training images of an environment: originals, and those that were added, if it holds both.
+fn mixed(env: &Env) -> Option<[Vec<usize>; 2]> {
+    let (added, originals): (Vec<usize>, Vec<usize>) = env.train.iter().partition(|i| **i >= env.added);
+    (!added.is_empty() && !originals.is_empty()).then_some([originals, added])
+}
+
 #[cfg(test)]
 mod tests {
-    use super::ByClass;
+    use super::{ByClass, mixed};
+    use crate::data::dataset::Item;
+    use crate::train::environments::{Env, Role};
+
+    #[test]
+    fn originals_and_added_images_are_told_apart() {
+        let item = |i: usize| Item { path: format!("{i}.png").into(), class: 0 };
+        let env = |train: &[usize]| Env {
+            name: "a".into(),
+            items: (0..6).map(item).collect(),
+            train: train.to_vec(),
+            validation: vec![1],
+            role: Role::Train,
+            added: 3,
+        };
+        assert_eq!(mixed(&env(&[2, 0, 3, 4, 5])), Some([vec![2, 0], vec![3, 4, 5]]));
+        assert_eq!((mixed(&env(&[2, 0])), mixed(&env(&[3]))), (None, None));
+    }
 
     #[test]
     fn every_class_counts_the_same_in_balanced_accuracy() {

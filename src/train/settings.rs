@@ -129,6 +129,10 @@ pub struct Settings {
     /// not yet rise (SWAD), and predict with that average; there are results only at the end.
     #[arg(long, conflicts_with = "average_from")]
     pub swad: bool,
+    /// Share of each minibatch that is drawn from generated images, in environments that hold them beside originals [default: as many as
+    /// there are].
+    #[arg(long, value_name = "SHARE")]
+    pub synthetic_share: Option<f64>,
     /// Network: resnet18, resnet34, resnet50, mnist_cnn (28 pixels) or wide_resnet (32 pixels) [default: by --size, as in DomainBed].
     #[arg(long, value_name = "NAME")]
     pub arch: Option<String>,
@@ -320,6 +324,9 @@ impl Settings {
             bail!(
                 "--swad measures a validation loss every --checkpoint-freq steps: neither that nor --holdout-fraction may be 0"
             );
+        }
+        if let Some(share) = self.synthetic_share.filter(|share| !(0.0..=1.0).contains(share)) {
+            bail!("--synthetic-share {share}: it must be from 0 to 1");
         }
         if !(0.0..1.0).contains(&self.holdout_fraction) {
             bail!("--holdout-fraction {}: it must be from 0 to below 1", self.holdout_fraction);

@@ -50,6 +50,9 @@ impl<'a> Task<'a> {
         let envs = environments.iter().filter(|e| e.trained()).count();
         let (hparams, batch) = hyper_parameters(settings, envs)?;
         check_batch(environments, batch)?;
+        if settings.synthetic_share.is_some() && hparams.bool("class_balanced") {
+            bail!("--synthetic-share, and class_balanced in --hparams: choose one");
+        }
         // Random weights need statistics of the batch; pretrained ones keep theirs, as DomainBed's papers do.
         let frozen = settings.weights.is_some() && settings.preset != Preset::Dbhead;
         let mode = if frozen { TrainNorm::Frozen } else { TrainNorm::Live };
