@@ -63,6 +63,14 @@ impl TestDomains {
         if domains.len() < 2 {
             bail!("a data set of {} domains: it takes one to train on and one to test on", domains.len());
         }
+        if let TestDomains::These(names) = self {
+            if let Some(name) = names.iter().find(|name| !domains.contains(name)) {
+                bail!("test_domains: no domain {name}: there are {}", domains.join(", "));
+            }
+            if let Some((_, name)) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
+                bail!("test_domains: {name} is there twice");
+            }
+        }
         let without = |source: &String| domains.iter().filter(|d| *d != source).cloned().collect();
         Ok(match self {
             TestDomains::These(names) => names.iter().map(|name| vec![name.clone()]).collect(),

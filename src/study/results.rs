@@ -275,5 +275,11 @@ mod tests {
         assert_eq!(of(TestDomains::SingleSource), ["b+c", "a+c", "a+b"]);
         assert_eq!(of(TestDomains::These(vec!["b".into()])), ["b"]);
         assert!(TestDomains::Each.targets(&domains[..1]).is_err());
+        let said = |names: &[&str]| {
+            let these = TestDomains::These(names.iter().map(|name| name.to_string()).collect());
+            these.targets(&domains).unwrap_err().to_string()
+        };
+        assert_eq!(said(&["a", "d"]), "test_domains: no domain d: there are a, b, c");
+        assert_eq!(said(&["a", "b", "a"]), "test_domains: a is there twice");
     }
 }
