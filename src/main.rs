@@ -128,6 +128,7 @@ mod tests {
             "cuda",
             "chunk",
             "synth",
+            "class",
             "false",
         ];
         let mut all = 0;

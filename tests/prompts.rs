@@ -2,7 +2,7 @@
 //! late or not at all.
 
 use kaleid::paint::picture::{Picture, read_pictures};
-use kaleid::paint::prompts::{Grammar, Llm, Prompting, Server, Summary, Writing, may_fit, run};
+use kaleid::paint::prompts::{Balance, Grammar, Llm, Prompting, Server, Summary, Writing, may_fit, run};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -135,6 +135,29 @@ fn the_template_writes_for_every_image_to_come() {
     run(&with, &Llm::Template, &general, &may_fit).unwrap();
     let found = by_folder(&read_pictures(&with.out.join("prompts.jsonl")).unwrap());
     assert_eq!([found["sketch/dog"], found["sketch/Alarm_Clock"]], [2, 3]);
+}
+
+#[test]
+fn what_is_rare_gets_more_images_and_their_number_stays() {
+    let temp = tempfile::tempdir().unwrap();
+    let data = pacs(temp.path());
+    let general = Grammar::general();
+    let of = |balance: Balance| {
+        let out = temp.path().join(format!("{balance:?}"));
+        let writing = Writing { balance, ..writing(0.5, 1) };
+        let config = Prompting { hold_out: vec!["sketch".into()], writing, ..Prompting::new(&data, &out) };
+        run(&config, &Llm::Template, &general, &may_fit).unwrap();
+        let folders = by_folder(&read_pictures(&out.join("prompts.jsonl")).unwrap());
+        ["art_painting", "photo", "watercolor"].map(|domain| {
+            ["Alarm_Clock", "dog"]
+                .map(|class| folders.get(&format!("{domain}/{class}")).copied().unwrap_or(0))
+        })
+    };
+    // There are 4 and 6 of art, 4 and 20 photos.
+    assert_eq!(of(Balance::None), [[2, 3], [2, 10], [2, 7]]);
+    assert_eq!(of(Balance::Class), [[4, 1], [12, 0], [5, 4]]);
+    assert_eq!(of(Balance::Domain), [[6, 10], [0, 1], [2, 7]]);
+    assert_eq!(of(Balance::Both), [[9, 7], [1, 0], [5, 4]]);
 }
 
 #[test]

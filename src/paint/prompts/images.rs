@@ -16,17 +16,29 @@ impl Labels<'_> {
     /// Every image to come, in the order of the files.
     pub fn images<'a>(&'a self, new: &'a [NewDomain]) -> Vec<Image<'a>> {
         let share = |n: f64| (n * self.settings.writing.share).round() as usize;
+        let balance = self.settings.writing.balance;
+        let classes = |total: usize, counts: &[usize]| match balance.classes() {
+            true => top_up(total, counts),
+            false => apportion(total, counts),
+        };
         let mut domains: Vec<(&Label, Vec<usize>)> = vec![];
         let with_test = self.held_out.iter().filter(|_| self.settings.writing.include_test_style);
-        for (label, counts) in self.originals.iter().chain(with_test) {
-            let total = share(counts.iter().sum::<usize>() as f64);
-            domains.push((label, apportion(total, counts)));
+        let known: Vec<_> = self.originals.iter().chain(with_test).collect();
+        let sizes: Vec<usize> = known.iter().map(|(_, counts)| counts.iter().sum()).collect();
+        let mut totals: Vec<usize> = sizes.iter().map(|&size| share(size as f64)).collect();
+        if balance.domains() {
+            totals = top_up(totals.iter().sum(), &sizes);
+        }
+        for ((label, counts), total) in known.into_iter().zip(totals) {
+            domains.push((label, classes(total, counts)));
         }
         let summed: Vec<usize> = (0..self.classes.len())
             .map(|c| self.originals.iter().map(|(_, counts)| counts[c]).sum())
             .collect();
         let mean = summed.iter().sum::<usize>() as f64 / self.originals.len() as f64;
-        domains.extend(new.iter().map(|n| (&n.label, apportion(share(mean), &summed))));
+        // A new domain has no originals: balanced, its classes are even.
+        let weights = if balance.classes() { vec![0; summed.len()] } else { summed };
+        domains.extend(new.iter().map(|n| (&n.label, classes(share(mean), &weights))));
         let mut images = vec![];
         for (domain, counts) in domains {
             for (class, count) in self.classes.iter().zip(counts) {
@@ -68,9 +80,27 @@ fn apportion(total: usize, weights: &[usize]) -> Vec<usize> {
     parts
 }
 
+/// Divides `total` so that with the `counts` that there are already all become as even as they can: what is rarest gets the next one.
+fn top_up(total: usize, counts: &[usize]) -> Vec<usize> {
+    let mut parts = vec![0; counts.len()];
+    for _ in 0..total {
+        let Some(rarest) = (0..counts.len()).min_by_key(|&i| counts[i] + parts[i]) else { break };
+        parts[rarest] += 1;
+    }
+    parts
+}
+
 #[cfg(test)]
 mod tests {
-    use super::apportion;
+    use super::{apportion, top_up};
+
+    #[test]
+    fn what_is_rare_is_topped_up_and_the_total_stays() {
+        assert_eq!(top_up(6, &[10, 4, 7]), [0, 5, 1]);
+        assert_eq!(top_up(9, &[10, 4, 7]), [0, 6, 3]);
+        assert_eq!(top_up(5, &[0, 0]), [3, 2]);
+        assert_eq!(top_up(0, &[1, 2]), [0, 0]);
+    }
 
     #[test]
     fn totals_are_exact_and_no_class_goes_without() {

@@ -34,7 +34,7 @@ mod write;
 pub use llm::Llm;
 pub use reply::may_fit;
 pub use server::Server;
-pub use settings::{Prompting, Writing};
+pub use settings::{Balance, Prompting, Writing};
 pub use template::{Grammar, Label};
 pub use write::Summary;
 

@@ -53,12 +53,42 @@ pub struct Writing {
     /// Images to come for each image there is; a new domain has the mean size of the original ones.
     #[arg(long, default_value_t = 0.5)]
     pub share: f64,
+    /// What the images to come make even, together with those there are; their number stays the same.
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "none")]
+    pub balance: Balance,
     /// Longest wait for a server's reply; slow machines with long queues need more.
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
     pub timeout: f64,
     /// Also write prompts in the styles of the domains for the test.
     #[arg(long)]
     pub include_test_style: bool,
+}
+
+/// What the images to come make even.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Balance {
+    /// Nothing: as many of each class and domain as their shares of the originals.
+    #[default]
+    None,
+    /// The classes of each domain.
+    Class,
+    /// The sizes of domains.
+    Domain,
+    /// Sizes of domains, and the classes of each.
+    Both,
+}
+
+impl Balance {
+    /// Whether classes are made even.
+    pub fn classes(self) -> bool {
+        matches!(self, Balance::Class | Balance::Both)
+    }
+
+    /// Whether domains are.
+    pub fn domains(self) -> bool {
+        matches!(self, Balance::Domain | Balance::Both)
+    }
 }
 
 impl Default for Writing {
