@@ -161,6 +161,32 @@ fn what_is_rare_gets_more_images_and_their_number_stays() {
 }
 
 #[test]
+fn prompts_of_ones_own_name_class_and_domain() {
+    let temp = tempfile::tempdir().unwrap();
+    let (data, out, file) = (pacs(temp.path()), temp.path().join("out"), temp.path().join("templates.txt"));
+    let general = Grammar::general();
+    let write = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let writing = Writing { templates: Some(file.clone()), ..writing(0.5, 1) };
+        let config = Prompting { hold_out: vec!["sketch".into()], writing, ..Prompting::new(&data, &out) };
+        run(&config, &Llm::Template, &general, &may_fit)
+    };
+    write("# plain\n\na {domain} of a {class}\n{class}, {domain}, detailed\n").unwrap();
+    let prompts: HashSet<String> =
+        read_pictures(&out.join("prompts.jsonl")).unwrap().into_iter().map(|p| p.prompt).collect();
+    for prompt in ["a photo of a dog", "dog, photo, detailed", "Alarm Clock, art painting, detailed"] {
+        assert!(prompts.contains(prompt), "no {prompt} in {prompts:?}");
+    }
+    for (text, says) in [
+        ("a {domain}\n", "templates.txt, line 1: a prompt must hold {class} and {domain}"),
+        ("# nothing\n", "templates.txt: no prompts in it"),
+    ] {
+        let error = format!("{:#}", write(text).unwrap_err());
+        assert!(error.contains(says), "{error}");
+    }
+}
+
+#[test]
 fn new_names_are_new() {
     let temp = tempfile::tempdir().unwrap();
     let root = data(temp.path(), &[("Water-Color", [2, 2]), ("sketch", [2, 2]), ("odd_domain", [2, 2])]);

@@ -3,8 +3,13 @@
 use super::settings::Prompting;
 use super::template::{Grammar, Label};
 use crate::data::dataset::Dataset;
-use crate::data::has_word;
+use crate::data::{has_word, text};
 use anyhow::{Result, bail};
+use std::path::Path;
+
+/// What stands for the names in a prompt of one's own.
+pub const CLASS: &str = "{class}";
+pub const DOMAIN: &str = "{domain}";
 
 /// The names of a data set's classes and domains, and what is wanted of them.
 pub struct Labels<'a> {
@@ -15,6 +20,8 @@ pub struct Labels<'a> {
     pub originals: Vec<(Label, Vec<usize>)>,
     /// The domains for the test, in the same way.
     pub held_out: Vec<(Label, Vec<usize>)>,
+    /// Prompts of one's own, with `{class}` and `{domain}` for the names; empty for the grammar's and a model's.
+    pub templates: Vec<String>,
 }
 
 impl<'a> Labels<'a> {
@@ -51,6 +58,24 @@ impl<'a> Labels<'a> {
         if originals.is_empty() {
             bail!("{}: every domain is held out, so there is none to learn from", settings.data.display());
         }
-        Ok(Labels { settings, grammar, classes, originals, held_out })
+        let templates = settings.writing.templates.as_deref().map(templates).transpose()?.unwrap_or_default();
+        Ok(Labels { settings, grammar, classes, originals, held_out, templates })
     }
+}
+
+/// The lines of a file of prompts, but for empty ones and those that begin with `#`.
+fn templates(file: &Path) -> Result<Vec<String>> {
+    let text = text::read(file)?;
+    let is_one = |line: &&str| !line.is_empty() && !line.starts_with('#');
+    let mut all = vec![];
+    for (i, line) in text.lines().map(str::trim).enumerate().filter(|(_, line)| is_one(line)) {
+        if !(line.contains(CLASS) && line.contains(DOMAIN)) {
+            bail!("{}, line {}: a prompt must hold {CLASS} and {DOMAIN}", file.display(), i + 1);
+        }
+        all.push(line.to_string());
+    }
+    if all.is_empty() {
+        bail!("{}: no prompts in it", file.display());
+    }
+    Ok(all)
 }

@@ -53,6 +53,10 @@ pub struct Writing {
     /// Images to come for each image there is; a new domain has the mean size of the original ones.
     #[arg(long, default_value_t = 0.5)]
     pub share: f64,
+    /// Prompts of one's own, a line each, with {class} and {domain} for the names: each image takes one by its seed. Who writes then only
+    /// names the new domains.
+    #[arg(long, value_name = "FILE")]
+    pub templates: Option<PathBuf>,
     /// What the images to come make even, together with those there are; their number stays the same.
     #[arg(long, value_enum, value_name = "WHAT", default_value = "none")]
     pub balance: Balance,

@@ -3,7 +3,7 @@
 use super::chat::{ATTEMPTS, Asked, Chat, LanguageModel};
 use super::domains::NewDomain;
 use super::images::Image;
-use super::labels::Labels;
+use super::labels::{CLASS, DOMAIN, Labels};
 use super::reply::description;
 use super::template::{Label, TEMPLATE};
 use crate::data::write_atomic;
@@ -57,8 +57,10 @@ struct Origin<'a> {
 pub type Describe<'a> = &'a dyn Fn(&[&Image], Range<u32>, &Progress) -> Result<Vec<Asked<String>>>;
 
 impl Labels<'_> {
-    /// Writes both files. `describe` asks a model for prompts; without one, and where its replies will not do, the grammar writes.
+    /// Writes both files. `describe` asks a model for prompts; without one, and where its replies will not do, the grammar writes. Prompts of
+    /// one's own go before both.
     pub fn write(&self, writer: &str, new: &[NewDomain], describe: Option<Describe>) -> Result<Summary> {
+        let describe = describe.filter(|_| self.templates.is_empty());
         let images = self.images(new);
         if images.is_empty() {
             bail!("a share of {} gives no image; choose a larger one", self.settings.writing.share);
@@ -131,7 +133,14 @@ impl Labels<'_> {
     }
 
     fn by_template(&self, image: &Image) -> String {
-        self.grammar.prompt(image.domain, image.class, self.key(image, "prompt"))
+        let key = self.key(image, "prompt");
+        match self.templates.len() {
+            0 => self.grammar.prompt(image.domain, image.class, key),
+            n => {
+                let own = &self.templates[key.below(0, n as u32) as usize];
+                own.replace(CLASS, &image.class.name).replace(DOMAIN, &image.domain.name)
+            }
+        }
     }
 }
 
