@@ -53,8 +53,8 @@ pub struct Options {
     /// Take what the text encoder's K-th last layer makes, as models that were trained so want it; 1: the last.
     #[arg(long, value_name = "K", default_value_t = 1)]
     pub clip_skip: usize,
-    /// What is done with prompts that are longer than the text encoder takes: `cut` them, as diffusers does, or read them in a chunk
-    /// after the other, as AUTOMATIC1111's program.
+    /// What is done with prompts that are longer than the text encoder takes: `cut` them, as diffusers does, or read one `chunk` of
+    /// them after the other, as AUTOMATIC1111's program.
     #[arg(long, value_enum, value_name = "HOW", default_value = "cut")]
     pub long_prompts: LongPrompts,
     /// Whose noise a seed means: that of torch on the CPU, as diffusers mostly has it, or on a card, as AUTOMATIC1111's program.
@@ -98,7 +98,7 @@ pub enum LongPrompts {
     #[default]
     Cut,
     /// They are read in pieces, whose contexts stand one behind the other. Where one of prompt and negative prompt is shorter, empty pieces
-    /// follow it.
+    /// follow it (AUTOMATIC1111's program does that with `pad_cond_uncond`; it also moves what stands behind a late comma to the next piece).
     Chunk,
 }
 
