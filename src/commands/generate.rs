@@ -83,12 +83,10 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     if let Some(root) = &args.init_from {
         origins::assign(&mut pictures, root, &args.hold_out, args.seed)?;
     }
-    let named = |name| GpuOptions { adapter: Some(name), ..gpu.clone() };
-    let mut adapters: Vec<GpuOptions> = args.adapters.into_iter().map(named).collect();
-    let first = if adapters.is_empty() { gpu.clone() } else { adapters.remove(0) };
-    let gpu = Gpu::open(&first)?;
+    let adapters = gpu.each(args.adapters);
+    let gpu = Gpu::open(&adapters[0])?;
     let folder = demo::folder(&args.options.model, "stable-diffusion")?;
-    let work = Work { shard: args.shard, beside: &adapters, preview: args.preview };
+    let work = Work { shard: args.shard, beside: &adapters[1..], preview: args.preview };
     let summary = generate::run(&gpu, &folder, &pictures, &args.out, &args.options, args.seed, work)?;
     let kept = if summary.kept > 0 { format!(", {} were there", summary.kept) } else { String::new() };
     say!("{} images painted{kept}: {}", summary.painted, args.out.display())

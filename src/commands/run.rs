@@ -87,12 +87,7 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     if args.plan {
         return study::plan(gpu, &study, &args.out)?.into_iter().try_for_each(|line| say!("{line}"));
     }
-    let named = |name| GpuOptions { adapter: Some(name), ..gpu.clone() };
-    let mut adapters: Vec<GpuOptions> = args.adapters.into_iter().map(named).collect();
-    if adapters.is_empty() {
-        adapters.push(gpu.clone());
-    }
-    let report = study::run(&adapters, &study, &args.out)?;
+    let report = study::run(&gpu.each(args.adapters), &study, &args.out)?;
     let each = table(&args.out, &study)?;
     let rows = averaged(&each);
     let (tested, seeds) = (rows.first().map_or("", |row| &row.target), study.compare.seeds);

@@ -72,6 +72,16 @@ impl GpuOptions {
         }
     }
 
+    /// The same for each of the adapters that `--adapters` names; itself where that names none.
+    pub fn each(&self, names: Vec<String>) -> Vec<GpuOptions> {
+        match names.is_empty() {
+            true => vec![self.clone()],
+            false => {
+                names.into_iter().map(|name| GpuOptions { adapter: Some(name), ..self.clone() }).collect()
+            }
+        }
+    }
+
     /// All adapters with their abilities, and the number of the one that the options name, else of the best: graphics cards before
     /// integrated GPUs before software.
     pub(super) fn choose(&self) -> Result<(Vec<(wgpu::Adapter, Caps)>, usize)> {

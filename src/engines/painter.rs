@@ -88,8 +88,9 @@ impl Painter {
         let size @ [height, width] = model.size(options.size)?;
         let scheduler = model.scheduler(options.scheduler.as_deref())?;
         scheduler.points(options.steps)?;
-        let batch = at_once(options, size, images);
-        let vae_batch = (PIXELS / (height * width)).clamp(1, batch);
+        let fitting = PIXELS / (height * width);
+        let batch = options.batch.map_or(fitting.clamp(1, 16), usize::from).min(images).max(1);
+        let vae_batch = fitting.clamp(1, batch);
         let distilled = model.unet.time_cond_proj_dim.is_some();
         let guided = guidance.iter().any(|scale| *scale > 1.0) && !distilled;
 
@@ -322,12 +323,6 @@ impl Painter {
         self.model.unet.cross_attentions().iter().for_each(|(path, _)| unet.copy(path, keys, path));
         Ok(())
     }
-}
-
-/// Images of one size that are painted at once, of so many.
-pub fn at_once(options: &Options, [height, width]: [usize; 2], images: usize) -> usize {
-    let fitting = PIXELS / (height * width);
-    options.batch.map_or(fitting.clamp(1, 16), usize::from).min(images).max(1)
 }
 
 /// Sees that parts fit together.

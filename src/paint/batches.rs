@@ -1,14 +1,13 @@
 //! Batches of pictures, painted on one adapter or on several: while one is painted, the originals of the next are read and the pictures of
 //! the last are written.
 
-use super::generate::{Planned, models_of};
+use super::generate::{Models, Planned, models_of};
 use super::painted::encode;
 use super::preview;
 use crate::core::{Gpu, GpuOptions};
 use crate::data::folder::Folder;
 use crate::data::image::{Filter, Rgb};
 use crate::data::write_atomic;
-use crate::engines::model::Model;
 use crate::engines::options::Options;
 use crate::engines::painter::{Painter, Request, Step};
 use crate::progress::{Progress, bail_if_stopped, be_quiet};
@@ -64,11 +63,7 @@ type Painted<'a> = (&'a Planned, Vec<u8>);
 ///
 /// # Errors
 /// As [`Painter::new`] and [`Painter::from_images`].
-pub fn painter(
-    gpu: &Gpu,
-    models: &BTreeMap<Option<String>, (Model, Options)>,
-    group: &Group,
-) -> Result<Painter> {
+pub fn painter(gpu: &Gpu, models: &Models, group: &Group) -> Result<Painter> {
     let (model, options) = &models[&group.domain];
     let painter = Painter::new(gpu, model, options, group.of, group.chunks)?;
     if group.from_images { painter.from_images() } else { Ok(painter) }
@@ -90,18 +85,12 @@ impl<'a> Queue<'a> {
     ///
     /// # Errors
     /// Those of a painter or of an adapter, files that cannot be read or written, Ctrl-C.
-    pub fn paint(&self, painters: BTreeMap<&Group, Painter>, beside: &[GpuOptions]) -> Result<()> {
+    pub fn paint(&self, mut painters: BTreeMap<Group, Painter>, beside: &[GpuOptions]) -> Result<()> {
         scope(|scope| {
             let others: Vec<_> =
                 beside.iter().map(|adapter| scope.spawn(|| self.guarded(|| self.beside(adapter)))).collect();
-            let mut painters = painters;
-            let own = self.guarded(|| {
-                let made = |group: &Group| {
-                    let found = painters.keys().find(|known| **known == group).copied();
-                    found.and_then(|group| painters.remove(group)).context("a painter for each group")
-                };
-                self.work(made)
-            });
+            let own = self
+                .guarded(|| self.work(|group| painters.remove(group).context("a painter for each group")));
             others.into_iter().map(joined).fold(own, |all, one| all.and(one))
         })
     }

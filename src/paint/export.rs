@@ -35,6 +35,17 @@ impl Row {
     fn text(&self, key: &str) -> Option<&str> {
         self.metadata.get(key)?.as_str()
     }
+
+    /// The number of its class.
+    fn class(&self, classes: &[&str]) -> Option<usize> {
+        let class = self.text("class")?;
+        classes.iter().position(|c| *c == class)
+    }
+
+    /// Its line of metadata.jsonl.
+    fn line(&self) -> String {
+        Value::Object(self.metadata.clone()).to_string()
+    }
 }
 
 /// Writes the images of `dir`, the folder of a run or of `kaleid generate`, into the new folder `out`; how many.
@@ -62,8 +73,7 @@ pub fn run(dir: &Path, form: Form, out: &Path) -> Result<usize> {
         }
     }
     if form == Form::Imagefolder {
-        let lines: String =
-            rows.iter().map(|row| Value::Object(row.metadata.clone()).to_string() + "\n").collect();
+        let lines: String = rows.iter().map(|row| row.line() + "\n").collect();
         write_atomic(temp.join("data/train/metadata.jsonl"), lines.as_bytes())?;
     }
     write_atomic(temp.join("README.md"), card(dir, &rows, out)?.as_bytes())?;
@@ -134,9 +144,8 @@ fn folder(rows: &[Row], out: &Path, progress: &Progress) -> Result<()> {
 fn table(rows: &[Row], classes: &[&str], out: &Path, progress: &Progress) -> Result<()> {
     let pictured = |row: &Row| {
         let text = |key: &str| row.text(key).map(str::to_string);
-        let class = row.text("class").and_then(|class| classes.iter().position(|c| *c == class));
-        let (domain, prompt) = (text("domain"), text("prompt"));
-        let metadata = Value::Object(row.metadata.clone()).to_string();
+        let (class, domain, prompt) = (row.class(classes), text("domain"), text("prompt"));
+        let metadata = row.line();
         progress.inc(1);
         Ok(Pictured { bytes: read(row)?, path: row.name.clone(), class, domain, prompt, metadata })
     };
@@ -149,12 +158,10 @@ fn tar(rows: &[Row], classes: &[&str], out: &Path, progress: &Progress) -> Resul
     for row in rows {
         // A key may hold no other dot, since the ending begins at the first.
         let key = Path::new(&row.name).with_extension("").to_string_lossy().replace('.', "_");
-        let class = row.text("class").and_then(|class| classes.iter().position(|c| *c == class));
-        let metadata = Value::Object(row.metadata.clone()).to_string();
         let parts = [
             ("png", Some(read(row)?)),
-            ("cls", class.map(|class| class.to_string().into_bytes())),
-            ("json", Some(metadata.into_bytes())),
+            ("cls", row.class(classes).map(|class| class.to_string().into_bytes())),
+            ("json", Some(row.line().into_bytes())),
         ];
         for (ending, bytes) in parts.into_iter().filter_map(|(ending, bytes)| Some((ending, bytes?))) {
             let mut header = tar::Header::new_gnu();

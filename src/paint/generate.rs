@@ -79,16 +79,21 @@ pub fn run(
         let file = File::open(out.join(&p.picture.file_name));
         file.is_ok_and(|file| is_painted(BufReader::new(file), &p.metadata))
     };
+    let mut kinds: BTreeMap<_, usize> = BTreeMap::new();
+    planned.iter().for_each(|p| *kinds.entry(p.kind()).or_default() += 1);
     let mut left: BTreeMap<Group, Vec<&Planned>> = BTreeMap::new();
     for p in all.iter().copied().filter(|p| !is_there(p)) {
-        let of = planned.iter().filter(|other| other.kind() == p.kind()).count();
-        let (domain, chunks) = p.kind();
+        let (of, (domain, chunks)) = (kinds[&p.kind()], p.kind());
         let from_images = p.picture.init.is_some();
         let group = Group { domain: domain.clone(), chunks, of, from_images };
         left.entry(group).or_default().push(p);
     }
     let painted = left.values().map(Vec::len).sum();
     if painted > 0 {
+        if options.long_prompts == LongPrompts::Cut {
+            let left: Vec<&Planned> = left.values().flatten().copied().collect();
+            warn_of_long_prompts(&readers(&models)?, &left, &options.negative)?;
+        }
         paint(gpu, &models, &mut left, folder, out, options, work)?;
     }
     // Each part writes the lines of all: those of the others are what they will be.
@@ -123,6 +128,13 @@ fn domains(pictures: &[Picture], options: &Options) -> Result<BTreeSet<Option<St
         bail!("{}: no such image to paint from", init.display());
     }
     Ok(domains)
+}
+
+/// What reads the prompts of each model.
+type Readers = BTreeMap<Option<String>, PromptReader>;
+
+fn readers(models: &Models) -> Result<Readers> {
+    models.iter().map(|(domain, (model, _))| Ok((domain.clone(), PromptReader::of(model)?))).collect()
 }
 
 /// The models for these domains.
@@ -168,29 +180,28 @@ fn planned(
     options: &Options,
     first: u64,
 ) -> Result<Vec<Planned>> {
-    let reader = |(domain, (model, _)): (&Option<String>, &(Model, Options))| {
-        Ok((domain.clone(), PromptReader::of(model)?))
+    // A prompt that is cut is read once, however long it is.
+    let chunking = options.long_prompts == LongPrompts::Chunk;
+    let readers = if chunking { readers(models)? } else { BTreeMap::new() };
+    let pieces = |domain: &Option<String>, text: &str| match readers.get(domain) {
+        Some(reader) => Ok(reader.ids(text)?.len()),
+        None => Ok::<usize, Error>(1),
     };
-    let readers: BTreeMap<Option<String>, PromptReader> = models.iter().map(reader).collect::<Result<_>>()?;
+    let negative = |domain: &Option<String>| Ok((domain.clone(), pieces(domain, &options.negative)?));
+    let negatives: BTreeMap<Option<String>, usize> = models.keys().map(negative).collect::<Result<_>>()?;
     let one = |(i, picture): (usize, &Picture)| {
         let domain = options.own_domain(picture.domain.as_deref()).map(str::to_string);
         let seed = picture.seed.unwrap_or(first.wrapping_add(i as u64));
         let picture = Picture { seed: Some(seed), ..picture.clone() };
         let (model, options) = &models[&domain];
-        let pieces = |text: &str| Ok::<_, Error>(readers[&domain].ids(text)?.len());
-        let chunks = pieces(&picture.prompt)?.max(pieces(&options.negative)?);
-        let chunks = if options.long_prompts == LongPrompts::Chunk { chunks } else { 1 };
+        let chunks = pieces(&domain, &picture.prompt)?.max(negatives[&domain]);
         let (guidance, strength) =
             (options.guidance.of(seed, "guidance"), options.strength.of(seed, "strength"));
         let planned =
             Planned { picture, metadata: Map::new(), guidance, strength, domain: domain.clone(), chunks };
         Ok(Planned { metadata: metadata(model, folder, &planned, options)?, ..planned })
     };
-    let all: Vec<Planned> = pictures.iter().enumerate().map(one).collect::<Result<_>>()?;
-    if options.long_prompts == LongPrompts::Cut {
-        warn_of_long_prompts(&readers, &all, &options.negative)?;
-    }
-    Ok(all)
+    pictures.iter().enumerate().map(one).collect()
 }
 
 /// Paints the pictures that are left.
@@ -208,8 +219,8 @@ fn paint(
     // All that can be seen of all of them first. Weights are read when a painter paints.
     let kind = |p: &&Planned| (p.strength.to_bits(), p.guidance.to_bits());
     left.values_mut().for_each(|own| own.sort_by_key(kind));
-    let painter = |group| Ok((group, batches::painter(gpu, models, group)?));
-    let painters: BTreeMap<&Group, Painter> = left.keys().map(painter).collect::<Result<_>>()?;
+    let painter = |group: &Group| Ok((group.clone(), batches::painter(gpu, models, group)?));
+    let painters: BTreeMap<Group, Painter> = left.keys().map(painter).collect::<Result<_>>()?;
     let files: Vec<PathBuf> = left.values().flatten().map(|p| out.join(&p.picture.file_name)).collect();
     let folders: BTreeSet<&Path> = files.iter().filter_map(|file| file.parent()).collect();
     folders.into_iter().try_for_each(writable_folder)?;
@@ -267,11 +278,7 @@ fn say_how(gpu: &Gpu, model: &Model, painter: &Painter, left: usize, options: &O
 
 /// Says which words of prompts do not reach the images, since the text encoder cuts what is too long: most often the style, which stands
 /// last.
-fn warn_of_long_prompts(
-    readers: &BTreeMap<Option<String>, PromptReader>,
-    all: &[Planned],
-    negative: &str,
-) -> Result<()> {
+fn warn_of_long_prompts(readers: &Readers, all: &[&Planned], negative: &str) -> Result<()> {
     let mut lost = vec![];
     for planned in all {
         let words = readers[&planned.domain].lost(&planned.picture.prompt)?.trim().to_string();

@@ -78,12 +78,7 @@ fn work(args: Run, gpu: &GpuOptions) -> Result<()> {
         run_job(gpu, job, args.retry_failed)?;
         return say!("{}", job.out.display());
     }
-    let mut gpus: Vec<GpuOptions> =
-        args.adapters.into_iter().map(|a| GpuOptions { adapter: Some(a), ..gpu.clone() }).collect();
-    if gpus.is_empty() {
-        gpus.push(gpu.clone());
-    }
-    let tally = run_jobs(&gpus, &trainings, args.retry_failed)?;
+    let tally = run_jobs(&gpu.each(args.adapters), &trainings, args.retry_failed)?;
     say!("{} of {} jobs are done", tally.done, trainings.len())?;
     if tally.elsewhere > 0 {
         say!("{} are run by other processes", tally.elsewhere)?;
