@@ -60,6 +60,11 @@ impl Accuracies {
         Mean::of(&self.seeds.values().copied().collect::<Vec<_>>())
     }
 
+    /// Whether it is of the same algorithm and variant.
+    fn is_like(&self, other: &Accuracies) -> bool {
+        self.algorithm == other.algorithm && self.variant == other.variant
+    }
+
     /// The same of another accuracy, where each seed has it.
     pub fn mean(&self, of: &BTreeMap<u64, f64>) -> Option<Mean> {
         (of.len() == self.seeds.len()).then(|| Mean::of(&of.values().copied().collect::<Vec<_>>()))
@@ -107,11 +112,10 @@ pub fn averaged(rows: &[Accuracies]) -> Vec<Accuracies> {
     let targets: BTreeSet<&str> = rows.iter().map(|row| row.target.as_str()).collect();
     let mut means: Vec<Accuracies> = vec![];
     for row in rows {
-        if means.iter().any(|m| m.algorithm == row.algorithm && m.variant == row.variant) {
+        if means.iter().any(|mean| mean.is_like(row)) {
             continue;
         }
-        let alike = |r: &&Accuracies| r.algorithm == row.algorithm && r.variant == row.variant;
-        let own: Vec<&Accuracies> = rows.iter().filter(alike).collect();
+        let own: Vec<&Accuracies> = rows.iter().filter(|other| other.is_like(row)).collect();
         if own.len() < targets.len() {
             continue;
         }
@@ -144,10 +148,10 @@ pub fn by_target(rows: &[Accuracies]) -> Option<(Vec<String>, Vec<Vec<String>>)>
     let head = ["algorithm", "trained on"].into_iter().chain(targets.iter().copied());
     let header = head.chain(["average", "worst"]).map(str::to_string).collect();
     let line = |mean: &Accuracies| {
-        let alike = |r: &&Accuracies| r.algorithm == mean.algorithm && r.variant == mean.variant;
-        let own = |target: &&str| rows.iter().filter(alike).find(|r| r.target == **target);
-        let each = targets.iter().map(|target| own(target).map_or("–".into(), |r| r.all().to_string()));
-        let worst = rows.iter().filter(alike).map(|r| r.all().mean).fold(f64::INFINITY, f64::min);
+        let own = || rows.iter().filter(|row| row.is_like(mean));
+        let of = |target: &&str| own().find(|row| row.target == *target);
+        let each = targets.iter().map(|target| of(target).map_or("–".into(), |row| row.all().to_string()));
+        let worst = own().map(|row| row.all().mean).fold(f64::INFINITY, f64::min);
         let names = [mean.algorithm.clone(), mean.variant.name().to_string()];
         let ends = [mean.all().to_string(), format!("{:.1} %", 100.0 * worst)];
         names.into_iter().chain(each).chain(ends).collect()
