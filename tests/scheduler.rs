@@ -98,13 +98,15 @@ fn what_is_not_supported_is_named() {
         let config = Config::parse("scheduler_config.json", text).unwrap();
         Scheduler::new(&config, name).unwrap_err().to_string()
     };
-    let unknown = error(r#"{"_class_name": "DEISMultistepScheduler"}"#, None);
-    let says = r#"scheduler_config.json: _class_name = "DEISMultistepScheduler" is not supported: choose another with --scheduler"#;
+    let unknown = error(r#"{"_class_name": "SASolverScheduler"}"#, None);
+    let says = r#"scheduler_config.json: _class_name = "SASolverScheduler" is not supported: choose another with --scheduler"#;
     assert_eq!(unknown, says);
-    let unknown = error(SD15, Some("deis"));
-    assert!(unknown.starts_with(r#"scheduler "deis" is not known; choose one of ddim, pndm"#));
+    let unknown = error(SD15, Some("sa-solver"));
+    assert!(unknown.starts_with(r#"scheduler "sa-solver" is not known; choose one of ddim, pndm"#));
     let bh1 = error(r#"{"_class_name": "UniPCMultistepScheduler", "solver_type": "bh1"}"#, None);
     assert_eq!(bh1, r#"scheduler_config.json: solver_type = "bh1" is not supported"#);
+    let third = error(r#"{"_class_name": "DEISMultistepScheduler", "solver_order": 3}"#, None);
+    assert_eq!(third, "scheduler_config.json: solver_order = 3 is not supported");
     let sde = r#"{"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": true}"#;
     let sde = Config::parse("scheduler_config.json", sde).unwrap();
     assert_eq!(Scheduler::new(&sde, None).unwrap().name(), "dpmpp-2m-sde-karras");

@@ -9,6 +9,7 @@
 
 mod ddim;
 mod ddpm;
+mod deis;
 mod dpmpp;
 mod euler;
 mod heun;
@@ -39,6 +40,8 @@ const SAMPLERS: &[(&str, &str, Read)] = &[
     ("dpmpp-2m-sde-karras", "DPMSolverMultistepScheduler", dpmpp::sde_karras),
     ("unipc", "UniPCMultistepScheduler", unipc::plain),
     ("unipc-karras", "UniPCMultistepScheduler", unipc::karras),
+    ("deis", "DEISMultistepScheduler", deis::plain),
+    ("deis-karras", "DEISMultistepScheduler", deis::karras),
     ("lcm", "LCMScheduler", lcm::read),
     ("ddpm", "DDPMScheduler", ddpm::read),
 ];

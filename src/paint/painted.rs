@@ -10,7 +10,7 @@ const OWN: &str = "kaleid";
 /// The chunk that most programs read. (One called `prompt` would be ComfyUI's, which wants a graph there.)
 const PARAMETERS: &str = "parameters";
 /// Samplers, and what AUTOMATIC1111's program calls them.
-const SAMPLERS: [(&str, &str); 10] = [
+const SAMPLERS: [(&str, &str); 11] = [
     ("ddim", "DDIM"),
     ("pndm", "PLMS"),
     ("euler", "Euler"),
@@ -19,6 +19,7 @@ const SAMPLERS: [(&str, &str); 10] = [
     ("dpmpp-2m", "DPM++ 2M"),
     ("dpmpp-2m-sde", "DPM++ 2M SDE"),
     ("unipc", "UniPC"),
+    ("deis", "DEIS"),
     ("lcm", "LCM"),
     ("ddpm", "DDPM"),
 ];

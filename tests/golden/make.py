@@ -315,6 +315,9 @@ def schedulers():
     runs["unipc_10"] = trajectory("UniPCMultistepScheduler", 10, "epsilon", {})
     runs["unipc_16_v"] = trajectory("UniPCMultistepScheduler", 16, "v_prediction", {})
     runs["unipc_karras_8"] = trajectory("UniPCMultistepScheduler", 8, "epsilon", dict(use_karras_sigmas=True))
+    runs["deis_10"] = trajectory("DEISMultistepScheduler", 10, "epsilon", {})
+    runs["deis_16_v"] = trajectory("DEISMultistepScheduler", 16, "v_prediction", {})
+    runs["deis_karras_8"] = trajectory("DEISMultistepScheduler", 8, "epsilon", dict(use_karras_sigmas=True))
     # From an image, as the image-to-image pipelines do it.
     for name, class_name, config in [
         ("ddim", "DDIMScheduler", dict(old, clip_sample=False)),
@@ -324,6 +327,7 @@ def schedulers():
         ("heun", "HeunDiscreteScheduler", {}),
         ("ddpm", "DDPMScheduler", dict(clip_sample=False)),
         ("unipc", "UniPCMultistepScheduler", {}),
+        ("deis", "DEISMultistepScheduler", {}),
     ]:
         runs[f"{name}_10_from_image"] = trajectory(class_name, 10, "epsilon", config, strength=0.65)
     return runs
