@@ -56,7 +56,8 @@ impl Sampler for Deis {
             let second_order = i + 1 < timesteps.len() || timesteps.len() >= FEW;
             let line = before.filter(|_| second_order).map(|before| {
                 // The integral from `now` to `next` of the line that is 1 at `one` and 0 at `zero`.
-                let up_to = |rho: f64, one: f64, zero: f64| rho * ((rho / zero).ln() - 1.0) / (one / zero).ln();
+                let up_to =
+                    |rho: f64, one: f64, zero: f64| rho * ((rho / zero).ln() - 1.0) / (one / zero).ln();
                 let share = |one, zero| up_to(next, one, zero) - up_to(now, one, zero);
                 (share(now, rho[i - 1]), share(rho[i - 1], now), before)
             });
