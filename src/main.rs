@@ -30,6 +30,7 @@ enum Command {
     Chat(commands::chat::Args),
     Generate(Box<commands::generate::Args>),
     Export(commands::export::Args),
+    Select(commands::select::Args),
     Score(commands::score::Args),
     Train(Box<commands::train::Args>),
     Sweep(commands::sweep::Args),
@@ -53,6 +54,7 @@ fn main() -> std::process::ExitCode {
         Command::Prompts(args) => commands::prompts::run(args, &cli.gpu),
         Command::Generate(args) => commands::generate::run(*args, &cli.gpu),
         Command::Export(args) => commands::export::run(args),
+        Command::Select(args) => commands::select::run(args, &cli.gpu),
         Command::Score(args) => commands::score::run(args, &cli.gpu),
         Command::Train(args) => commands::train::run(*args, &cli.gpu),
         Command::Sweep(args) => commands::sweep::run(args, &cli.gpu),
@@ -130,13 +132,22 @@ mod tests {
             "synth",
             "class",
             "false",
+            "drop",
         ];
         let mut all = 0;
-        let tables = [("prompts", "prompts"), ("generate", "images"), ("score", "score"), ("train", "train")];
+        let tables = [
+            ("prompts", "prompts"),
+            ("generate", "images"),
+            ("select", "select"),
+            ("score", "score"),
+            ("train", "train"),
+        ];
         for (command, table) in tables {
             let cli = Cli::command();
             let flags = cli.find_subcommand(command).unwrap().get_arguments();
-            for flag in flags.filter(|f| !ELSEWHERE.contains(&f.get_id().as_str())) {
+            // Which CLIP it is, [score] says.
+            let elsewhere = |id: &str| ELSEWHERE.contains(&id) || (command, id) == ("select", "clip");
+            for flag in flags.filter(|f| !elsewhere(f.get_id().as_str())) {
                 let key = flag.get_long().unwrap().replace('-', "_");
                 let set = |value: &&str| {
                     let changed = study.clone().with(&[format!("{table}.{key}={value}")]);

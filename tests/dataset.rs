@@ -81,5 +81,8 @@ fn broken_trees_are_one_clear_line() {
     std::fs::create_dir(dir.path().join("art/dog")).unwrap();
     assert!(error(Dataset::open(dir.path())).contains("art/dog: no images in this class folder"));
     let classes = ["cat".to_string()];
-    assert!(error(Dataset::added(dir.path(), &classes)).contains("dog: the data set has no class dog"));
+    assert!(
+        error(Dataset::added(dir.path(), &classes, &Default::default()))
+            .contains("dog: the data set has no class dog")
+    );
 }

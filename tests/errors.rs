@@ -363,7 +363,7 @@ fn flags_that_cannot_be_say_what_can() {
         (&["--size", "0"], "a size is a number like 512"),
         (&["--steps", "0"], "0 steps: the ddim scheduler takes 1 to 1000"),
         (&["--steps", "2000"], "2000 steps: the ddim scheduler takes 1 to 1000"),
-        (&["--scheduler", "deis"], "scheduler \"deis\" is not known; choose one of ddim, pndm"),
+        (&["--scheduler", "plms"], "scheduler \"plms\" is not known; choose one of ddim, pndm"),
         (&["--guidance", "2,x"], "\"2,x\" is no number, and no list of numbers between commas"),
         (&["--guidance", "NaN"], "--guidance NaN must be a number from 0"),
         (&["--guidance=-1"], "--guidance -1 must be a number from 0"),

@@ -220,6 +220,84 @@ fn every_domain_is_tested_on_by_networks_that_never_saw_it() {
     assert!(report.contains("By test domain") && report.contains("qd-only"));
 }
 
+#[test]
+fn images_are_chosen_painted_again_and_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("chosen");
+    // Nothing passes, so that every image is painted again and dropped at last; but for what a person keeps.
+    let changes = [
+        "compare.variants=[\"q\", \"qd-all\", \"plain\", \"img2img\"]",
+        "images.steps=1",
+        "images.size=[32, 32]",
+        "images.saved_size=[32, 32]",
+        "images.strength=1.0",
+        "prompts.share=0.05",
+        "train.steps=2",
+        "select.action=regenerate",
+        "select.tries=1",
+        "select.class_margin=1.9",
+        "select.right=true",
+    ];
+    let args = [&["run", "--quick", "--out", out.to_str().unwrap()], &changes[..]].concat();
+    let first = kaleid(&args);
+    let said = String::from_utf8(first.stderr).unwrap();
+    // Then there is nothing to measure.
+    assert!(said.contains("no generated images") || said.contains("no images in the style"), "{said}");
+    let metadata = |set: &str| {
+        let text = std::fs::read_to_string(out.join(set).join("metadata.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect::<Vec<_>>()
+    };
+    let prompts = std::fs::read_to_string(out.join("prompts.jsonl")).unwrap();
+    for set in ["images", "plain", "img2img"] {
+        let rows = metadata(set);
+        assert_eq!(rows.len(), prompts.lines().count());
+        for (row, prompt) in rows.iter().zip(prompts.lines()) {
+            let prompt: Value = serde_json::from_str(prompt).unwrap();
+            assert_eq!(
+                (&row["selection"]["action"], &row["selection"]["tries"]),
+                (&"drop".into(), &1.into())
+            );
+            assert_eq!(row["seed"].as_u64().unwrap(), prompt["seed"].as_u64().unwrap() + 1);
+            assert!(row["selection"]["right"].is_boolean());
+            let written = row["prompt"] == prompt["prompt"];
+            assert_eq!((written, row["init"].is_string()), (set != "plain", set == "img2img"), "{row}");
+        }
+    }
+    // A person keeps what was dropped, but for clothes.
+    let mut kept = String::new();
+    for set in ["images", "plain", "img2img"] {
+        let keep = |row: &Value| {
+            serde_json::json!({"file_name": row["file_name"], "verdict": "keep"}).to_string() + "\n"
+        };
+        kept = metadata(set)
+            .iter()
+            .filter(|r| !r["file_name"].as_str().unwrap().contains("/clothing/"))
+            .map(keep)
+            .collect();
+        std::fs::write(out.join(set).join("review.jsonl"), &kept).unwrap();
+    }
+    let second = kaleid(&args);
+    assert!(second.status.success(), "{}", String::from_utf8_lossy(&second.stderr));
+    let trained = |variant: &str| {
+        let file = out.join(format!("train/ERM-{variant}-0/train.json"));
+        let described: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        let envs = described["environments"].as_array().unwrap().clone();
+        let files = envs
+            .iter()
+            .flat_map(|env| ["in", "out"].map(|half| env[half].as_array().unwrap().clone()))
+            .flatten();
+        files
+            .filter(|f| f.as_str().unwrap().ends_with(".png") && f.as_str().unwrap().contains("/0000"))
+            .count()
+    };
+    let generated = prompts.lines().count();
+    let person = kept.lines().count();
+    assert_eq!([trained("qd-all"), trained("plain"), trained("img2img")], [generated, person, person]);
+    assert!(trained("q") < person);
+    let report = std::fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(report.contains("Which images count") && report.contains("dropped: class"));
+}
+
 const SMALL: &str = "data = \"d\"\ntest_domain = \"x\"\n[images]\nmodel = \"m\"\n[score]\nclip = \"c\"\n";
 
 #[test]

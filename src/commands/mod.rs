@@ -34,6 +34,7 @@ pub mod prompts;
 pub mod report;
 pub mod run;
 pub mod score;
+pub mod select;
 pub mod sweep;
 pub mod train;
 pub mod verify;

@@ -1,9 +1,10 @@
 //! Labelled images of several domains, `ROOT/DOMAIN/CLASS/image`, listed and split exactly as DomainBed (Gulrajani and
 //! Lopez-Paz, "In search of lost domain generalization", 2020) does it, so that a seed means the same split here and there.
 
-use super::NOWHERE;
+use super::chosen::LeftOut;
 use super::image::Rgb;
 use super::rng::Mt19937;
+use super::{NOWHERE, below};
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
@@ -75,11 +76,11 @@ impl Dataset {
         Ok(Dataset { classes, domains })
     }
 
-    /// The domains of a tree of added images. It may lack classes, but must not have others than `classes`.
+    /// The domains of a tree of added images, without those that are left out. It may lack classes, but must not have others than `classes`.
     ///
     /// # Errors
     /// No such folder; a class that the data set does not have.
-    pub fn added(root: impl AsRef<Path>, classes: &[String]) -> Result<Vec<Domain>> {
+    pub fn added(root: impl AsRef<Path>, classes: &[String], left_out: &LeftOut) -> Result<Vec<Domain>> {
         let root = root.as_ref();
         let mut domains = vec![];
         for name in folders(root)? {
@@ -95,6 +96,7 @@ impl Dataset {
                 items.extend(images(&root.join(&name).join(&class), label)?);
             }
             items.sort_by_key(|item| item.class);
+            items.retain(|item| !left_out.contains_key(&below(&item.path, root)));
             if !items.is_empty() {
                 domains.push(Domain { name, items });
             }

@@ -4,6 +4,7 @@ pub mod augment;
 pub mod blocks;
 pub mod check;
 pub mod checkpoint;
+pub mod chosen;
 pub mod config;
 pub mod dataset;
 pub mod decode;
@@ -69,6 +70,11 @@ pub fn writable_folder(path: impl AsRef<Path>) -> Result<()> {
     write_atomic(&probe, b"0")?;
     let _ = std::fs::remove_file(probe);
     Ok(())
+}
+
+/// A file's name below the folder `root`, with / between its parts.
+pub fn below(path: &Path, root: &Path) -> String {
+    path.strip_prefix(root).unwrap_or(path).to_string_lossy().replace('\\', "/")
 }
 
 /// [N, C, H, W] as files and torch have it -> [N, H, W, C] as the device has it.

@@ -5,6 +5,7 @@ use super::painted::is_painted;
 use super::picture::{Names, Picture};
 use super::preview;
 use crate::core::{Gpu, GpuOptions};
+use crate::data::chosen;
 use crate::data::disk::room_for;
 use crate::data::folder::Folder;
 use crate::data::{writable_folder, write_atomic};
@@ -96,8 +97,19 @@ pub fn run(
         }
         paint(gpu, &models, &mut left, folder, out, options, work)?;
     }
-    // Each part writes the lines of all: those of the others are what they will be.
-    let line = |p: &Planned| Value::Object(p.metadata.clone()).to_string() + "\n";
+    // Each part writes the lines of all: those of the others are what they will be. What was selected holds for the image that it was
+    // said of.
+    let before = chosen::rows(out)?;
+    let line = |p: &Planned| {
+        let mut row = p.metadata.clone();
+        let mut held = before.get(&p.picture.file_name).cloned().unwrap_or_default();
+        let selected = held.remove(chosen::SELECTION);
+        let holds = |s: &Value| held == row || s["action"] == "regenerate";
+        if let Some(selected) = selected.filter(holds) {
+            row.insert(chosen::SELECTION.into(), selected);
+        }
+        Value::Object(row).to_string() + "\n"
+    };
     write_atomic(out.join("metadata.jsonl"), planned.iter().map(line).collect::<String>().as_bytes())?;
     Ok(Summary { painted, kept: all.len() - painted })
 }

@@ -1,6 +1,7 @@
 //! What a study is: the TOML file of `kaleid run`, with the paper's and DomainBed's defaults.
 
 use super::score::Measure;
+use super::select::Rules;
 use crate::domainbed;
 use crate::engines::options::Options;
 use crate::paint::prompts::Writing;
@@ -28,6 +29,9 @@ pub struct Study {
     /// How images are painted.
     #[serde(default)]
     pub images: Options,
+    /// Which of them count.
+    #[serde(default)]
+    pub select: Rules,
     /// How diversity is measured.
     #[serde(default)]
     pub score: Measure,
@@ -130,7 +134,7 @@ impl Serialize for TestDomains {
 pub struct Compare {
     /// DomainBed's names.
     pub algorithms: Vec<String>,
-    /// Which images are trained on: o, q, d, qd, d-only, qd-only, retrieval.
+    /// Which images are trained on: o, q, d, qd, d-only, qd-only, qd-all, plain, img2img, retrieval.
     pub variants: Vec<Variant>,
     /// The images of the variant `retrieval`: DIR/DOMAIN/CLASS/image.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -220,6 +224,12 @@ impl Study {
             if path == Path::new("") {
                 bail!("{key} is missing: give the folder of a model");
             }
+        }
+        self.select.check().context("[select]")?;
+        if self.select.classify() && self.test_domains.held_out().is_empty() {
+            bail!(
+                "[select] right, sure: a classifier must not have seen what is tested on: name one test domain"
+            );
         }
         self.train.check().context("[train]")
     }

@@ -4,7 +4,7 @@
 //! run.toml        the configuration, defaults filled in
 //! data/           the demo's data set (your own stays where it is)
 //! domains.json    prompts.jsonl
-//! images/         DOMAIN/CLASS/00000.png, metadata.jsonl
+//! images/         DOMAIN/CLASS/00000.png, metadata.jsonl; plain/ and img2img/ for the arms of these names
 //! diversity.json  diversity.svg
 //! train/ALGORITHM-VARIANT-SEED/    below train/TEST_DOMAIN/ where there are several
 //! stages.json     adapter and seconds
@@ -17,11 +17,14 @@ pub mod clock;
 pub mod config;
 pub mod curve;
 pub mod demo;
+pub mod embedded;
 mod files;
 mod forecast;
 pub mod report;
 pub mod results;
 pub mod score;
+pub mod select;
+mod sets;
 mod stages;
 
 use crate::core::{Gpu, GpuOptions};
@@ -53,7 +56,8 @@ pub fn run(adapters: &[GpuOptions], study: &Study, out: &Path) -> Result<PathBuf
     let [_, left] = run.images()?;
     forecast::say(&gpu, left as f64 * work.image + work.training)?;
     clock.stage("images", || run.paint(&gpu, &adapters[1..]))?;
-    clock.stage("score", || run.score(&gpu))?;
+    let embeds = clock.stage("select", || run.select(&gpu, &adapters[1..], adapters))?;
+    clock.stage("score", || run.score(&gpu, embeds))?;
     // Each worker opens its own.
     drop(gpu);
     clock.stage("training", || run.train(adapters))?;

@@ -5,7 +5,9 @@ use super::clock::Stages;
 use super::config::Study;
 use super::results::{averaged, by_target, chosen, findings, matrix, table};
 use super::score::{Diversity, DomainDiversity};
+use super::select::{self, Selection};
 use super::{demo, files};
+use crate::data::chosen::{self, LeftOut};
 use crate::data::write_atomic;
 use crate::paint::picture::Picture;
 use anyhow::{Context, Result, bail};
@@ -15,8 +17,11 @@ use minijinja::Environment;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+
+/// Pictures of images that were selected out.
+const MOST_SHOWN: usize = 16;
 
 /// Writes `report.html`, `results.csv` and `tables.tex` into the folder of a run, from whatever stages are done there; the path of the
 /// first.
@@ -40,7 +45,7 @@ pub fn run(dir: &Path) -> Result<PathBuf> {
             (&r.algorithm, r.variant.name(), r.all().to_string(), balanced, unseen, seeds.join(", "))
         }).collect::<Vec<_>>(),
         "findings": findings(&rows).into_iter().chain(chosen(&rows)).collect::<Vec<_>>(),
-        "domains": run.domains(), "grid": run.grid()?, "nearest": run.nearest()?,
+        "selection": run.selection()?, "domains": run.domains(), "grid": run.grid()?, "nearest": run.nearest()?,
         "curve": run.curve, "diversity": run.diversity.as_ref().map(diversity),
         "seconds": run.seconds(), "settings": run.settings,
     });
@@ -65,6 +70,10 @@ struct Run<'a> {
     curve: Option<String>,
     /// The generated images.
     images: Vec<Picture>,
+    /// What was made of them.
+    judged: BTreeMap<String, Selection>,
+    /// Those that do not count, with reasons.
+    left_out: LeftOut,
 }
 
 impl<'a> Run<'a> {
@@ -82,6 +91,8 @@ impl<'a> Run<'a> {
             stages: parsed(&dir.join("stages.json"))?.unwrap_or_default(),
             diversity: parsed(&dir.join("diversity.json"))?,
             curve: text(&dir.join("diversity.svg"))?,
+            judged: select::of(&dir.join("images"))?,
+            left_out: chosen::left_out(&dir.join("images"), &[])?,
             images: lines.lines().map(|line| from_json(&metadata, line)).collect::<Result<_>>()?,
         })
     }
@@ -96,7 +107,8 @@ impl<'a> Run<'a> {
         for class in self.images.iter().filter_map(|i| i.class.as_ref()).collect::<BTreeSet<_>>() {
             let shown = |domain: &&String| {
                 let is = |i: &&Picture| i.domain.as_ref() == Some(*domain) && i.class.as_ref() == Some(class);
-                self.images.iter().find(is).map(|i| self.generated(&i.file_name)).transpose()
+                let counts = |i: &&Picture| !self.left_out.contains_key(&i.file_name);
+                self.images.iter().filter(is).find(counts).map(|i| self.generated(&i.file_name)).transpose()
             };
             rows.push((class, domains.iter().map(shown).collect::<Result<_>>()?));
         }
@@ -107,6 +119,32 @@ impl<'a> Run<'a> {
     fn generated(&self, file_name: &str) -> Result<Figure> {
         let prompt = self.images.iter().find(|i| i.file_name == file_name).map_or("", |i| &i.prompt);
         figure(&self.dir.join("images").join(file_name), prompt)
+    }
+
+    /// What was made of the images: a line, and some that a rule is against or a person rejected, with the reasons.
+    fn selection(&self) -> Result<Option<(String, Vec<(Figure, String)>)>> {
+        if self.judged.is_empty() && self.left_out.is_empty() {
+            return Ok(None);
+        }
+        let mut against: Vec<(&String, String)> = vec![];
+        for (name, row) in &self.judged {
+            let reasons = row.reasons.join(", ");
+            match self.left_out.get(name) {
+                Some(why) if *why != reasons => against.push((name, why.clone())),
+                Some(_) => against.push((name, format!("dropped: {reasons}"))),
+                None if !reasons.is_empty() => against.push((name, format!("flagged: {reasons}"))),
+                None => {}
+            }
+        }
+        // From all over the list, which is sorted by domain and class.
+        let every = against.len().div_ceil(MOST_SHOWN).max(1);
+        let shown = against.into_iter().step_by(every).map(|(name, why)| Ok((self.generated(name)?, why)));
+        let shown = shown.collect::<Result<_>>()?;
+        let out = self.left_out.len();
+        Ok(Some((
+            format!("{}; with what people say, {out} do not count", select::summary(&self.judged)),
+            shown,
+        )))
     }
 
     /// Generated images, each with its nearest original and their cosine.
@@ -121,7 +159,7 @@ impl<'a> Run<'a> {
 
     /// How long each stage took.
     fn seconds(&self) -> Vec<(&str, String)> {
-        let order = ["data", "prompts", "images", "score", "training"];
+        let order = ["data", "prompts", "images", "select", "score", "training"];
         let time = |stage| Some((stage, format!("{:.0} s", self.stages.seconds.get(stage)?)));
         order.into_iter().filter_map(time).collect()
     }

@@ -214,22 +214,31 @@ pub fn matrix(rows: &[Accuracies], study: &Study) -> (Vec<&'static str>, Vec<(St
     (variants.iter().map(|v| v.name()).collect(), table)
 }
 
-/// What the table says, in sentences: each variant against the originals alone, seed by seed.
+/// What the table says, in sentences: each variant against the originals alone, and all generated images against what they have to be
+/// better than, seed by seed.
 pub fn findings(rows: &[Accuracies]) -> Vec<String> {
     let mut lines = vec![];
-    for row in rows.iter().filter(|r| r.variant != Variant::O) {
-        let Some(o) = rows.iter().find(|o| o.variant == Variant::O && o.algorithm == row.algorithm) else {
-            continue;
+    let rivals = [Variant::QdAll, Variant::Plain, Variant::Img2img, Variant::Retrieval];
+    let pairs = rows.iter().flat_map(|row| {
+        let others: &[Variant] = match row.variant {
+            Variant::O => &[],
+            Variant::Qd => &[&[Variant::O], &rivals[..]].concat(),
+            _ => &[Variant::O],
         };
-        let (algorithm, variant) = (&row.algorithm, row.variant.name());
+        let of = |v: &Variant| rows.iter().find(|o| o.variant == *v && o.algorithm == row.algorithm);
+        others.iter().filter_map(of).map(|other| (row, other)).collect::<Vec<_>>()
+    });
+    for (row, other) in pairs {
+        let (algorithm, names) = (&row.algorithm, [row, other].map(|r| r.variant.name()).join(" against "));
         let differences = |of: &BTreeMap<u64, f64>, o: &BTreeMap<u64, f64>| -> Vec<f64> {
             of.iter().filter_map(|(seed, v)| Some(v - o.get(seed)?)).collect()
         };
-        for (what, of, o) in [("", &row.seeds, &o.seeds), (", balanced accuracy", &row.balanced, &o.balanced)]
+        for (what, of, o) in
+            [("", &row.seeds, &other.seeds), (", balanced accuracy", &row.balanced, &other.balanced)]
         {
             let differences = differences(of, o);
             if !differences.is_empty() {
-                lines.push(format!("{algorithm}: {variant} against o{what}: {}", verdict(&differences)));
+                lines.push(format!("{algorithm}: {names}{what}: {}", verdict(&differences)));
             }
         }
     }

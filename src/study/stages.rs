@@ -1,8 +1,10 @@
 //! The stages of a run: whether each can begin, and what it does.
 
 use super::config::Study;
+use super::embedded::Embeds;
 use super::score::{self, Scoring};
-use super::{demo, results};
+use super::sets::Set;
+use super::{demo, results, select};
 use crate::core::{Gpu, GpuOptions};
 use crate::data::dataset::Dataset;
 use crate::engines::clip::{ClipEmbedder, PromptReader};
@@ -10,7 +12,6 @@ use crate::engines::model::Model;
 use crate::engines::options::LongPrompts;
 use crate::engines::painter::Painter;
 use crate::paint::generate;
-use crate::paint::picture::{Picture, read_pictures};
 use crate::paint::prompts::{self, Grammar, Llm, Prompting};
 use crate::sweep::label;
 use crate::sweep::state::Log;
@@ -36,19 +37,17 @@ pub struct Work {
 
 /// What all stages share.
 pub struct Run<'a> {
-    study: &'a Study,
-    out: &'a Path,
+    pub study: &'a Study,
+    pub out: &'a Path,
     /// ROOT/DOMAIN/CLASS/image: the originals.
     pub data: PathBuf,
-    /// The generated images, a tree of the same shape.
-    images: PathBuf,
-    grammar: Grammar,
+    pub grammar: Grammar,
 }
 
 impl<'a> Run<'a> {
     pub fn new(study: &'a Study, out: &'a Path) -> Run<'a> {
         let grammar = if demo::is_builtin(&study.data) { Grammar::demo() } else { Grammar::general() };
-        Run { study, out, data: demo::data(&study.data, out), images: out.join("images"), grammar }
+        Run { study, out, data: demo::data(&study.data, out), grammar }
     }
 
     /// Sees that every stage that is left can begin, before the first of them spends time or money.
@@ -59,12 +58,15 @@ impl<'a> Run<'a> {
         let study = self.study;
         self.llm(adapter)?;
         let mut work = Work::default();
-        if !self.is_scored() {
+        if !self.is_scored() || self.images()?[1] > 0 {
             let model = self.model(None)?;
             // Those of single domains only have to fit it.
             let domains = study.images.lora.iter().filter_map(|lora| lora.domain.as_deref());
             domains.into_iter().try_for_each(|domain| self.model(Some(domain)).map(|_| ()))?;
-            let painter = Painter::new(gpu, &model, &study.images.resolved(), usize::MAX, 1)?;
+            let mut painter = Painter::new(gpu, &model, &study.images.resolved(), usize::MAX, 1)?;
+            if self.sets().contains(&Set::FromOriginals) {
+                painter = painter.from_images()?;
+            }
             let clip =
                 ClipEmbedder::open(gpu, &demo::folder(&study.score.clip, "clip")?, gpu.caps().weights())?;
             work.image = painter.flops_of_an_image()? + clip.flops_of_an_image();
@@ -96,9 +98,13 @@ impl<'a> Run<'a> {
     /// A prompts.jsonl or a data set that cannot be read.
     pub fn images(&self) -> Result<[usize; 2]> {
         if self.has_prompts() {
-            let pictures = self.pictures()?;
-            let left = pictures.iter().filter(|p| !self.images.join(&p.file_name).exists()).count();
-            return Ok([pictures.len(), left]);
+            let (mut all, mut left) = (0, 0);
+            for set in self.sets() {
+                let (folder, pictures) = (self.folder(set), self.pictures(set)?);
+                all += pictures.len();
+                left += pictures.iter().filter(|p| !folder.join(&p.file_name).exists()).count();
+            }
+            return Ok([all, left]);
         }
         let (study, dataset) = (self.study, Dataset::open(&self.data)?);
         let held_out = study.test_domains.held_out();
@@ -108,7 +114,7 @@ impl<'a> Run<'a> {
         let writing = &study.prompts;
         let new = if writing.domains.is_empty() { writing.new } else { writing.domains.len() };
         let count = writing.share * (all + new as f64 * all / sizes.len().max(1) as f64);
-        Ok([count.round() as usize; 2])
+        Ok([count.round() as usize * self.sets().len(); 2])
     }
 
     /// Whether prompts are written.
@@ -153,18 +159,19 @@ impl<'a> Run<'a> {
         Model::open(&demo::folder(&options.model, "stable-diffusion")?, &options)
     }
 
-    fn pictures(&self) -> Result<Vec<Picture>> {
-        read_pictures(&self.out.join("prompts.jsonl"))
+    /// Paints what is not there of every set.
+    pub fn paint(&self, gpu: &Gpu, beside: &[GpuOptions]) -> Result<()> {
+        self.sets().into_iter().try_for_each(|set| self.paint_set(gpu, beside, set))
     }
 
-    pub fn paint(&self, gpu: &Gpu, beside: &[GpuOptions]) -> Result<()> {
+    fn paint_set(&self, gpu: &Gpu, beside: &[GpuOptions], set: Set) -> Result<()> {
         let options = &self.study.images;
         let model = demo::folder(&options.model, "stable-diffusion")?;
         generate::run(
             gpu,
             &model,
-            &self.pictures()?,
-            &self.images,
+            &self.pictures(set)?,
+            &self.folder(set),
             options,
             self.study.seed,
             generate::Work { beside, ..generate::Work::default() },
@@ -172,27 +179,65 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    pub fn score(&self, gpu: &Gpu) -> Result<()> {
+    /// What a set's images are compared with.
+    fn scoring(&self, set: Set) -> Result<Scoring> {
+        Ok(Scoring {
+            data: self.data.clone(),
+            generated: self.folder(set),
+            hold_out: self.study.test_domains.held_out(),
+            names: self.names()?,
+            seed: self.study.seed,
+            measure: self.study.score.clone(),
+        })
+    }
+
+    /// Judges every image that is not judged yet, and paints again what the rules want; the embeddings of the written set's, if it was
+    /// judged now.
+    pub fn select(
+        &self,
+        gpu: &Gpu,
+        beside: &[GpuOptions],
+        adapters: &[GpuOptions],
+    ) -> Result<Option<Embeds>> {
+        let (rules, mut embeds) = (&self.study.select, None);
+        let classifier = rules.classify().then(|| self.classifier()).transpose()?;
+        for set in self.sets() {
+            if select::is_done(&self.folder(set), self.pictures(set)?.len())? {
+                continue;
+            }
+            if let Some(training) = &classifier {
+                self.train_all(std::slice::from_ref(training), adapters)?;
+            }
+            let paint = || self.paint_set(gpu, beside, set);
+            let (kept, judged) = select::run(gpu, &self.scoring(set)?, rules, classifier.as_ref(), &paint)?;
+            eprintln!("{}: {}", self.folder(set).display(), select::summary(&judged));
+            if set == Set::Written {
+                embeds = Some(kept);
+            }
+        }
+        Ok(embeds)
+    }
+
+    /// Measures the diversity that the written set adds.
+    pub fn score(&self, gpu: &Gpu, embeds: Option<Embeds>) -> Result<()> {
         if self.is_scored() {
             return Ok(());
         }
-        let name = |folder: String| (folder.clone(), self.grammar.domain(&folder).name);
-        let scoring = Scoring {
-            data: self.data.clone(),
-            generated: self.images.clone(),
-            hold_out: self.study.test_domains.held_out(),
-            names: self.pictures()?.into_iter().filter_map(|p| p.domain).map(name).collect(),
-            seed: self.study.seed,
-            measure: self.study.score.clone(),
+        let scoring = self.scoring(Set::Written)?;
+        match embeds {
+            Some(embeds) => score::measure(embeds, &scoring, self.out)?,
+            None => score::run(gpu, &scoring, self.out)?,
         };
-        score::run(gpu, &scoring, self.out)?;
         Ok(())
     }
 
     /// Trains what is not done, as a sweep does it: one worker an adapter, and a training that stopped resumes.
     pub fn train(&self, adapters: &[GpuOptions]) -> Result<()> {
-        let trainings = self.trainings()?;
-        let tally = run_jobs(adapters, &trainings, true)?;
+        self.train_all(&self.trainings()?, adapters)
+    }
+
+    fn train_all(&self, trainings: &[Training], adapters: &[GpuOptions]) -> Result<()> {
+        let tally = run_jobs(adapters, trainings, true)?;
         if tally.done == trainings.len() {
             return Ok(());
         }
@@ -201,6 +246,19 @@ impl<'a> Run<'a> {
             Some((training, error)) => bail!("{}: {error}", label(training)),
             None => bail!("{} trainings are run by other processes", tally.elsewhere),
         }
+    }
+
+    /// The training that judges images: ERM on the originals, which is the run's own where it has it.
+    fn classifier(&self) -> Result<Training> {
+        let (study, targets) = (self.study, results::targets(self.out, self.study)?);
+        let target = targets.into_iter().next().context("a test domain")?;
+        Ok(Training {
+            variant: Variant::O,
+            test_domains: target,
+            seed: study.seed,
+            settings: study.train.clone(),
+            ..Training::new(&self.data, results::folder(self.out, None, "ERM", Variant::O, 0))
+        })
     }
 
     /// Every training, grouped by seed, so that an interrupted run already has variants to compare.
@@ -214,10 +272,9 @@ impl<'a> Run<'a> {
                 let below = Some(name.as_str()).filter(|_| targets.len() > 1);
                 for algorithm in &compare.algorithms {
                     trainings.extend(compare.variants.iter().map(|&variant| Training {
-                        extra: match variant {
-                            Variant::O => None,
-                            Variant::Retrieval => compare.retrieval.clone(),
-                            _ => Some(self.images.clone()),
+                        extra: match Set::of(variant) {
+                            Some(set) => Some(self.folder(set)),
+                            None => compare.retrieval.clone().filter(|_| variant == Variant::Retrieval),
                         },
                         variant,
                         test_domains: target.clone(),

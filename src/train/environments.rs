@@ -1,6 +1,7 @@
 //! Which images make up the environments, and which of them are trained on.
 
 use super::settings::{Training, Variant};
+use crate::data::chosen::{left_out, painted_from};
 use crate::data::dataset::{Dataset, Item, split};
 use crate::data::images::Images;
 use crate::data::rng::fnv1a;
@@ -82,8 +83,13 @@ pub fn environments(config: &Training, dataset: &Dataset) -> Result<Vec<Env>> {
     let Some(extra) = &config.extra else {
         bail!("variant {} needs --extra, the folder of generated images", variant.name());
     };
+    // Whoever chooses, nothing is trained on that was painted from an image of the test.
+    let left_out = match variant {
+        Variant::QdAll => painted_from(extra, &config.test_domains)?,
+        _ => left_out(extra, &config.test_domains)?,
+    };
     let (mut joined, mut new) = (0, 0);
-    for domain in Dataset::added(extra, &dataset.classes)? {
+    for domain in Dataset::added(extra, &dataset.classes, &left_out)? {
         let tested = config.test_domains.contains(&domain.name);
         // Nothing in the style of a domain that is tested on is trained on, unless that is asked for.
         if tested && !config.include_test_style {

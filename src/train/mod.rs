@@ -4,6 +4,7 @@
 //! A run can be killed at any time and resumes from its last checkpoint to the same bytes (recorded times aside): every random
 //! draw is a function of (seed, step, purpose), and a checkpoint holds every tensor that lives across steps.
 
+mod classify;
 mod clocks;
 mod environments;
 mod evaluate;
@@ -16,6 +17,7 @@ mod settings;
 mod swad;
 mod task;
 
+pub use classify::classify;
 pub use run::{Outcome, check, run};
 pub use settings::{Settings, Training, Variant};
 pub use task::average_from;

@@ -27,27 +27,36 @@ pub enum Variant {
     DOnly,
     /// All generated ones alone: each style is an environment, and originals only validate.
     QdOnly,
+    /// Both, with those that were selected out: what a selection has to be better than.
+    QdAll,
+    /// Both, from one plain template for all prompts: what a language model has to be better than.
+    Plain,
+    /// Both, painted from originals.
+    Img2img,
     /// Real images from elsewhere, in known styles or new ones: what generated ones have to be better than.
     Retrieval,
 }
 
 impl Variant {
     /// All of them.
-    pub const ALL: [Variant; 7] = [
+    pub const ALL: [Variant; 10] = [
         Variant::O,
         Variant::Q,
         Variant::D,
         Variant::Qd,
         Variant::DOnly,
         Variant::QdOnly,
+        Variant::QdAll,
+        Variant::Plain,
+        Variant::Img2img,
         Variant::Retrieval,
     ];
     /// The paper's.
     pub const PAPER: [Variant; 4] = [Variant::O, Variant::Q, Variant::D, Variant::Qd];
 
-    /// `o`, `q`, `d`, `qd`, `d-only`, `qd-only` or `retrieval`.
+    /// What the command line and run.toml call it.
     pub fn name(self) -> &'static str {
-        ["o", "q", "d", "qd", "d-only", "qd-only", "retrieval"][self as usize]
+        ["o", "q", "d", "qd", "d-only", "qd-only", "qd-all", "plain", "img2img", "retrieval"][self as usize]
     }
 
     /// Whether originals are trained on.
@@ -57,7 +66,7 @@ impl Variant {
 
     /// Whether added images in the styles of the training domains are.
     pub fn has_styles(self) -> bool {
-        matches!(self, Variant::Q | Variant::Qd | Variant::QdOnly | Variant::Retrieval)
+        !matches!(self, Variant::O | Variant::D | Variant::DOnly)
     }
 
     /// Whether added images of new domains are.
@@ -82,7 +91,8 @@ pub struct Training {
     #[arg(long, value_name = "DIR")]
     pub extra: Option<PathBuf>,
     /// Which generated images join: o none, q those in the styles of training domains, d those of new domains, qd both; d-only
-    /// and qd-only train on these alone; retrieval: --extra holds real images, in any style.
+    /// and qd-only train on these alone; qd-all also takes what was selected out; plain, img2img: as qd, for a folder of images from a
+    /// plain template or from originals; retrieval: --extra holds real images, in any style.
     #[arg(long, value_enum, default_value = "o", hide_possible_values = true)]
     pub variant: Variant,
     /// Algorithm, by DomainBed's name.

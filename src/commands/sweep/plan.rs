@@ -3,6 +3,7 @@
 use crate::commands::train::say_random;
 use anyhow::{Context, Result, bail};
 use kaleid::data::checkpoint::Checkpoint;
+use kaleid::data::chosen::left_out;
 use kaleid::data::dataset::Dataset;
 use kaleid::domainbed::{PAPER, check_name};
 use kaleid::hub;
@@ -174,7 +175,7 @@ fn check_extra(sweep: &Sweep, jobs: &[Job]) -> Result<()> {
         };
         let of = |job: &&Job| job.args["dataset"].as_str() == Some(dataset);
         if let Some(job) = jobs.iter().find(of) {
-            Dataset::added(folder, &Dataset::open(&job.training.data)?.classes)?;
+            Dataset::added(folder, &Dataset::open(&job.training.data)?.classes, &left_out(folder, &[])?)?;
         }
     }
     Ok(())

@@ -35,7 +35,7 @@ pub use llm::Llm;
 pub use reply::may_fit;
 pub use server::Server;
 pub use settings::{Balance, Prompting, Writing};
-pub use template::{Grammar, Label};
+pub use template::{Grammar, Label, plain};
 pub use write::Summary;
 
 use crate::data::writable_folder;

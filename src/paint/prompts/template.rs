@@ -10,6 +10,11 @@ use serde::{Deserialize, Serialize};
 /// The writer's name where the grammar wrote.
 pub const TEMPLATE: &str = "template";
 
+/// The plainest prompt.
+pub fn plain(class: &str, style: &str) -> String {
+    format!("A picture of {class} in the style of {style}.")
+}
+
 /// A domain or class: its folder, and its name in prompts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Label {
