@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what Kaleid needs besides Rust: the Vulkan loader and a driver. Where there is no GPU that is Mesa's lavapipe, which runs
-# everything on the CPU. Does nothing when all is there. `sh setup.sh --ci` adds what the tests on two more adapters need: GL through
-# EGL, and SwiftShader.
+# everything on the CPU. Does nothing when all is there. `sh setup.sh --ci` adds what the tests on two more adapters need, GL through
+# EGL and SwiftShader, and Chromium for the page's.
 set -eu
 
 have_library() { ldconfig -p 2>/dev/null | grep -q "$1"; }
@@ -31,6 +31,7 @@ if command -v apt-get >/dev/null 2>&1; then
         have_library libEGL_mesa.so.0 || need libegl-mesa0
         have_library libGLESv2.so.2 || need libgles2
         [ -e /usr/lib/chromium/libvk_swiftshader.so ] || need chromium-common
+        command -v chromium >/dev/null 2>&1 || need chromium
     fi
     install="apt-get install -y --no-install-recommends"
     refresh="apt-get update -qq"

@@ -30,6 +30,7 @@
 //! The floors; arrows point down only, and `data` and `progress` know nothing of the GPU:
 //!
 //! ```text
+//! serve                          a page to watch and judge a run
 //! study                          a whole experiment: run, report, score
 //! paint   sweep   verify         images from prompts; many trainings; goldens
 //!         train                  one training by DomainBed's protocol
@@ -56,6 +57,7 @@ pub mod nn;
 pub mod ops;
 pub mod paint;
 pub mod progress;
+pub mod serve;
 pub mod study;
 pub mod sweep;
 pub mod train;

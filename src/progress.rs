@@ -1,13 +1,16 @@
 //! Progress of long work, and stopping it. A terminal shows a bar with rate and time left; elsewhere standard error gets a plain line
-//! every 20 seconds. Ctrl-C sets a flag that stages check between steps, so that what they write stays whole.
+//! every 20 seconds. Ctrl-C sets a flag that stages check between steps, so that what they write stays whole. Other processes may watch and
+//! pause a run by two files in its folder.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, Once, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Without a terminal: time between two lines, and the shortest work that gets a line at all.
 const LINE_EVERY: Duration = Duration::from_secs(20);
@@ -21,6 +24,14 @@ thread_local! {
 
 /// The progress of one stage. Methods take `&self`, so that threads and closures can share it.
 pub struct Progress {
+    counts: Arc<Counts>,
+    last_line: Mutex<Instant>,
+    bar: Option<ProgressBar>,
+    quiet: bool,
+}
+
+/// How far a stage is.
+struct Counts {
     stage: String,
     unit: String,
     total: u64,
@@ -28,9 +39,13 @@ pub struct Progress {
     skipped: AtomicU64,
     done: AtomicU64,
     started: Instant,
-    last_line: Mutex<Instant>,
-    bar: Option<ProgressBar>,
-    quiet: bool,
+}
+
+/// All that is going on in this process.
+static ACTIVE: Mutex<Vec<Arc<Counts>>> = Mutex::new(vec![]);
+
+fn active() -> MutexGuard<'static, Vec<Arc<Counts>>> {
+    ACTIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Progress {
@@ -45,23 +60,21 @@ impl Progress {
             bar.set_message(unit.to_string());
             bar
         });
-        let now = Instant::now();
-        Progress {
+        let counts = Arc::new(Counts {
             stage: stage.to_string(),
             unit: unit.to_string(),
             total,
             skipped: AtomicU64::new(0),
             done: AtomicU64::new(0),
-            started: now,
-            last_line: Mutex::new(now),
-            bar,
-            quiet,
-        }
+            started: Instant::now(),
+        });
+        active().push(counts.clone());
+        Progress { counts, last_line: Mutex::new(Instant::now()), bar, quiet }
     }
 
     /// `n` more steps are done.
     pub fn inc(&self, n: u64) {
-        let done = self.done.fetch_add(n, Relaxed) + n;
+        self.counts.done.fetch_add(n, Relaxed);
         if let Some(bar) = &self.bar {
             return bar.inc(n);
         }
@@ -71,14 +84,14 @@ impl Progress {
         let mut last = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
         if last.elapsed() >= LINE_EVERY {
             *last = Instant::now();
-            eprintln!("{}", self.line(done, self.started.elapsed().as_secs_f64()));
+            eprintln!("{}", self.counts.now().line());
         }
     }
 
     /// `n` steps were done by an earlier run.
     pub fn skip(&self, n: u64) {
-        self.skipped.fetch_add(n, Relaxed);
-        self.done.fetch_add(n, Relaxed);
+        self.counts.skipped.fetch_add(n, Relaxed);
+        self.counts.done.fetch_add(n, Relaxed);
         if let Some(bar) = &self.bar {
             bar.inc(n);
             bar.reset_eta();
@@ -98,18 +111,146 @@ impl Progress {
     pub fn finish(self) {
         if let Some(bar) = &self.bar {
             bar.finish();
-        } else if self.started.elapsed() >= QUIET && !self.quiet {
-            let (done, seconds) = (self.done.load(Relaxed), self.started.elapsed().as_secs_f64());
-            eprintln!("{}: {done} {} in {seconds:.1} s", self.stage, self.unit);
+        } else if self.counts.started.elapsed() >= QUIET && !self.quiet {
+            let (at, seconds) = (self.counts.now(), self.counts.started.elapsed().as_secs_f64());
+            eprintln!("{}: {} {} in {seconds:.1} s", at.stage, at.done, at.unit);
         }
     }
+}
 
-    /// `images: 40/220 images, 2.5/s, 72 s left`
-    fn line(&self, done: u64, seconds: f64) -> String {
+impl Drop for Progress {
+    fn drop(&mut self) {
+        active().retain(|counts| !Arc::ptr_eq(counts, &self.counts));
+    }
+}
+
+impl Counts {
+    fn now(&self) -> Stage {
+        let (done, seconds) = (self.done.load(Relaxed), self.started.elapsed().as_secs_f64());
         let rate = (done - self.skipped.load(Relaxed)) as f64 / seconds.max(1e-3);
-        let left = self.total.saturating_sub(done) as f64 / rate.max(1e-9);
-        let left = duration(left);
-        format!("{}: {done}/{} {}, {rate:.1}/s, {left} left", self.stage, self.total, self.unit)
+        let left = (rate > 0.0).then(|| self.total.saturating_sub(done) as f64 / rate);
+        Stage { stage: self.stage.clone(), unit: self.unit.clone(), total: self.total, done, rate, left }
+    }
+}
+
+/// How far a stage was at some time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Its name.
+    pub stage: String,
+    /// What it counts.
+    pub unit: String,
+    /// How many there are.
+    pub total: u64,
+    /// How many are done.
+    pub done: u64,
+    /// How many a second.
+    pub rate: f64,
+    /// Seconds that are left; nothing before the first is done.
+    pub left: Option<f64>,
+}
+
+impl Stage {
+    /// `images: 40/220 images, 2.5/s, 72 s left`
+    fn line(&self) -> String {
+        let Stage { stage, unit, total, done, rate, left } = self;
+        let left = left.map_or_else(String::new, |left| format!(", {} left", duration(left)));
+        format!("{stage}: {done}/{total} {unit}, {rate:.1}/s{left}")
+    }
+}
+
+/// In the folder of a run that goes on: what it does, written every second, so that a killed one is known by its age.
+const WATCHED: &str = "progress.json";
+/// While this file is there, the run waits between two steps.
+const PAUSE: &str = "pause";
+
+/// What [`WATCHED`] holds.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Watched {
+    /// When it was written: seconds since 1970.
+    at: f64,
+    /// What goes on.
+    pub active: Vec<Stage>,
+}
+
+/// While this lives, other processes can watch and pause the run in its folder.
+pub struct Watch {
+    folder: PathBuf,
+    over: Arc<(Mutex<bool>, Condvar)>,
+    writer: Option<std::thread::JoinHandle<()>>,
+}
+
+static PAUSED_BY: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+fn paused_by() -> MutexGuard<'static, Option<PathBuf>> {
+    PAUSED_BY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Watch {
+    /// Of the run in `folder`. A pause that an earlier process was in is over.
+    pub fn new(folder: &Path) -> Watch {
+        let _ = resume(folder);
+        *paused_by() = Some(folder.join(PAUSE));
+        let over = Arc::new((Mutex::new(false), Condvar::new()));
+        let (file, until) = (folder.join(WATCHED), over.clone());
+        let writer = std::thread::spawn(move || {
+            let mut is_over = until.0.lock().unwrap_or_else(PoisonError::into_inner);
+            while !*is_over {
+                let now =
+                    Watched { at: seconds_since_1970(), active: active().iter().map(|c| c.now()).collect() };
+                // Nobody has to watch: a file that cannot be written stops no run.
+                let (temp, json) = (file.with_extension("tmp"), serde_json::to_vec(&now).unwrap_or_default());
+                let _ = std::fs::write(&temp, json).and_then(|()| std::fs::rename(temp, &file));
+                let wait = until.1.wait_timeout(is_over, Duration::from_secs(1));
+                is_over = wait.unwrap_or_else(PoisonError::into_inner).0;
+            }
+        });
+        Watch { folder: folder.to_path_buf(), over, writer: Some(writer) }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        *paused_by() = None;
+        *self.over.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.over.1.notify_all();
+        let _ = self.writer.take().map(std::thread::JoinHandle::join);
+        let _ = std::fs::remove_file(self.folder.join(WATCHED));
+    }
+}
+
+fn seconds_since_1970() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// What the run in `folder` does; nothing if none goes on.
+pub fn watched(folder: &Path) -> Option<Watched> {
+    let watched: Watched = serde_json::from_slice(&std::fs::read(folder.join(WATCHED)).ok()?).ok()?;
+    ((seconds_since_1970() - watched.at).abs() < 5.0).then_some(watched)
+}
+
+/// Whether the run in `folder` is to wait.
+pub fn is_paused(folder: &Path) -> bool {
+    folder.join(PAUSE).exists()
+}
+
+/// Makes the run in `folder` wait between two steps, until [`resume`].
+///
+/// # Errors
+/// A folder that cannot be written into.
+pub fn pause(folder: &Path) -> Result<()> {
+    let file = folder.join(PAUSE);
+    std::fs::write(&file, "").with_context(|| format!("{}: cannot write", file.display()))
+}
+
+/// Makes it go on.
+///
+/// # Errors
+/// A file that cannot be removed.
+pub fn resume(folder: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(folder.join(PAUSE)) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
     }
 }
 
@@ -135,8 +276,12 @@ pub fn say(line: &str) {
     }
 }
 
-/// Whether Ctrl-C or a termination signal was seen.
+/// Whether Ctrl-C or a termination signal was seen. A run that is watched waits here while it is paused.
 pub fn stopped() -> bool {
+    let pause = paused_by().clone();
+    while !STOPPED.load(Relaxed) && pause.as_ref().is_some_and(|file| file.exists()) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
     STOPPED.load(Relaxed)
 }
 
@@ -179,8 +324,14 @@ mod tests {
         let progress = Progress::new("images", 220, "images");
         progress.skip(20);
         progress.inc(20);
-        assert_eq!(progress.line(40, 8.0), "images: 40/220 images, 2.5/s, 72 s left");
+        let Stage { done, rate, left, .. } = progress.counts.now();
+        assert!(done == 40 && (left.unwrap() * rate - 180.0).abs() < 1e-6, "{rate}: 20 of them count");
+        let (stage, unit) = ("images".to_string(), "images".to_string());
+        let stage = Stage { stage, unit, total: 220, done, rate: 2.5, left: Some(72.0) };
+        assert_eq!(stage.line(), "images: 40/220 images, 2.5/s, 72 s left");
+        let counts = progress.counts.clone();
         progress.finish();
+        assert!(!active().iter().any(|c| Arc::ptr_eq(c, &counts)));
         assert!(!stopped() && bail_if_stopped().is_ok());
     }
 

@@ -35,6 +35,7 @@ pub mod report;
 pub mod run;
 pub mod score;
 pub mod select;
+pub mod serve;
 pub mod sweep;
 pub mod train;
 pub mod verify;

@@ -51,6 +51,9 @@ pub struct Args {
     /// Few images and short trainings: to see that everything works
     #[arg(long)]
     quick: bool,
+    /// Pause before painting and before training, until `kaleid serve` says to go on: to edit prompts, and to reject images
+    #[arg(long)]
+    review: bool,
     /// Print what it would do, what of it is done, and about how long it takes, and do nothing else
     #[arg(long, conflicts_with = "show_config")]
     plan: bool,
@@ -87,7 +90,7 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     if args.plan {
         return study::plan(gpu, &study, &args.out)?.into_iter().try_for_each(|line| say!("{line}"));
     }
-    let report = study::run(&gpu.each(args.adapters), &study, &args.out)?;
+    let report = study::run(&gpu.each(args.adapters), &study, &args.out, args.review)?;
     let each = table(&args.out, &study)?;
     let rows = averaged(&each);
     let (tested, seeds) = (rows.first().map_or("", |row| &row.target), study.compare.seeds);

@@ -119,6 +119,16 @@ impl Embeds {
         Ok(())
     }
 
+    /// Whether the generated images are those that count now: a person may have judged some in the meantime.
+    ///
+    /// # Errors
+    /// Files that cannot be read.
+    pub fn are_those_of(&self, scoring: &Scoring) -> Result<bool> {
+        let now = Dataset::added(&scoring.generated, &self.classes, &scoring.left_out()?)?;
+        let now = now.iter().flat_map(|domain| &domain.items).map(|item| &item.path);
+        Ok(now.eq(self.generated.iter().flat_map(|made| &made.images).map(|image| &image.item.path)))
+    }
+
     /// Forgets the generated images that are not to be kept.
     pub fn retain(&mut self, keep: impl Fn(&Path) -> bool) {
         self.generated.iter_mut().for_each(|made| made.images.retain(|image| keep(&image.item.path)));

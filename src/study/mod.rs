@@ -8,6 +8,7 @@
 //! diversity.json  diversity.svg
 //! train/ALGORITHM-VARIANT-SEED/    below train/TEST_DOMAIN/ where there are several
 //! stages.json     adapter and seconds
+//! progress.json   while it runs; it waits while a file `pause` is there
 //! report.html  results.csv  tables.tex
 //! ```
 //!
@@ -29,6 +30,7 @@ mod stages;
 
 use crate::core::{Gpu, GpuOptions};
 use crate::data::{lock, write_atomic};
+use crate::progress::{Watch, bail_if_stopped, pause};
 use anyhow::{Context, Result, bail};
 use clock::Clock;
 use config::Study;
@@ -37,14 +39,25 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// Runs every stage that is not done in `out`, on the first of `adapters` and, where it is many images or trainings, on all; the path of the
-/// report.
+/// report. `review`: it pauses before it paints, and before what is painted is used.
 ///
 /// # Errors
 /// Those of the stages; a folder that holds another run; Ctrl-C.
-pub fn run(adapters: &[GpuOptions], study: &Study, out: &Path) -> Result<PathBuf> {
+pub fn run(adapters: &[GpuOptions], study: &Study, out: &Path, review: bool) -> Result<PathBuf> {
     let adapter = adapters.first().context("no adapter")?;
     let _lock = claim(study, out)?;
     remove_leftovers(out);
+    let _watch = Watch::new(out);
+    let wait = |for_what: &str| -> Result<()> {
+        if review {
+            pause(out)?;
+            eprintln!(
+                "paused before {for_what}: look at it with `kaleid serve {}`, and resume there",
+                out.display()
+            );
+        }
+        bail_if_stopped()
+    };
     let gpu = Gpu::open(adapter)?;
     let mut clock = Clock::open(out, &gpu.caps().adapter);
     let run = Run::new(study, out);
@@ -53,10 +66,16 @@ pub fn run(adapters: &[GpuOptions], study: &Study, out: &Path) -> Result<PathBuf
     }
     let work = run.check(&gpu, adapter)?;
     clock.stage("prompts", || run.write_prompts(adapter))?;
+    if run.images()?[1] > 0 {
+        wait("painting what prompts.jsonl says")?;
+    }
     let [_, left] = run.images()?;
     forecast::say(&gpu, left as f64 * work.image + work.training)?;
     clock.stage("images", || run.paint(&gpu, &adapters[1..]))?;
     let embeds = clock.stage("select", || run.select(&gpu, &adapters[1..], adapters))?;
+    if !run.is_scored() {
+        wait("scoring and training on these images")?;
+    }
     clock.stage("score", || run.score(&gpu, embeds))?;
     // Each worker opens its own.
     drop(gpu);

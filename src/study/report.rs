@@ -29,9 +29,20 @@ const MOST_SHOWN: usize = 16;
 /// # Errors
 /// A folder that is no run's; files that are not what a run writes.
 pub fn run(dir: &Path) -> Result<PathBuf> {
+    let study = Run::open(dir)?.study;
+    files::write(dir, &table(dir, &study)?, &study)?;
+    let path = dir.join("report.html");
+    write_atomic(&path, page(dir)?.as_bytes())?;
+    Ok(path)
+}
+
+/// The report of what is done so far.
+///
+/// # Errors
+/// As [`run`].
+pub fn page(dir: &Path) -> Result<String> {
     let run = Run::open(dir)?;
     let each = table(dir, &run.study)?;
-    files::write(dir, &each, &run.study)?;
     let rows = averaged(&each);
     let tested = rows.first().map_or_else(String::new, |row| row.target.clone());
     let page = json!({
@@ -52,10 +63,7 @@ pub fn run(dir: &Path) -> Result<PathBuf> {
     let mut env = Environment::new();
     env.add_template("report.html", include_str!("report.html")).context("report.html")?;
     let template = env.get_template("report.html").context("report.html")?;
-    let html = template.render(minijinja::value::Serde(&page)).context("report.html")?;
-    let path = dir.join("report.html");
-    write_atomic(&path, html.as_bytes())?;
-    Ok(path)
+    template.render(minijinja::value::Serde(&page)).context("report.html")
 }
 
 /// What a run has written so far.

@@ -225,8 +225,8 @@ impl<'a> Run<'a> {
         }
         let scoring = self.scoring(Set::Written)?;
         match embeds {
-            Some(embeds) => score::measure(embeds, &scoring, self.out)?,
-            None => score::run(gpu, &scoring, self.out)?,
+            Some(embeds) if embeds.are_those_of(&scoring)? => score::measure(embeds, &scoring, self.out)?,
+            _ => score::run(gpu, &scoring, self.out)?,
         };
         Ok(())
     }
