@@ -65,7 +65,7 @@ hold_out_concepts = true
 llm = "template"
 new = 3
 domains = []
-share = 0.1
+share = 0.04
 include_test_style = false
 
 [images]
@@ -89,16 +89,16 @@ fixed = []
 arch = "resnet18"
 width = 16
 stem = [3, 2]
-size = 64
+size = 32
 steps = 12
 checkpoint_freq = 0
-total_batch = 24
+total_batch = 32
 plain_validation = true
 skip_train_accuracy = true
 holdout_fraction = 0.2
 
 [train.hparams]
-lr = 0.001
+lr = 0.003
 "#;
 
 #[test]
@@ -186,8 +186,9 @@ fn every_domain_is_tested_on_by_networks_that_never_saw_it() {
         "compare.variants=[\"o\", \"q\", \"qd-only\", \"retrieval\"]",
         &real,
         "images.steps=1",
-        "prompts.share=0.05",
+        "prompts.share=0.02",
         "train.steps=2",
+        "train.total_batch=7",
     ];
     let run = kaleid(&[&["run", "--quick", "--out", out.to_str().unwrap()], &changes[..]].concat());
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
@@ -231,8 +232,9 @@ fn images_are_chosen_painted_again_and_left_out() {
         "images.size=[32, 32]",
         "images.saved_size=[32, 32]",
         "images.strength=1.0",
-        "prompts.share=0.05",
+        "prompts.share=0.02",
         "train.steps=2",
+        "train.total_batch=7",
         "select.action=regenerate",
         "select.tries=1",
         "select.class_margin=1.9",
@@ -352,10 +354,10 @@ fn single_settings_are_replaced_and_the_configuration_is_shown() {
     // Without a configuration, they change the demo; the others are as they were.
     let demo = shown(&[]);
     assert!(
-        demo.contains("\nsteps = 300\n") && demo.contains("\n[compare]\nalgorithms = [\"ERM\"]\n"),
+        demo.contains("\nsteps = 400\n") && demo.contains("\n[compare]\nalgorithms = [\"ERM\"]\n"),
         "{demo}"
     );
-    assert_eq!(shown(&["train.steps=50"]), demo.replace("steps = 300", "steps = 50"));
+    assert_eq!(shown(&["train.steps=50"]), demo.replace("steps = 400", "steps = 50"));
     for (change, line) in [
         ("seed=7", "seed = 7"),
         ("test_domain=sketch", "test_domains = \"sketch\""),
@@ -409,10 +411,10 @@ fn a_plan_says_what_a_run_would_do_and_does_nothing() {
     let plan = kaleid(&["run", "--plan", "test_domains=single-source", "--out", out.to_str().unwrap()]);
     let said = String::from_utf8(plan.stdout).unwrap();
     assert!(plan.status.success() && !out.exists(), "{said}");
-    // 869 originals in four sets, and three new ones of their mean size; each of the four alone trains, twice, with three seeds.
+    // 1289 originals in four sets, and three new ones of their mean size, four tenths of each; each of the four alone trains, twice, with five seeds.
     for part in [
-        "about 1521 of 64x64: 1521 left",
-        "24 of 300 steps (4 test domains, ERM, on o qd, 3 seeds): 24 left",
+        "about 902 of 64x64: 902 left",
+        "40 of 400 steps (4 test domains, ERM, on o qd, 5 seeds): 40 left",
         "(predicted)",
     ] {
         assert!(said.contains(part), "no {part} in {said}");

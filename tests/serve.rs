@@ -359,7 +359,7 @@ fn a_run_is_watched_edited_and_judged_in_a_browser() {
         "images.steps=1",
         "images.size=[32, 32]",
         "images.saved_size=[32, 32]",
-        "prompts.share=0.05",
+        "prompts.share=0.02",
         "train.steps=2",
     ];
     let mut run = program();

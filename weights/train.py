@@ -380,7 +380,7 @@ def train_look(root, work):
     show(torch.stack([few, real[nearest]], 1).flatten(0, 1), HERE / "nearest.png", 16)
 
 
-def train_data(root, work, per_class=14):
+def train_data(root, work, per_class=34):
     """The demo's data set: `per_class` seen images of every class of the originals, and all of openmoji, as lossless WebP."""
     import hashlib, shutil
     out = HERE / "demo/data"

@@ -48,6 +48,10 @@ pub struct Args {
     /// Adapters by number or name that paint and train at the same time [default: the one of --adapter]
     #[arg(long, value_delimiter = ',', value_name = "NAME|INDEX")]
     adapters: Vec<String>,
+    /// Compare every variant: q, d, painted images alone, one plain template, painted from originals, unselected. A finished run may be given
+    /// them; the demo then takes about an hour
+    #[arg(long)]
+    full: bool,
     /// Few images and short trainings: to see that everything works
     #[arg(long)]
     quick: bool,
@@ -79,6 +83,9 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
     study.seed = args.seed.unwrap_or(study.seed);
     if !args.algorithms.is_empty() {
         study = study.algorithms(args.algorithms)?;
+    }
+    if args.full {
+        study = study.full();
     }
     if args.quick {
         study = study.quick();

@@ -280,9 +280,17 @@ impl Study {
         Ok(self)
     }
 
+    /// The same with every variant, but for retrieval where no folder of real images is given.
+    pub fn full(mut self) -> Study {
+        let real = self.compare.retrieval.is_some();
+        self.compare.variants =
+            Variant::ALL.into_iter().filter(|v| real || *v != Variant::Retrieval).collect();
+        self
+    }
+
     /// The same with few images and short trainings: to see that everything works.
     pub fn quick(mut self) -> Study {
-        self.prompts.share *= 0.1;
+        self.prompts.share /= 10.0;
         self.images.steps = self.images.steps.min(6);
         self.compare.seeds = 1;
         self.train.steps = Some(self.train.steps().min(12));

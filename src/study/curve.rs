@@ -2,12 +2,16 @@
 
 use crate::data::rng::Key;
 use anyhow::{Context, Result};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// Amounts at which Score(s) is measured.
 const STEPS: usize = 10;
 /// Score(s) is a mean over this many orders in which the generated images join.
 const ORDERS: u32 = 8;
+/// Resamples of the images, from whose optima the interval follows.
+const RESAMPLES: u32 = 200;
 
 /// Score(s) of generated images, part of diversity.json.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,8 +22,14 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
     /// Score(s) ~ c0 + c1 s + c2 s^2 + c3 s^3.
     pub cubic: [f64; 4],
+    /// How much of the points' variance the cubic explains.
+    #[serde(default)]
+    pub r2: f64,
     /// Where the cubic is largest.
     pub optimum: Optimum,
+    /// Where 95 % of the optima of resampled images lie (bootstrap, percentiles).
+    #[serde(default)]
+    pub interval: [f64; 2],
 }
 
 /// The best amount.
@@ -47,14 +57,27 @@ impl Curve {
     /// The curve of at least one domain. `trace` is as in [`variance`]; `seed` decides the orders in which images join.
     pub fn new(domains: &[Pair], trace: bool, seed: u64) -> Curve {
         let most = domains.iter().map(|(own, more)| more.len() as f64 / own.len() as f64).fold(1.0, f64::min);
-        let amounts = (1..=STEPS).map(|i| most * i as f64 / STEPS as f64);
-        let points: Vec<(f64, f64)> = amounts.map(|s| (s, score(domains, s, trace, seed))).collect();
+        let points = |domains: &[Pair], orders: Range<u32>| -> Vec<(f64, f64)> {
+            let amounts = (1..=STEPS).map(|i| most * i as f64 / STEPS as f64);
+            amounts.map(|s| (s, score(domains, s, trace, seed, orders.clone()))).collect()
+        };
+        let best = |cubic| optimum(cubic, [most / STEPS as f64, most]);
+        let resampled = |i: u32| {
+            let drawn: Vec<Pair> = (0..domains.len()).map(|d| resample(&domains[d], seed, i, d)).collect();
+            best(fit_cubic(&points(&drawn, i..i + 1))).s
+        };
+        let mut optima: Vec<f64> = (0..RESAMPLES).into_par_iter().map(resampled).collect();
+        optima.sort_by(f64::total_cmp);
+        let percentile = |p: f64| optima[(p * f64::from(RESAMPLES - 1)).round() as usize];
+        let points = points(domains, 0..ORDERS);
         let cubic = fit_cubic(&points);
         Curve {
             originals: mean(&domains.iter().map(|(own, _)| variance(own, trace)).collect::<Vec<_>>()),
+            r2: explained(&points, cubic),
             points,
             cubic,
-            optimum: optimum(cubic, [most / STEPS as f64, most]),
+            optimum: best(cubic),
+            interval: [0.025, 0.975].map(percentile),
         }
     }
 
@@ -124,7 +147,7 @@ fn mean(values: &[f64]) -> f64 {
 }
 
 /// Score(s): the mean over domains of the variance of the originals with s x |originals| generated images.
-fn score(domains: &[Pair], s: f64, trace: bool, seed: u64) -> f64 {
+fn score(domains: &[Pair], s: f64, trace: bool, seed: u64, orders: Range<u32>) -> f64 {
     let joined = |d: usize, order: u32| {
         let (own, more) = &domains[d];
         let order = Key::new(seed, order, &format!("score {d}")).permutation(more.len());
@@ -133,7 +156,67 @@ fn score(domains: &[Pair], s: f64, trace: bool, seed: u64) -> f64 {
         variance(&all.collect::<Vec<_>>(), trace)
     };
     let mean_of = |order: u32| mean(&(0..domains.len()).map(|d| joined(d, order)).collect::<Vec<_>>());
-    mean(&(0..ORDERS).map(mean_of).collect::<Vec<_>>())
+    mean(&orders.map(mean_of).collect::<Vec<_>>())
+}
+
+/// As many images of a domain, drawn from its own with replacement.
+fn resample<'a>((own, more): &Pair<'a>, seed: u64, i: u32, domain: usize) -> Pair<'a> {
+    let draw = |of: &[&'a [f32]], what: &str| {
+        let key = Key::new(seed, i, &format!("resample {domain} {what}"));
+        (0..of.len() as u32).map(|k| of[key.below(k, of.len() as u32) as usize]).collect()
+    };
+    (draw(own, "originals"), draw(more, "generated"))
+}
+
+/// R squared.
+fn explained(points: &[(f64, f64)], cubic: [f64; 4]) -> f64 {
+    let middle = mean(&points.iter().map(|(_, y)| *y).collect::<Vec<_>>());
+    let all: f64 = points.iter().map(|(_, y)| (y - middle).powi(2)).sum();
+    let left: f64 = points.iter().map(|(s, y)| (y - cubic_at(cubic, *s)).powi(2)).sum();
+    if all > 0.0 { 1.0 - left / all } else { 1.0 }
+}
+
+/// The Vendi score of rows of length 1 (Friedman & Dieng 2023): how many different ones there are, in effect; from 1, where all are equal, to
+/// their number. exp of the entropy of the eigenvalues of their cosines by their number.
+pub fn vendi(rows: &[&[f32]]) -> f64 {
+    let Some(width) = rows.first().map(|row| row.len()) else { return 0.0 };
+    // The width^2 products have the same eigenvalues, but for zeros.
+    let one = |a: usize| {
+        let with = |b: usize| rows.iter().map(|row| f64::from(row[a]) * f64::from(row[b])).sum::<f64>();
+        (0..width).map(|b| with(b) / rows.len() as f64).collect()
+    };
+    let products: Vec<Vec<f64>> = (0..width).into_par_iter().map(one).collect();
+    let values = eigenvalues(products);
+    values.into_iter().filter(|&v| v > 1e-12).map(|v| -v * v.ln()).sum::<f64>().exp()
+}
+
+/// Eigenvalues of a symmetric matrix, by Jacobi's rotations.
+fn eigenvalues(mut m: Vec<Vec<f64>>) -> Vec<f64> {
+    let n = m.len();
+    for _ in 0..30 {
+        let off: f64 = (0..n).flat_map(|a| (0..a).map(move |b| (a, b))).map(|(a, b)| m[a][b].powi(2)).sum();
+        if off < 1e-18 {
+            break;
+        }
+        for a in 0..n {
+            for b in a + 1..n {
+                if m[a][b].abs() < 1e-15 {
+                    continue;
+                }
+                let theta = (m[b][b] - m[a][a]) / (2.0 * m[a][b]);
+                let t = theta.signum() / (theta.abs() + (theta * theta + 1.0).sqrt());
+                let (cos, sin) = (1.0 / (t * t + 1.0).sqrt(), t / (t * t + 1.0).sqrt());
+                for row in &mut m {
+                    (row[a], row[b]) = (cos * row[a] - sin * row[b], sin * row[a] + cos * row[b]);
+                }
+                let [low, high] = m.get_disjoint_mut([a, b]).expect("a is below b");
+                for (x, y) in low.iter_mut().zip(high) {
+                    (*x, *y) = (cos * *x - sin * *y, sin * *x + cos * *y);
+                }
+            }
+        }
+    }
+    (0..n).map(|i| m[i][i]).collect()
 }
 
 /// Least squares through at least four points: coefficients of 1, s, s^2, s^3.
@@ -196,6 +279,29 @@ mod tests {
         assert!(best.interior && (best.s - 0.635_9).abs() < 1e-4, "{best:?}");
         let rising = optimum([0.0, 1.0, 0.0, 0.0], [0.1, 1.0]);
         assert_eq!((rising.s, rising.interior), (1.0, false));
+    }
+
+    #[test]
+    fn the_vendi_score_counts_what_differs() {
+        let [a, b, c]: [&[f32]; 3] = [&[1.0, 0.0, 0.0], &[0.0, 1.0, 0.0], &[0.6, 0.0, 0.8]];
+        assert!((vendi(&[a, a, a]) - 1.0).abs() < 1e-9 && (vendi(&[a, b]) - 2.0).abs() < 1e-9);
+        // Cosines 0.6 between two of three: eigenvalues 1/3, (1 +- 0.6) / 3.
+        let values = [1.0_f64, 1.6, 0.4].map(|v| v / 3.0);
+        let expected = values.map(|v| -v * v.ln()).iter().sum::<f64>().exp();
+        assert!((vendi(&[a, b, c]) - expected).abs() < 1e-7);
+    }
+
+    #[test]
+    fn the_interval_of_the_optimum_holds_it_and_is_the_same_again() {
+        let draws = Key::new(3, 0, "test");
+        let rows: Vec<Vec<f32>> =
+            (0..80).map(|i| (0..4).map(|d| draws.normal(4 * i + d)).collect()).collect();
+        let rows: Vec<&[f32]> = rows.iter().map(|r| &r[..]).collect();
+        let pair = || vec![(rows[..40].to_vec(), rows[40..].to_vec())];
+        let curve = Curve::new(&pair(), false, 5);
+        let [low, high] = curve.interval;
+        assert!((0.1..=1.0).contains(&low) && low <= high && high <= 1.0, "{curve:?}");
+        assert!((0.0..=1.0).contains(&curve.r2) && curve == Curve::new(&pair(), false, 5));
     }
 
     #[test]

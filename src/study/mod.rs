@@ -5,7 +5,7 @@
 //! data/           the demo's data set (your own stays where it is)
 //! domains.json    prompts.jsonl
 //! images/         DOMAIN/CLASS/00000.png, metadata.jsonl; plain/ and img2img/ for the arms of these names
-//! diversity.json  diversity.svg
+//! diversity.json  diversity.svg  embedding.svg
 //! train/ALGORITHM-VARIANT-SEED/    below train/TEST_DOMAIN/ where there are several
 //! stages.json     adapter and seconds
 //! progress.json   while it runs; it waits while a file `pause` is there
@@ -21,12 +21,14 @@ pub mod demo;
 pub mod embedded;
 mod files;
 mod forecast;
+mod panels;
 pub mod report;
 pub mod results;
 pub mod score;
 pub mod select;
 mod sets;
 mod stages;
+mod tsne;
 
 use crate::core::{Gpu, GpuOptions};
 use crate::data::{lock, write_atomic};

@@ -45,6 +45,7 @@ pub fn page(dir: &Path) -> Result<String> {
     let each = table(dir, &run.study)?;
     let rows = averaged(&each);
     let tested = rows.first().map_or_else(String::new, |row| row.target.clone());
+    let is_demo = demo::is_builtin(&run.study.data) && demo::is_builtin(&run.study.images.model);
     let page = json!({
         "title": dir.file_name().unwrap_or_default().to_string_lossy(),
         "tested": tested, "by_target": by_target(&each), "images": run.images.len(),
@@ -57,8 +58,9 @@ pub fn page(dir: &Path) -> Result<String> {
         }).collect::<Vec<_>>(),
         "findings": findings(&rows).into_iter().chain(chosen(&rows)).collect::<Vec<_>>(),
         "selection": run.selection()?, "domains": run.domains(), "grid": run.grid()?, "nearest": run.nearest()?,
-        "curve": run.curve, "diversity": run.diversity.as_ref().map(diversity),
-        "seconds": run.seconds(), "settings": run.settings,
+        "curve": run.curve, "panels": run.panels, "diversity": run.diversity.as_ref().map(diversity),
+        "seconds": run.seconds(each.iter().map(|row| row.seeds.len()).sum()), "builtin": is_demo,
+        "settings": run.settings,
     });
     let mut env = Environment::new();
     env.add_template("report.html", include_str!("report.html")).context("report.html")?;
@@ -76,6 +78,8 @@ struct Run<'a> {
     diversity: Option<Diversity>,
     /// diversity.svg.
     curve: Option<String>,
+    /// embedding.svg.
+    panels: Option<String>,
     /// The generated images.
     images: Vec<Picture>,
     /// What was made of them.
@@ -99,6 +103,7 @@ impl<'a> Run<'a> {
             stages: parsed(&dir.join("stages.json"))?.unwrap_or_default(),
             diversity: parsed(&dir.join("diversity.json"))?,
             curve: text(&dir.join("diversity.svg"))?,
+            panels: text(&dir.join("embedding.svg"))?,
             judged: select::of(&dir.join("images"))?,
             left_out: chosen::left_out(&dir.join("images"), &[])?,
             images: lines.lines().map(|line| from_json(&metadata, line)).collect::<Result<_>>()?,
@@ -165,12 +170,25 @@ impl<'a> Run<'a> {
         pairs.collect()
     }
 
-    /// How long each stage took.
-    fn seconds(&self) -> Vec<(&str, String)> {
+    /// How long each stage took, and of painting and training each image and each training.
+    fn seconds(&self, trainings: usize) -> Vec<(&str, String, String)> {
         let order = ["data", "prompts", "images", "select", "score", "training"];
-        let time = |stage| Some((stage, format!("{:.0} s", self.stages.seconds.get(stage)?)));
+        let time = |stage| {
+            let seconds = *self.stages.seconds.get(stage)?;
+            let each = match stage {
+                "images" => each(seconds, self.images.len(), "images"),
+                "training" => each(seconds, trainings, "trainings"),
+                _ => String::new(),
+            };
+            Some((stage, format!("{seconds:.0} s"), each))
+        };
         order.into_iter().filter_map(time).collect()
     }
+}
+
+/// `570 images, 0.36 s each`
+fn each(seconds: f64, count: usize, what: &str) -> String {
+    if count == 0 { String::new() } else { format!("{count} {what}, {:.2} s each", seconds / count as f64) }
 }
 
 /// What the page says about diversity.
@@ -183,7 +201,8 @@ fn diversity(d: &Diversity) -> Value {
     };
     json!({
         "form": d.form, "clip": format!("{}, {} numbers per image", d.clip, d.width),
-        "optimum": d.curve.optimum.to_string(),
+        "optimum": d.curve.optimum.to_string(), "interval": d.curve.interval.map(|s| format!("{:.1}", 100.0 * s)),
+        "r2": format!("{:.3}", d.curve.r2), "vendi": d.vendi.map(|v| format!("{v:.1}")), "plane": d.plane,
         "class_agreement": percent(d.class_agreement), "style_agreement": percent(d.style_agreement),
         "domains": d.domains.iter().map(row).collect::<Vec<_>>(),
     })

@@ -211,7 +211,26 @@ pub fn matrix(rows: &[Accuracies], study: &Study) -> (Vec<&'static str>, Vec<(St
         Some(Mean::of(&means.collect::<Vec<_>>()))
     };
     table.push(("average".into(), variants.iter().map(|&v| shown(average(v))).collect()));
+    if let Some(ranks) = mean_ranks(rows, study) {
+        table.push(("mean rank".into(), ranks.iter().map(|rank| format!("{rank:.2}")).collect()));
+    }
     (variants.iter().map(|v| v.name()).collect(), table)
+}
+
+/// The mean over algorithms of each variant's place, 1 for the best; those that are equal share theirs. None where something is missing.
+fn mean_ranks(rows: &[Accuracies], study: &Study) -> Option<Vec<f64>> {
+    let variants = &study.compare.variants;
+    let mut sums = vec![0.0; variants.len()];
+    for algorithm in &study.compare.algorithms {
+        let of = |v: &Variant| rows.iter().find(|r| r.algorithm == *algorithm && r.variant == *v);
+        let means: Vec<f64> = variants.iter().map(|v| Some(of(v)?.all().mean)).collect::<Option<_>>()?;
+        for (sum, own) in sums.iter_mut().zip(&means) {
+            let (above, equal) =
+                means.iter().fold((0, 0), |(a, e), m| (a + usize::from(m > own), e + usize::from(m == own)));
+            *sum += above as f64 + (equal + 1) as f64 / 2.0;
+        }
+    }
+    Some(sums.into_iter().map(|sum| sum / study.compare.algorithms.len() as f64).collect())
 }
 
 /// What the table says, in sentences: each variant against the originals alone, and all generated images against what they have to be
@@ -271,6 +290,24 @@ mod tests {
         assert_eq!(header, ["algorithm", "trained on", "a", "b", "average", "worst"]);
         assert_eq!(lines[0][4..], ["40.0 %", "30.0 %"]);
         assert!(by_target(&rows[..1]).is_none());
+    }
+
+    #[test]
+    fn places_are_means_over_algorithms_and_equals_share_theirs() {
+        let mut study = Study::demo().unwrap();
+        study.compare.algorithms = ["ERM", "CORAL"].map(String::from).to_vec();
+        study.compare.variants = vec![Variant::O, Variant::Q, Variant::Qd];
+        let mut rows = vec![];
+        for (algorithm, accuracies) in [("ERM", [0.5, 0.7, 0.6]), ("CORAL", [0.5, 0.5, 0.4])] {
+            for (&variant, accuracy) in study.compare.variants.iter().zip(accuracies) {
+                rows.push(Accuracies {
+                    algorithm: algorithm.into(),
+                    ..row("a", variant, &[(0, accuracy)], 0.0)
+                });
+            }
+        }
+        assert_eq!(mean_ranks(&rows, &study), Some(vec![2.25, 1.25, 2.5]));
+        assert_eq!(mean_ranks(&rows[1..], &study), None);
     }
 
     #[test]

@@ -9,8 +9,9 @@
 //! A cubic through Score(s) gives the optimum: its maximum inside the range, else the better end. CLIP also checks what the
 //! generated images show: are the class and the style that the prompt asked for the likeliest of all?
 
-use super::curve::{Curve, variance};
+use super::curve::{Curve, variance, vendi};
 use super::embedded::{Embedded, Embeds, Image, Margins, nearest};
+use super::panels;
 use crate::core::Gpu;
 use crate::data::chosen::{self, LeftOut};
 use crate::data::rng::Key;
@@ -91,6 +92,12 @@ pub struct Diversity {
     /// Score(s).
     #[serde(flatten)]
     pub curve: Curve,
+    /// Vendi score of the originals, and of them with all generated images: how many different ones there are, in effect.
+    #[serde(default)]
+    pub vendi: [f64; 2],
+    /// How embedding.svg was made.
+    #[serde(default)]
+    pub plane: String,
     /// Each domain.
     pub domains: BTreeMap<String, DomainDiversity>,
     /// Share of generated images whose likeliest class (style) by CLIP is the one that their prompt named.
@@ -129,7 +136,7 @@ pub struct Nearest {
     pub cosine: f64,
 }
 
-/// Measures, and writes diversity.json and diversity.svg into `out`.
+/// Measures, and writes diversity.json, diversity.svg and embedding.svg into `out`.
 ///
 /// # Errors
 /// Data, images or a CLIP that do not work; a folder that cannot be written; Ctrl-C.
@@ -157,7 +164,11 @@ pub fn measure(mut embeds: Embeds, scoring: &Scoring, out: &Path) -> Result<Dive
         Some((rows(original, scoring), rows(own, scoring)))
     });
     let curve = Curve::new(&with_own.collect::<Vec<_>>(), scoring.measure.trace, scoring.seed);
+    let own: Vec<&[f32]> = units(originals).collect();
+    let all: Vec<&[f32]> = units(originals).chain(units(generated)).collect();
     let diversity = Diversity {
+        vendi: [&own, &all].map(|rows| vendi(rows)),
+        plane: panels::method(all.len()),
         form: form(scoring),
         clip: embeds.clip.clone(),
         width: embeds.width(),
@@ -167,7 +178,8 @@ pub fn measure(mut embeds: Embeds, scoring: &Scoring, out: &Path) -> Result<Dive
         style_agreement: share(1),
         nearest: nearest_originals(scoring, originals, generated),
     };
-    // The picture first: a folder with diversity.json holds both.
+    // Pictures first: a folder with diversity.json holds them too.
+    write_atomic(out.join("embedding.svg"), panels::svg(originals, generated, scoring.seed)?.as_bytes())?;
     write_atomic(out.join("diversity.svg"), diversity.curve.svg()?.as_bytes())?;
     let json = serde_json::to_string_pretty(&diversity)? + "\n";
     write_atomic(out.join("diversity.json"), json.as_bytes())?;
@@ -178,6 +190,11 @@ pub fn measure(mut embeds: Embeds, scoring: &Scoring, out: &Path) -> Result<Dive
 fn rows<'a>(of: &'a Embedded, scoring: &Scoring) -> Vec<&'a [f32]> {
     let row = |image: &'a Image| &(if scoring.measure.unnormalised { &image.raw } else { &image.unit })[..];
     of.images.iter().map(row).collect()
+}
+
+/// The embeddings of length 1 of all domains.
+fn units(of: &[Embedded]) -> impl Iterator<Item = &[f32]> {
+    of.iter().flat_map(|domain| &domain.images).map(|image| &image.unit[..])
 }
 
 /// What variance means with these settings.
