@@ -164,7 +164,7 @@ const WATCHED: &str = "progress.json";
 /// While this file is there, the run waits between two steps.
 const PAUSE: &str = "pause";
 
-/// What [`WATCHED`] holds.
+/// What progress.json holds.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Watched {
     /// When it was written: seconds since 1970.

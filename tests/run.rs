@@ -442,6 +442,16 @@ fn the_papers_configurations_are_whole() {
 }
 
 #[test]
+fn a_batch_that_few_images_will_not_fill_is_refused_before_they_are_painted() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let few = ["prompts.share=0.02", "train.total_batch=60"];
+    let said = refusal(&[&["run", "--quick", "--out", out.to_str().unwrap()], &few[..]].concat());
+    let says = ["still to be painted", "domain fluent3d: batch 10 is larger than its", "share"];
+    assert!(says.iter().all(|says| said.contains(says)) && !out.join("images").exists(), "{said}");
+}
+
+#[test]
 fn a_report_of_no_run_and_a_score_of_nothing_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();

@@ -69,6 +69,7 @@ pub fn run(adapters: &[GpuOptions], study: &Study, out: &Path, review: bool) -> 
     let work = run.check(&gpu, adapter)?;
     clock.stage("prompts", || run.write_prompts(adapter))?;
     if run.images()?[1] > 0 {
+        run.check_prompts()?;
         wait("painting what prompts.jsonl says")?;
     }
     let [_, left] = run.images()?;

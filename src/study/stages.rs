@@ -6,7 +6,7 @@ use super::score::{self, Scoring};
 use super::sets::Set;
 use super::{demo, results, select};
 use crate::core::{Gpu, GpuOptions};
-use crate::data::dataset::Dataset;
+use crate::data::dataset::{Dataset, Domain, Item};
 use crate::engines::clip::{ClipEmbedder, PromptReader};
 use crate::engines::model::Model;
 use crate::engines::options::LongPrompts;
@@ -18,6 +18,7 @@ use crate::sweep::state::Log;
 use crate::sweep::work::run_jobs;
 use crate::train::{self, Training, Variant};
 use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What is left to do, and what it takes.
@@ -90,6 +91,29 @@ impl<'a> Run<'a> {
             work.training += (left * study.train.steps()) as f64 * needs.flops;
         }
         Ok(work)
+    }
+
+    /// Sees that the images of the prompts will be enough for every training, before they are painted.
+    ///
+    /// # Errors
+    /// A domain that will have fewer images than a batch.
+    pub fn check_prompts(&self) -> Result<()> {
+        let dataset = Dataset::open(&self.data)?;
+        for training in self.trainings()?.into_iter().filter(|t| t.trial_seed == 0) {
+            let Some(set) = Set::of(training.variant) else { continue };
+            let mut domains: BTreeMap<String, Vec<Item>> = BTreeMap::new();
+            for picture in self.pictures(set)? {
+                let (Some(domain), Some(class)) = (picture.domain, picture.class) else { continue };
+                let Some(class) = dataset.classes.iter().position(|c| *c == class) else { continue };
+                let path = self.folder(set).join(picture.file_name);
+                domains.entry(domain).or_default().push(Item { path, class });
+            }
+            let added = domains.into_iter().map(|(name, items)| Domain { name, items }).collect();
+            train::check_planned(&training, &dataset, added).context(
+                "training would fail on images that are still to be painted; larger: [prompts] share; smaller: [train] total_batch",
+            )?;
+        }
+        Ok(())
     }
 
     /// Images, and how many of them are left: those of the prompts, or about as many as there will be.

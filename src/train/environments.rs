@@ -2,7 +2,7 @@
 
 use super::settings::{Training, Variant};
 use crate::data::chosen::{left_out, painted_from};
-use crate::data::dataset::{Dataset, Item, split};
+use crate::data::dataset::{Dataset, Domain, Item, split};
 use crate::data::images::Images;
 use crate::data::rng::fnv1a;
 use anyhow::{Result, bail};
@@ -58,6 +58,25 @@ impl Env {
 /// # Errors
 /// A test domain that does not exist, nothing to train on, a variant without generated images for it.
 pub fn environments(config: &Training, dataset: &Dataset) -> Result<Vec<Env>> {
+    let added = match &config.extra {
+        Some(extra) if config.variant != Variant::O => {
+            // Whoever chooses, nothing is trained on that was painted from an image of the test.
+            let left_out = match config.variant {
+                Variant::QdAll => painted_from(extra, &config.test_domains)?,
+                _ => left_out(extra, &config.test_domains)?,
+            };
+            Dataset::added(extra, &dataset.classes, &left_out)?
+        }
+        _ => vec![],
+    };
+    environments_with(config, dataset, added)
+}
+
+/// The same with `added` images, which may still have to be painted.
+///
+/// # Errors
+/// As [`environments`].
+pub fn environments_with(config: &Training, dataset: &Dataset, added: Vec<Domain>) -> Result<Vec<Env>> {
     for name in &config.test_domains {
         dataset.env(name)?;
     }
@@ -83,13 +102,8 @@ pub fn environments(config: &Training, dataset: &Dataset) -> Result<Vec<Env>> {
     let Some(extra) = &config.extra else {
         bail!("variant {} needs --extra, the folder of generated images", variant.name());
     };
-    // Whoever chooses, nothing is trained on that was painted from an image of the test.
-    let left_out = match variant {
-        Variant::QdAll => painted_from(extra, &config.test_domains)?,
-        _ => left_out(extra, &config.test_domains)?,
-    };
     let (mut joined, mut new) = (0, 0);
-    for domain in Dataset::added(extra, &dataset.classes, &left_out)? {
+    for domain in added {
         let tested = config.test_domains.contains(&domain.name);
         // Nothing in the style of a domain that is tested on is trained on, unless that is asked for.
         if tested && !config.include_test_style {

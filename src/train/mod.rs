@@ -20,4 +20,4 @@ mod task;
 pub use classify::classify;
 pub use run::{Outcome, check, run};
 pub use settings::{Settings, Training, Variant};
-pub use task::average_from;
+pub use task::{average_from, check_planned};

@@ -1,10 +1,10 @@
 //! What a run trains, as far as settings and file names tell: hyper-parameters, network, algorithm.
 
-use super::environments::Env;
+use super::environments::{Env, environments_with};
 use super::settings::Training;
 use crate::core::{Gpu, Needs, OutOfMemory, Store};
 use crate::data::checkpoint::Checkpoint;
-use crate::data::dataset::{Dataset, Item};
+use crate::data::dataset::{Dataset, Domain, Item};
 use crate::data::packed::packed_words;
 use crate::domainbed::hparams::{Hparams, Preset};
 use crate::domainbed::network::{Featurizer, Network, TrainNorm};
@@ -195,6 +195,16 @@ fn hyper_parameters(settings: &Training, envs: usize) -> Result<(Hparams, usize)
     }
     let batch = hparams.usize("batch_size");
     Ok((hparams, batch))
+}
+
+/// Sees that there will be enough to train on once the images `added` are painted.
+///
+/// # Errors
+/// A domain with fewer images than a batch; a variant that adds nothing.
+pub fn check_planned(settings: &Training, dataset: &Dataset, added: Vec<Domain>) -> Result<()> {
+    let envs = environments_with(settings, dataset, added)?;
+    let (_, batch) = hyper_parameters(settings, envs.iter().filter(|e| e.trained()).count())?;
+    check_batch(&envs, batch)
 }
 
 /// Refuses a batch for which upstream would wait forever.
