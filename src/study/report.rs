@@ -46,11 +46,13 @@ pub fn page(dir: &Path) -> Result<String> {
     let rows = averaged(&each);
     let tested = rows.first().map_or_else(String::new, |row| row.target.clone());
     let is_demo = demo::is_builtin(&run.study.data) && demo::is_builtin(&run.study.images.model);
+    let table_1 = matrix(&rows, &run.study);
+    let published = table_1.1.iter().any(|(_, cells)| cells.iter().any(|cell| cell.ends_with(']')));
     let page = json!({
         "title": dir.file_name().unwrap_or_default().to_string_lossy(),
         "tested": tested, "by_target": by_target(&each), "images": run.images.len(),
         "adapter": run.stages.adapter, "version": run.stages.version,
-        "matrix": (run.study.compare.algorithms.len() > 1).then(|| matrix(&rows, &run.study)),
+        "matrix": (published || run.study.compare.algorithms.len() > 1).then_some(table_1), "published": published,
         "cells": rows.iter().map(|r| {
             let seeds: Vec<String> = r.seeds.values().map(|a| format!("{:.1}", 100.0 * a)).collect();
             let [balanced, unseen] = [&r.balanced, &r.unseen].map(|of| r.mean(of).map(|m| m.to_string()));

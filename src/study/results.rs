@@ -4,6 +4,8 @@ use super::config::Study;
 use super::demo;
 use crate::data::dataset::Dataset;
 use crate::data::stats::{Mean, verdict};
+use crate::domainbed::PAPER;
+use crate::sweep::published::published;
 use crate::sweep::records::{Record, record};
 use crate::sweep::select::validation;
 use crate::train::Variant;
@@ -191,17 +193,27 @@ fn selected(file: &Path) -> Result<Record> {
     records.into_iter().reduce(better).with_context(|| format!("{}: no results in it", file.display()))
 }
 
-/// The paper's Table 1: algorithms by variants, and their average over algorithms (each seed's mean first). Its header and rows.
+/// The paper's Table 1: algorithms by variants, and their average over algorithms (each seed's mean first), in brackets what the paper has for
+/// it. Its header and rows.
 pub fn matrix(rows: &[Accuracies], study: &Study) -> (Vec<&'static str>, Vec<(String, Vec<String>)>) {
     let variants = &study.compare.variants;
     let of = |algorithm: &str, variant: Variant| {
         rows.iter().find(|r| r.algorithm == algorithm && r.variant == variant)
     };
-    let shown = |mean: Option<Mean>| mean.map_or("–".into(), |m| m.to_string());
+    let domains: Vec<&str> = rows.first().map_or(vec![], |row| row.target.split(", ").collect());
+    let shown = |algorithm: &str, variant, mean: Option<Mean>| {
+        let own = mean.map_or("–".into(), |m| m.to_string());
+        // Its averages are those of its eight algorithms.
+        let comparable = algorithm != "average" || study.compare.algorithms == PAPER;
+        match published(&domains, algorithm, variant).filter(|_| comparable) {
+            Some(theirs) => format!("{own} [{theirs}]"),
+            None => own,
+        }
+    };
     let mut table: Vec<(String, Vec<String>)> = vec![];
     for algorithm in &study.compare.algorithms {
-        let cells = variants.iter().map(|&v| shown(of(algorithm, v).map(Accuracies::all))).collect();
-        table.push((algorithm.clone(), cells));
+        let cell = |&v: &Variant| shown(algorithm, v, of(algorithm, v).map(Accuracies::all));
+        table.push((algorithm.clone(), variants.iter().map(cell).collect()));
     }
     let average = |variant: Variant| {
         let all: Option<Vec<&Accuracies>> = study.compare.algorithms.iter().map(|a| of(a, variant)).collect();
@@ -210,7 +222,7 @@ pub fn matrix(rows: &[Accuracies], study: &Study) -> (Vec<&'static str>, Vec<(St
             all[0].seeds.keys().map(|s| all.iter().map(|r| r.seeds[s]).sum::<f64>() / all.len() as f64);
         Some(Mean::of(&means.collect::<Vec<_>>()))
     };
-    table.push(("average".into(), variants.iter().map(|&v| shown(average(v))).collect()));
+    table.push(("average".into(), variants.iter().map(|&v| shown("average", v, average(v))).collect()));
     if let Some(ranks) = mean_ranks(rows, study) {
         table.push(("mean rank".into(), ranks.iter().map(|rank| format!("{rank:.2}")).collect()));
     }
@@ -308,6 +320,20 @@ mod tests {
         }
         assert_eq!(mean_ranks(&rows, &study), Some(vec![2.25, 1.25, 2.5]));
         assert_eq!(mean_ranks(&rows[1..], &study), None);
+    }
+
+    #[test]
+    fn the_papers_numbers_stand_beside_ours_where_it_has_them() {
+        let mut study = Study::demo().unwrap();
+        let cells =
+            |target: &str, study: &Study| matrix(&[row(target, Variant::Qd, &[(0, 0.5)], 0.0)], study).1;
+        let pacs = "art_painting, cartoon, photo, sketch";
+        assert_eq!(cells(pacs, &study)[0], ("ERM".into(), vec!["– [84.4]".into(), "50.0 % [87.5]".into()]));
+        // One algorithm is no average of eight.
+        assert_eq!(cells(pacs, &study)[1].1[1], "50.0 %");
+        assert_eq!(cells("a, b", &study)[0].1[1], "50.0 %");
+        study.compare.algorithms = PAPER.map(String::from).to_vec();
+        assert_eq!(cells(pacs, &study)[8].1, ["– [83.6]", "– [86.3]"]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Tables of a sweep: DomainBed's, for each way to select a model, and the paper's, with its numbers beside ours.
 
+use super::published::{AVERAGE_1, AVERAGE_2, SETS_2, TABLE_1, TABLE_2};
 use super::records::Records;
 use super::select::{Choice, Group, Method, groups, mean, ranked};
 use super::table::{Cell, Page, Table};
@@ -45,34 +46,6 @@ const ORDER: [&str; 34] = [
     "ADRMX",
     "URM",
 ];
-
-/// The paper's table 1: PACS, mean over test domains, of [`PAPER`] by o, q, d, qd.
-const TABLE_1: [[f64; 4]; 8] = [
-    [84.4, 84.6, 88.5, 87.5],
-    [83.5, 86.2, 88.1, 86.5],
-    [86.8, 88.0, 86.6, 87.8],
-    [79.2, 76.9, 77.6, 80.0],
-    [84.2, 87.0, 86.6, 88.7],
-    [85.2, 86.9, 86.0, 88.4],
-    [83.2, 84.4, 85.8, 85.0],
-    [81.9, 85.0, 87.4, 86.3],
-];
-/// Its averages, as printed.
-const AVERAGE_1: [f64; 4] = [83.6, 84.9, 85.8, 86.3];
-
-/// Columns of its table 2: the data sets with o, then with qd.
-const SETS_2: [&str; 3] = ["OfficeHome", "VLCS", "PACS"];
-const TABLE_2: [[f64; 6]; 8] = [
-    [70.3, 77.8, 84.4, 73.9, 78.3, 87.5],
-    [58.1, 78.8, 83.5, 66.5, 79.4, 86.5],
-    [69.2, 77.8, 86.8, 72.4, 76.6, 87.8],
-    [56.0, 71.5, 79.2, 59.5, 70.1, 80.0],
-    [70.3, 75.9, 84.2, 71.3, 77.2, 88.7],
-    [68.8, 76.8, 85.2, 72.2, 78.5, 88.4],
-    [68.7, 78.0, 83.2, 71.5, 76.1, 85.0],
-    [70.7, 76.9, 81.9, 73.4, 78.7, 86.3],
-];
-const AVERAGE_2: [f64; 6] = [66.5, 76.7, 83.6, 70.1, 76.9, 86.3];
 
 /// What stands after ±.
 const SAMPLE: &str = "Standard error over trials, variance over n - 1.";

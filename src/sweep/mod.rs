@@ -9,12 +9,14 @@
 //! slurm.rs     the same on a cluster
 //! records.rs   results of any sweep, ours or DomainBed's, read with care
 //! select.rs    the three ways to choose among runs and checkpoints
+//! published.rs what the paper printed
 //! collect.rs   tables as DomainBed and the paper print them
 //! table.rs     a table as text, LaTeX, Markdown or JSON
 //! ```
 
 pub mod claim;
 pub mod collect;
+pub mod published;
 pub mod records;
 pub mod select;
 pub mod slurm;
