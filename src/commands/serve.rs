@@ -9,7 +9,8 @@ use std::path::PathBuf;
 /// Prints the page's address, which only this computer reaches and only its token opens. The run is a process of its own, or over.
 #[derive(clap::Args)]
 #[command(after_help = "Example:
-  kaleid run --review & kaleid serve")]
+  kaleid run --review        in one terminal
+  kaleid serve               in another")]
 pub struct Args {
     /// The --out folder of a `kaleid run`
     #[arg(value_name = "DIR", default_value = "runs/demo")]
