@@ -91,6 +91,7 @@ width = 16
 stem = [3, 2]
 size = 32
 steps = 12
+average_from = 320
 checkpoint_freq = 0
 total_batch = 32
 plain_validation = true
