@@ -62,6 +62,7 @@ pub fn page(dir: &Path) -> Result<String> {
         "selection": run.selection()?, "domains": run.domains(), "grid": run.grid()?, "nearest": run.nearest()?,
         "curve": run.curve, "panels": run.panels, "diversity": run.diversity.as_ref().map(diversity),
         "seconds": run.seconds(each.iter().map(|row| row.seeds.len()).sum()), "builtin": is_demo,
+        "test_style": run.study.prompts.include_test_style || run.study.train.include_test_style,
         "settings": run.settings,
     });
     let mut env = Environment::new();
