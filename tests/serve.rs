@@ -244,7 +244,8 @@ impl Browser {
         let [to, from] = ["to", "from"].map(|name| home.path().join(name));
         assert!(Command::new("mkfifo").args([&to, &from]).status().unwrap().success());
         // The shell, since file numbers 3 and 4 are what Chromium reads and writes.
-        let flags = "--headless --no-sandbox --disable-gpu --remote-debugging-pipe --no-first-run";
+        let flags = "--headless --no-sandbox --disable-gpu --remote-debugging-pipe --no-first-run \
+                     --disable-background-networking --disable-component-update --disable-sync --disable-quic";
         let line = format!(
             "exec chromium {flags} --user-data-dir='{0}/profile' 3<'{0}/to' 4>'{0}/from'",
             home.path().display()
