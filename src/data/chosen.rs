@@ -4,7 +4,7 @@
 //! word, a line of `review.jsonl`, goes before that; of several about one image the last holds.
 
 use super::{text, write_atomic};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -81,13 +81,12 @@ struct Selected {
 /// # Errors
 /// Files that hold something else; file and line are named.
 pub fn left_out(images: &Path, unseen: &[String]) -> Result<LeftOut> {
-    let mut left = LeftOut::new();
-    for row in lines::<Row>(&images.join(METADATA))? {
-        let (Some(name), Some(selected)) = (row.file_name, row.selection) else { continue };
-        if selected.action == Action::Drop {
-            left.insert(name, selected.reasons.join(", "));
-        }
-    }
+    let rows = text::rows::<Row>(&images.join(METADATA))?;
+    let dropped = |row: &Row| {
+        let (name, selected) = (row.file_name.clone()?, row.selection.as_ref()?);
+        (selected.action == Action::Drop).then(|| (name, selected.reasons.join(", ")))
+    };
+    let mut left: LeftOut = rows.iter().filter_map(dropped).collect();
     for (name, review) in reviews(images)? {
         match review.verdict {
             Some(Verdict::Reject) => drop(left.insert(name, format!("rejected: {}", review.reason))),
@@ -96,7 +95,7 @@ pub fn left_out(images: &Path, unseen: &[String]) -> Result<LeftOut> {
         };
     }
     // Not even a person may take these.
-    left.extend(painted_from(images, unseen)?);
+    left.extend(from_domains(rows, unseen));
     Ok(left)
 }
 
@@ -105,13 +104,16 @@ pub fn left_out(images: &Path, unseen: &[String]) -> Result<LeftOut> {
 /// # Errors
 /// As [`left_out`].
 pub fn painted_from(images: &Path, domains: &[String]) -> Result<LeftOut> {
-    let rows = lines::<Row>(&images.join(METADATA))?;
+    Ok(from_domains(text::rows(&images.join(METADATA))?, domains))
+}
+
+fn from_domains(rows: Vec<Row>, domains: &[String]) -> LeftOut {
     let from = |row: Row| {
         let (name, init) = (row.file_name?, row.init?);
         let (domain, _) = init.split_once('/')?;
         domains.iter().any(|d| d == domain).then(|| (name, format!("painted from {init}")))
     };
-    Ok(rows.into_iter().filter_map(from).collect())
+    rows.into_iter().filter_map(from).collect()
 }
 
 /// What people said last of each image of the folder `images`.
@@ -119,7 +121,7 @@ pub fn painted_from(images: &Path, domains: &[String]) -> Result<LeftOut> {
 /// # Errors
 /// As [`left_out`].
 pub fn reviews(images: &Path) -> Result<BTreeMap<String, Review>> {
-    let all = lines::<Review>(&images.join(REVIEW))?;
+    let all = text::rows::<Review>(&images.join(REVIEW))?;
     Ok(all.into_iter().map(|review| (review.file_name.clone(), review)).collect())
 }
 
@@ -140,7 +142,7 @@ pub fn review(images: &Path, review: &Review) -> Result<()> {
 /// # Errors
 /// As [`left_out`].
 pub fn rows(images: &Path) -> Result<BTreeMap<String, Map<String, Value>>> {
-    let all = lines::<Map<String, Value>>(&images.join(METADATA))?;
+    let all = text::rows::<Map<String, Value>>(&images.join(METADATA))?;
     let named = |row: Map<String, Value>| Some((row.get("file_name")?.as_str()?.to_string(), row));
     Ok(all.into_iter().filter_map(named).collect())
 }
@@ -160,7 +162,7 @@ pub fn selections(images: &Path) -> Result<BTreeMap<String, Value>> {
 /// A file that holds something else or cannot be written.
 pub fn write_selections(images: &Path, selections: &BTreeMap<String, Value>) -> Result<()> {
     let (file, mut left) = (images.join(METADATA), selections.clone());
-    let mut rows = lines::<Map<String, Value>>(&file)?;
+    let mut rows = text::rows::<Map<String, Value>>(&file)?;
     for row in &mut rows {
         let name = row.get("file_name").and_then(Value::as_str);
         if let Some(selection) = name.and_then(|name| left.remove(name)) {
@@ -172,22 +174,6 @@ pub fn write_selections(images: &Path, selections: &BTreeMap<String, Value>) -> 
     }));
     let text: String = rows.into_iter().map(|row| Value::Object(row).to_string() + "\n").collect();
     write_atomic(file, text.as_bytes())
-}
-
-/// The lines of a file; none where there is no file.
-fn lines<T: serde::de::DeserializeOwned>(file: &Path) -> Result<Vec<T>> {
-    if !file.exists() {
-        return Ok(vec![]);
-    }
-    let read = text::read(file)?;
-    let mut rows = vec![];
-    for (i, line) in read.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        match text::json(line) {
-            Ok(row) => rows.push(row),
-            Err(e) => bail!("{}, line {}: {e}", file.display(), i + 1),
-        }
-    }
-    Ok(rows)
 }
 
 #[cfg(test)]

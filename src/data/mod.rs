@@ -30,7 +30,7 @@ pub mod tokenizer;
 pub mod weight_files;
 
 use anyhow::{Context, Result};
-use std::path::Path;
+use std::path::{Component, Path};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Writes `bytes` to `path` so that the file appears whole or not at all: a temporary file beside it, then a rename.
@@ -49,6 +49,11 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
         let _ = std::fs::remove_file(&temp);
     }
     written.with_context(|| format!("{}: cannot write (is the disk full or read-only?)", path.display()))
+}
+
+/// Whether a path, joined to a folder, stays below it: it is made of names alone.
+pub fn stays_below(path: &Path) -> bool {
+    path.components().all(|part| matches!(part, Component::Normal(_)))
 }
 
 /// Makes a folder and those above it, where they are missing.

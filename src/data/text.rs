@@ -1,7 +1,7 @@
 //! Texts as other programs leave them: with a byte order mark, in UTF-16, with Python's NaN in their JSON, or something else in
 //! their place.
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::path::Path;
@@ -54,6 +54,25 @@ pub fn decode(name: &str, bytes: Vec<u8>) -> Result<String> {
 pub fn read(path: impl AsRef<Path>) -> Result<String> {
     let name = path.as_ref().display().to_string();
     decode(&name, std::fs::read(&path).with_context(|| format!("{name}: cannot read"))?)
+}
+
+/// The values of a file with one in each line; none where there is no file.
+///
+/// # Errors
+/// A line that is something else; file and line are named.
+pub fn rows<T: DeserializeOwned>(file: &Path) -> Result<Vec<T>> {
+    if !file.exists() {
+        return Ok(vec![]);
+    }
+    let text = read(file)?;
+    let mut rows = vec![];
+    for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        match json(line) {
+            Ok(row) => rows.push(row),
+            Err(e) => bail!("{}, line {}: {e}", file.display(), i + 1),
+        }
+    }
+    Ok(rows)
 }
 
 /// What a JSON text says. Python's bare `NaN`, `Infinity` and `-Infinity` are read as texts of these words, since JSON has no

@@ -1,13 +1,13 @@
 //! Painted images as other programs take them: a folder, tables or tars, with a card that says how they were made.
 
 use crate::data::parquet::{Pictured, write as write_table};
-use crate::data::{text, write_atomic};
+use crate::data::{stays_below, text, write_atomic};
 use crate::progress::{Progress, bail_if_stopped};
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 /// Bytes of images in one table or tar, roughly.
 const SHARD: u64 = 500 << 20;
@@ -94,8 +94,7 @@ fn rows(dir: &Path) -> Result<Vec<Row>> {
         let wrong = || format!("{}, line {}: no painted image", place.display(), i + 1);
         let metadata: Map<String, Value> = text::json(line).with_context(wrong)?;
         let name = metadata.get("file_name").and_then(Value::as_str).with_context(wrong)?.to_string();
-        let inside = |part: Component| matches!(part, Component::Normal(_));
-        if name.is_empty() || !Path::new(&name).components().all(inside) {
+        if name.is_empty() || !stays_below(Path::new(&name)) {
             bail!("{}, line {}: file_name {name:?} is not below the folder", place.display(), i + 1);
         }
         let file = folder.join(&name);

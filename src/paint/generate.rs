@@ -110,7 +110,7 @@ pub fn run(
         }
         Value::Object(row).to_string() + "\n"
     };
-    write_atomic(out.join("metadata.jsonl"), planned.iter().map(line).collect::<String>().as_bytes())?;
+    write_atomic(out.join(chosen::METADATA), planned.iter().map(line).collect::<String>().as_bytes())?;
     Ok(Summary { painted, kept: all.len() - painted })
 }
 

@@ -1,12 +1,13 @@
 //! A picture to paint: a line of `prompts.jsonl`, which [`super::prompts`] writes and [`super::generate`] reads.
 
+use crate::data::stays_below;
 use crate::data::text::{self, whole};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::collections::HashSet;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 /// One picture to paint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,8 +52,7 @@ impl Picture {
     fn check(&self) -> Result<()> {
         let Picture { file_name, prompt, .. } = self;
         let path = Path::new(file_name);
-        let below = path.components().all(|c| matches!(c, Component::Normal(_)));
-        if !below || path.extension().is_none_or(|e| e != "png") {
+        if !stays_below(path) || path.extension().is_none_or(|e| e != "png") {
             bail!("file_name {file_name:?} must be the name of a .png file below the output folder");
         }
         if file_name.contains(char::is_control) {

@@ -6,6 +6,7 @@
 mod http;
 mod state;
 
+use crate::study::run_toml;
 use anyhow::{Context, Result, bail};
 use http::{Request, Response};
 use serde::Deserialize;
@@ -39,9 +40,7 @@ impl Server {
     /// # Errors
     /// A folder that holds no run; a port that is taken.
     pub fn open(folder: &Path, port: u16) -> Result<Server> {
-        if !folder.join("run.toml").exists() {
-            bail!("{}: no run.toml in it: give the --out folder of a `kaleid run`", folder.display());
-        }
+        run_toml(folder)?;
         let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let listener =
             listener.with_context(|| format!("port {port}: cannot be opened; choose another --port"))?;

@@ -1,19 +1,16 @@
 //! What the page shows of a run's folder, and what it changes there.
 
 use crate::data::chosen::{self, Review, Verdict};
-use crate::data::{text, write_atomic};
+use crate::data::{stays_below, text, write_atomic};
 use crate::progress;
-use crate::study::clock::Stages;
+use crate::study::SETS;
+use crate::study::clock::{STAGES, Stages};
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// The sets of painted images that a run may have.
-const SETS: [&str; 3] = ["images", "plain", "img2img"];
-/// The stages of a run, in order.
-const STAGES: [&str; 6] = ["data", "prompts", "images", "select", "score", "training"];
 /// Rows, and images, that are sent at once.
 const PAGE: usize = 60;
 const NEWEST: usize = 12;
@@ -50,7 +47,7 @@ pub fn state(dir: &Path) -> Result<Value> {
         "running": watched.is_some(), "paused": progress::is_paused(dir),
         "active": watched.map_or_else(Vec::new, |w| w.active),
         "stages": STAGES.iter().filter_map(spent).collect::<Vec<_>>(),
-        "prompts": dir.join("prompts.jsonl").exists(), "editable": is_editable(dir)?,
+        "prompts": dir.join("prompts.jsonl").exists(), "editable": may_edit(dir, sets.is_empty()),
         "sets": sets,
         "newest": newest.into_iter().map(|(_, set, name)| json!({"set": set, "name": name})).collect::<Vec<_>>(),
         "trainings": trainings(&dir.join("train"))?,
@@ -65,7 +62,9 @@ fn trainings(folder: &Path) -> Result<Vec<Value>> {
         left.extend(entries(&place).into_iter().filter(|path| path.is_dir()));
         let file = place.join("metrics.jsonl");
         let Ok(written) = std::fs::metadata(&file).and_then(|m| m.modified()) else { continue };
-        let rows = rows(&file)?;
+        // The last row may be half-written.
+        let read = text::read(&file)?;
+        let rows: Vec<Map<String, Value>> = read.lines().filter_map(|line| text::json(line).ok()).collect();
         let loss = |row: &Map<String, Value>| Some([row.get("step")?.as_f64()?, row.get("loss")?.as_f64()?]);
         let losses: Vec<[f64; 2]> = rows.iter().filter_map(loss).collect();
         let every = losses.len().div_ceil(POINTS).max(1);
@@ -132,8 +131,7 @@ pub fn images(dir: &Path, set: &str, show: &str, from: usize) -> Result<Value> {
 /// A name that leads anywhere else.
 pub fn image(dir: &Path, set: &str, name: &str) -> Result<PathBuf> {
     let path = Path::new(name);
-    let below = path.components().all(|part| matches!(part, Component::Normal(_)));
-    if !below || name.contains('\\') || path.extension().is_none_or(|e| e != "png") {
+    if !stays_below(path) || path.extension().is_none_or(|e| e != "png") {
         bail!("{name:?} is no image of the run");
     }
     let folder = set_folder(dir, set)?;
@@ -216,16 +214,20 @@ fn write_prompts(dir: &Path, rows: &[Map<String, Value>]) -> Result<()> {
     write_atomic(dir.join("prompts.jsonl"), lines.as_bytes())
 }
 
-/// Prompts may be changed while none was painted, by nobody who paints now.
 fn is_editable(dir: &Path) -> Result<bool> {
-    let waits = progress::watched(dir).is_none() || progress::is_paused(dir);
     let painted =
         SETS.iter().try_fold(0, |n, set| Ok::<_, anyhow::Error>(n + painted(&dir.join(set))?.len()))?;
-    Ok(waits && painted == 0 && dir.join("prompts.jsonl").exists())
+    Ok(may_edit(dir, painted == 0))
+}
+
+/// Prompts may be changed while none was painted, by nobody who paints now.
+fn may_edit(dir: &Path, none_is_painted: bool) -> bool {
+    let waits = progress::watched(dir).is_none() || progress::is_paused(dir);
+    waits && none_is_painted && dir.join("prompts.jsonl").exists()
 }
 
 fn prompt_rows(dir: &Path) -> Result<Vec<Map<String, Value>>> {
-    rows(&dir.join("prompts.jsonl"))
+    text::rows(&dir.join("prompts.jsonl"))
 }
 
 fn domains(dir: &Path) -> Result<Value> {
@@ -234,15 +236,6 @@ fn domains(dir: &Path) -> Result<Value> {
         return Ok(json!({"new": []}));
     }
     text::json(&text::read(&file)?).with_context(|| file.display().to_string())
-}
-
-/// The objects of a file with one a line, none where there is no file. The last may be half-written.
-fn rows(file: &Path) -> Result<Vec<Map<String, Value>>> {
-    if !file.exists() {
-        return Ok(vec![]);
-    }
-    let read = text::read(file)?;
-    Ok(read.lines().filter_map(|line| text::json(line).ok()).collect())
 }
 
 fn set_folder(dir: &Path, set: &str) -> Result<PathBuf> {

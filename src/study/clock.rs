@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+/// The stages of a run, in order.
+pub const STAGES: [&str; 6] = ["data", "prompts", "images", "select", "score", "training"];
+
 /// What `stages.json` holds.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Stages {

@@ -188,17 +188,20 @@ fn compared(scoring: &Scoring, data: &Dataset, left_out: &LeftOut) -> Result<(Ve
 /// Sees that there are generated images, and some of them in the style of an original domain.
 fn comparable(scoring: &Scoring, originals: &[String], generated: &[String]) -> Result<()> {
     let place = scoring.generated.display();
-    let left_out = match scoring.left_out()?.len() {
-        0 => String::new(),
-        n => format!(" ({n} are left out: loosen [select], or keep some in {REVIEW})"),
+    let left_out = || -> Result<String> {
+        Ok(match scoring.left_out()?.len() {
+            0 => String::new(),
+            n => format!(" ({n} are left out: loosen [select], or keep some in {REVIEW})"),
+        })
     };
     if generated.is_empty() {
-        bail!("{place}: no generated images, DOMAIN/CLASS/image{left_out}");
+        bail!("{place}: no generated images, DOMAIN/CLASS/image{}", left_out()?);
     }
     if !originals.iter().any(|name| generated.contains(name)) {
         let names = originals.join(", ");
         bail!(
-            "{place}: no images in the style of an original domain ({names}): Score(s) needs them{left_out}"
+            "{place}: no images in the style of an original domain ({names}): Score(s) needs them{}",
+            left_out()?
         );
     }
     Ok(())

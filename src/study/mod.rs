@@ -36,6 +36,7 @@ use crate::progress::{Watch, bail_if_stopped, pause};
 use anyhow::{Context, Result, bail};
 use clock::Clock;
 use config::Study;
+pub use sets::SETS;
 use stages::Run;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -125,6 +126,18 @@ fn claim(study: &Study, out: &Path) -> Result<File> {
         return claim(study, out);
     }
     Ok(lock)
+}
+
+/// The `run.toml` of the run in `dir`.
+///
+/// # Errors
+/// A folder that is no run's.
+pub fn run_toml(dir: &Path) -> Result<PathBuf> {
+    let file = dir.join("run.toml");
+    if !file.exists() {
+        bail!("{}: no run.toml in it: give the --out folder of a `kaleid run`", dir.display());
+    }
+    Ok(file)
 }
 
 /// The configuration of a run.

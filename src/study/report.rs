@@ -1,16 +1,16 @@
 //! `report.html` of a run: pictures, the diversity curve, the table of variants, times and settings, in one file that loads
 //! nothing from elsewhere.
 
-use super::clock::Stages;
+use super::clock::{STAGES, Stages};
 use super::config::Study;
-use super::results::{averaged, by_target, chosen, findings, matrix, table};
+use super::results::{Accuracies, averaged, by_target, chosen, findings, matrix, table};
 use super::score::{Diversity, DomainDiversity};
 use super::select::{self, Selection};
-use super::{demo, files};
+use super::{demo, files, run_toml};
 use crate::data::chosen::{self, LeftOut};
 use crate::data::write_atomic;
 use crate::paint::picture::Picture;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use minijinja::Environment;
@@ -29,10 +29,11 @@ const MOST_SHOWN: usize = 16;
 /// # Errors
 /// A folder that is no run's; files that are not what a run writes.
 pub fn run(dir: &Path) -> Result<PathBuf> {
-    let study = Run::open(dir)?.study;
-    files::write(dir, &table(dir, &study)?, &study)?;
+    let run = Run::open(dir)?;
+    let each = table(dir, &run.study)?;
+    files::write(dir, &each, &run.study)?;
     let path = dir.join("report.html");
-    write_atomic(&path, page(dir)?.as_bytes())?;
+    write_atomic(&path, html(&run, &each)?.as_bytes())?;
     Ok(path)
 }
 
@@ -42,15 +43,18 @@ pub fn run(dir: &Path) -> Result<PathBuf> {
 /// As [`run`].
 pub fn page(dir: &Path) -> Result<String> {
     let run = Run::open(dir)?;
-    let each = table(dir, &run.study)?;
-    let rows = averaged(&each);
+    html(&run, &table(dir, &run.study)?)
+}
+
+fn html(run: &Run, each: &[Accuracies]) -> Result<String> {
+    let rows = averaged(each);
     let tested = rows.first().map_or_else(String::new, |row| row.target.clone());
     let is_demo = demo::is_builtin(&run.study.data) && demo::is_builtin(&run.study.images.model);
     let table_1 = matrix(&rows, &run.study);
     let published = table_1.1.iter().any(|(_, cells)| cells.iter().any(|cell| cell.ends_with(']')));
     let page = json!({
-        "title": dir.file_name().unwrap_or_default().to_string_lossy(),
-        "tested": tested, "by_target": by_target(&each), "images": run.images.len(),
+        "title": run.dir.file_name().unwrap_or_default().to_string_lossy(),
+        "tested": tested, "by_target": by_target(each), "images": run.images.len(),
         "adapter": run.stages.adapter, "version": run.stages.version,
         "matrix": (published || run.study.compare.algorithms.len() > 1).then_some(table_1), "published": published,
         "cells": rows.iter().map(|r| {
@@ -93,10 +97,8 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn open(dir: &'a Path) -> Result<Run<'a>> {
-        let file = dir.join("run.toml");
-        let Some(settings) = text(&file)? else {
-            bail!("{}: no run.toml in it: give the --out folder of a `kaleid run`", dir.display());
-        };
+        let file = run_toml(dir)?;
+        let settings = text(&file)?.unwrap_or_default();
         let metadata = dir.join("images/metadata.jsonl");
         let lines = text(&metadata)?.unwrap_or_default();
         Ok(Run {
@@ -175,7 +177,6 @@ impl<'a> Run<'a> {
 
     /// How long each stage took, and of painting and training each image and each training.
     fn seconds(&self, trainings: usize) -> Vec<(&str, String, String)> {
-        let order = ["data", "prompts", "images", "select", "score", "training"];
         let time = |stage| {
             let seconds = *self.stages.seconds.get(stage)?;
             let each = match stage {
@@ -185,7 +186,7 @@ impl<'a> Run<'a> {
             };
             Some((stage, format!("{seconds:.0} s"), each))
         };
-        order.into_iter().filter_map(time).collect()
+        STAGES.into_iter().filter_map(time).collect()
     }
 }
 

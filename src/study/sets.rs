@@ -11,6 +11,9 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+/// The folders of the sets of painted images that a run may have.
+pub const SETS: [&str; 3] = ["images", "plain", "img2img"];
+
 /// A set of painted images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Set {
@@ -47,11 +50,7 @@ impl Run<'_> {
 
     /// The folder of a set's images.
     pub fn folder(&self, set: Set) -> PathBuf {
-        match set {
-            Set::Written => self.out.join("images"),
-            Set::Plain => self.out.join("plain"),
-            Set::FromOriginals => self.out.join("img2img"),
-        }
+        self.out.join(SETS[set as usize])
     }
 
     /// The pictures of a set, with the seeds of those that were to be painted again.

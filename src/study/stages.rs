@@ -99,8 +99,8 @@ impl<'a> Run<'a> {
     /// A domain that will have fewer images than a batch.
     pub fn check_prompts(&self) -> Result<()> {
         let dataset = Dataset::open(&self.data)?;
-        for training in self.trainings()?.into_iter().filter(|t| t.trial_seed == 0) {
-            let Some(set) = Set::of(training.variant) else { continue };
+        let mut planned: BTreeMap<Set, Vec<Domain>> = BTreeMap::new();
+        for set in self.sets() {
             let mut domains: BTreeMap<String, Vec<Item>> = BTreeMap::new();
             for picture in self.pictures(set)? {
                 let (Some(domain), Some(class)) = (picture.domain, picture.class) else { continue };
@@ -108,8 +108,11 @@ impl<'a> Run<'a> {
                 let path = self.folder(set).join(picture.file_name);
                 domains.entry(domain).or_default().push(Item { path, class });
             }
-            let added = domains.into_iter().map(|(name, items)| Domain { name, items }).collect();
-            train::check_planned(&training, &dataset, added).context(
+            planned.insert(set, domains.into_iter().map(|(name, items)| Domain { name, items }).collect());
+        }
+        for training in self.trainings()?.into_iter().filter(|t| t.trial_seed == 0) {
+            let Some(added) = Set::of(training.variant).and_then(|set| planned.get(&set)) else { continue };
+            train::check_planned(&training, &dataset, added.clone()).context(
                 "training would fail on images that are still to be painted; larger: [prompts] share; smaller: [train] total_batch",
             )?;
         }
