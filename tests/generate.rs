@@ -168,7 +168,14 @@ fn parts_that_do_not_fit_together_are_loaded_in_turn_to_the_same_pixels() {
         )?;
         anyhow::Ok(std::fs::read(out.join("new/0.png")).unwrap())
     };
+    let takes = |memory: Option<u64>| {
+        let gpu = Gpu::open(&GpuOptions { memory, ..GpuOptions::from_env() }).unwrap();
+        let options = Options { steps: 2, ..Options::default() };
+        let model = Model::open(&folder, &options).unwrap();
+        Painter::new(&gpu, &model, &options, 1, 1).unwrap().takes()
+    };
     // UNet 9.2 MiB, autoencoder 2.1.
+    assert!(takes(Some(10)).contains(" in turn;") && !takes(None).contains("in turn"), "{}", takes(Some(10)));
     assert_eq!(paint(Some(10)).unwrap(), paint(None).unwrap());
     let error = paint(Some(8)).unwrap_err();
     let error = format!("{error:#}");

@@ -3,10 +3,11 @@
 //!
 //! 1. Dead code goes: a node is live if an output or a state needs it.
 //! 2. Liveness: a tensor lives from the node that makes it to the last node that reads it.
-//! 3. Whole buffers are shared, best fit first, by tensors whose lives do not overlap.
+//! 3. Whole buffers are shared, the largest first, by tensors whose lives do not overlap.
 
 use super::graph::{Graph, Inner, Kind};
-use std::collections::{HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Bytes of device memory that a plan uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -104,13 +105,18 @@ pub fn needs(graph: &Graph) -> Needs {
     Layout::new(&inner).needs(&inner)
 }
 
+/// Bytes of each buffer that intermediate results of a plan of this graph would share, the largest first.
+pub fn buffers(graph: &Graph) -> Vec<usize> {
+    Layout::new(&graph.inner.borrow()).slots
+}
+
 /// What the planner decides.
 pub(super) struct Layout {
     /// Nodes that some output or state needs, in order.
     pub live: Vec<usize>,
     /// Shared buffer of each tensor that a live node makes.
     pub slot: HashMap<usize, usize>,
-    /// Bytes of each shared buffer.
+    /// Bytes of each shared buffer, the largest first.
     pub slots: Vec<usize>,
     /// Tensors with a storage of their own (no aliases) that live nodes or outputs use.
     pub used: HashSet<usize>,
@@ -182,33 +188,37 @@ fn last_uses(inner: &Inner, live: &[usize]) -> HashMap<usize, usize> {
     last
 }
 
-/// Gives each tensor that a live node makes one of the shared buffers: of the free ones that fit, the smallest, and none more than
-/// twice as large as needed. Outputs are placed before inputs are freed, so that no dispatch writes what it reads.
+/// Gives each tensor that a live node makes one of the shared buffers, the largest tensors first, as in Pisarchyk and Lee, "Efficient
+/// Memory Management for Deep Neural Net Inference" (2020): no buffer is larger than the first tensor that it was made for, and of
+/// those that are free throughout a tensor's life it gets the one that was written last before. A node's results never share with what it
+/// reads.
 fn share(
     inner: &Inner,
     live: &[usize],
     last: &HashMap<usize, usize>,
     outputs: &HashSet<usize>,
 ) -> (HashMap<usize, usize>, Vec<usize>) {
-    let (mut slot, mut slots, mut free) = (HashMap::new(), Vec::<usize>::new(), Vec::<usize>::new());
-    for &n in live {
-        let node = &inner.nodes[n];
-        for &id in node.outputs.iter().filter(|&&id| !inner.is_state(id)) {
-            let bytes = inner.tensors[id].0.bytes();
-            let fits = |&&s: &&usize| slots[s] >= bytes && slots[s] <= 2 * bytes.max(4096);
-            let chosen = free.iter().filter(fits).min_by_key(|&&s| slots[s]).copied();
-            let chosen = chosen.unwrap_or_else(|| {
-                slots.push(bytes);
-                slots.len() - 1
-            });
-            free.retain(|&s| s != chosen);
-            slot.insert(id, chosen);
+    let made = live.iter().flat_map(|&n| inner.nodes[n].outputs.iter().map(move |&id| (id, n)));
+    let mut tensors: Vec<(usize, usize)> = made.filter(|(id, _)| !inner.is_state(*id)).collect();
+    tensors.sort_by_key(|(id, n)| (Reverse(inner.tensors[*id].0.bytes()), *n));
+    let (mut slot, mut slots) = (HashMap::new(), Vec::<usize>::new());
+    // The lives that each buffer has already: its first node, and its last.
+    let mut lives: Vec<BTreeMap<usize, usize>> = vec![];
+    for (id, from) in tensors {
+        let to = if outputs.contains(&id) { usize::MAX } else { last[&id] };
+        // The end of the life before, where there is room for this one.
+        let before = |lives: &BTreeMap<usize, usize>| match lives.range(..=to).next_back() {
+            None => Some(0),
+            Some((_, &end)) => (end < from).then_some(end),
+        };
+        let free = lives.iter().enumerate().filter_map(|(s, lives)| Some((before(lives)?, s)));
+        let chosen = free.max().map_or(slots.len(), |(_, s)| s);
+        if chosen == slots.len() {
+            slots.push(inner.tensors[id].0.bytes());
+            lives.push(BTreeMap::new());
         }
-        let touched = node.inputs.iter().chain(&node.outputs);
-        let mut ended: Vec<usize> = touched.map(|&id| inner.root(id)).filter(|id| last[id] == n).collect();
-        ended.sort_unstable();
-        ended.dedup();
-        free.extend(ended.iter().filter(|id| !outputs.contains(*id)).filter_map(|id| slot.get(id)));
+        lives[chosen].insert(from, to);
+        slot.insert(id, chosen);
     }
     (slot, slots)
 }

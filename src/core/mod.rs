@@ -4,7 +4,7 @@
 //! 1. Recording: `graph` (what a node is), `call` (one kernel call), `backward` (the gradient, appended to the same list).
 //! 2. `kernel`: from WGSL files to the source of a pipeline.
 //! 3. `layout`: the planner. Dead code, liveness, shared buffers; all on the host.
-//! 4. `plan` and `steps`: from nodes to buffers and dispatches. `store`: tensors that outlive a plan.
+//! 4. `plan` and `steps`: from nodes to buffers and dispatches. `store`: tensors that outlive a plan. `scratch`: what plans share.
 //! 5. The device: `adapter` (choosing one), `caps`, `arch` and `coop` (what it can do), `gpu`, `pipeline`, `download`.
 
 mod adapter;
@@ -22,6 +22,7 @@ mod layout;
 mod pipeline;
 pub mod plan;
 mod profile;
+mod scratch;
 mod steps;
 mod store;
 mod tensor;
@@ -37,9 +38,10 @@ pub use gpu::{Gpu, OutOfMemory};
 pub(crate) use graph::Source;
 pub use graph::{Graph, Init};
 pub use kernel::Kernel;
-pub use layout::{Dispatch, Memory, Needs, dispatches, needs};
+pub use layout::{Dispatch, Memory, Needs, buffers, dispatches, needs};
 pub use plan::Plan;
 pub use profile::Profile;
+pub use scratch::Scratch;
 pub use steps::compile_each;
 pub(crate) use store::torch_shape;
 pub use store::{Param, Store, Weights};

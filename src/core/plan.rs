@@ -8,6 +8,7 @@ use super::gpu::{Gpu, OutOfMemory};
 use super::graph::{Graph, Inner, Kind};
 use super::layout::{Layout, Memory, Needs};
 use super::profile::{Profile, Row};
+use super::scratch::Scratch;
 use super::steps::{Step, split, steps, time};
 use super::store::Store;
 use super::tensor::Tensor;
@@ -37,9 +38,9 @@ struct Buffers {
 }
 
 impl Buffers {
-    fn new(gpu: &Gpu, inner: &Inner, layout: &Layout, store: &Store) -> Result<Self> {
+    fn new(gpu: &Gpu, inner: &Inner, layout: &Layout, store: &Store, scratch: &Scratch) -> Result<Self> {
         let needs = || format!("the plan needs {}", layout.memory(inner));
-        let shared = shared_buffers(gpu, inner, layout).with_context(needs)?;
+        let shared = shared_buffers(gpu, inner, layout, scratch).with_context(needs)?;
         let mut buffers = Buffers::default();
         let mut used: Vec<usize> = layout.used.iter().copied().collect();
         used.sort_unstable();
@@ -81,16 +82,15 @@ impl Buffers {
 }
 
 /// The buffers that intermediate results share. Each is labelled with the first that it holds, for errors.
-fn shared_buffers(gpu: &Gpu, inner: &Inner, layout: &Layout) -> Result<Vec<wgpu::Buffer>> {
+fn shared_buffers(gpu: &Gpu, inner: &Inner, layout: &Layout, scratch: &Scratch) -> Result<Vec<wgpu::Buffer>> {
     let label = |slot: usize| {
         let id = layout.slot.iter().filter(|(_, s)| **s == slot).map(|(&id, _)| id).min()?;
         let node = inner.nodes.iter().find(|n| n.outputs.contains(&id))?;
         Some(format!("{} of '{}' ({:?})", node.kernel.name(), node.scope, inner.tensors[id].0))
     };
-    let buffer = |(slot, &bytes): (usize, &usize)| {
-        gpu.buffer(&label(slot).unwrap_or_else(|| "an output".into()), bytes)
-    };
-    layout.slots.iter().enumerate().map(buffer).collect()
+    let buffer =
+        |slot: usize| scratch.buffer(gpu, slot, || label(slot).unwrap_or_else(|| "an output".into()));
+    (0..layout.slots.len()).map(buffer).collect()
 }
 
 /// What a graph needs; refuses one that the adapter cannot hold: before its weights are read, or made up.
@@ -132,6 +132,14 @@ impl Plan {
     /// # Errors
     /// A tensor that the adapter's limits do not allow, no memory left, a parameter that was not loaded.
     pub fn new(gpu: &Gpu, graph: Graph, store: &Store) -> Result<Self> {
+        Plan::sharing(gpu, graph, store, &Scratch::default())
+    }
+
+    /// [`Plan::new`] with buffers that other plans use too.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn sharing(gpu: &Gpu, graph: Graph, store: &Store, scratch: &Scratch) -> Result<Self> {
         let inner = graph.inner.into_inner();
         let layout = Layout::new(&inner);
         let Needs { memory, flops } = layout.needs(&inner);
@@ -140,8 +148,9 @@ impl Plan {
             eprintln!("plan: {live} of {all} dispatches live, {:.2} GFLOP, {memory}", flops / 1e9);
         }
         indexable(gpu, &inner)?;
-        fits(gpu, &memory, memory.input.saturating_add(memory.activation))?;
-        let buffers = Buffers::new(gpu, &inner, &layout, store)?;
+        scratch.reserve(&layout.slots);
+        fits(gpu, &memory, memory.input.saturating_add(scratch.missing()))?;
+        let buffers = Buffers::new(gpu, &inner, &layout, store, scratch)?;
         let steps = steps(gpu, &inner, &layout.live, &buffers.of)?;
         gpu.check(|| "making a plan".into())?;
 

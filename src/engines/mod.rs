@@ -2,6 +2,7 @@
 
 pub mod chat;
 pub mod clip;
+mod contexts;
 pub mod llama;
 pub mod model;
 mod noise;
@@ -12,7 +13,7 @@ mod pixels;
 pub mod sampling;
 mod tiles;
 
-use crate::core::{DType, Gpu, Graph, Needs, Param, Plan, Store, Weights, plan};
+use crate::core::{DType, Gpu, Graph, Needs, Param, Plan, Scratch, Store, Weights, buffers, plan};
 use crate::data::checkpoint::Checkpoint;
 use crate::progress::Progress;
 use anyhow::{Context, Result};
@@ -27,6 +28,9 @@ pub struct Part {
     checkpoint: Rc<Checkpoint>,
     record: Box<dyn Fn(&Weights)>,
     needs: Needs,
+    /// Bytes of its buffers for intermediate results.
+    buffers: Vec<usize>,
+    scratch: Scratch,
     plan: Option<Plan>,
 }
 
@@ -45,7 +49,14 @@ impl Part {
         params.iter().try_for_each(|p| p.check(checkpoint))?;
         let needs = plan::check(gpu, &g)?;
         let (gpu, checkpoint) = (gpu.clone(), checkpoint.clone());
-        Ok(Part { gpu, dtype, checkpoint, record: Box::new(record), needs, plan: None })
+        let (buffers, scratch) = (buffers(&g), Scratch::default());
+        Ok(Part { gpu, dtype, checkpoint, record: Box::new(record), needs, buffers, scratch, plan: None })
+    }
+
+    /// Has intermediate results in buffers that other parts use too.
+    pub fn share(&mut self, scratch: &Scratch) {
+        scratch.reserve(&self.buffers);
+        self.scratch = scratch.clone();
     }
 
     /// What it takes when it is loaded.
@@ -62,18 +73,21 @@ impl Part {
             let (graph, params) = recorded(&self.gpu, self.dtype, &self.record);
             let mut store = Store::new(&self.gpu);
             load_weights(&mut store, &self.checkpoint, &params)?;
-            self.plan = Some(Plan::new(&self.gpu, graph, &store)?);
+            self.plan = Some(Plan::sharing(&self.gpu, graph, &store, &self.scratch)?);
         }
         self.plan.as_mut().context("just made")
     }
 
-    /// Gives its memory back, until it runs again.
+    /// Gives its memory back, until it runs again; what it shares is given back when the others have left too.
     ///
     /// # Errors
     /// A device that fails.
     pub fn unload(&mut self) -> Result<()> {
         match self.plan.take() {
-            Some(_) => self.gpu.wait(),
+            Some(_) => {
+                self.scratch.clear();
+                self.gpu.wait()
+            }
             None => Ok(()),
         }
     }

@@ -5,11 +5,12 @@
 
 use super::Part;
 use super::clip::TextEncoder;
+use super::contexts::Contexts;
 use super::model::{Model, Work};
 use super::noise::Noise;
 use super::options::Options;
 use super::pixels::Pixels;
-use crate::core::{Gpu, Memory, Needs, OutOfMemory, Weights, plan};
+use crate::core::{Gpu, Memory, OutOfMemory, Scratch, Weights, plan};
 use crate::data::image::Rgb;
 use crate::data::nchw_to_nhwc;
 use crate::diffusion::Scheduler;
@@ -54,26 +55,23 @@ impl Step<'_> {
 /// image is painted.
 pub struct Painter {
     model: Model,
-    text: TextEncoder,
+    contexts: Contexts,
     context: Part,
     unet: Part,
     pixels: Pixels,
-    /// Memory is short: a part gives its own back before the next is loaded.
+    /// Memory is short: of what paints, too, a part gives its own back before the next is loaded.
     in_turn: bool,
     scheduler: Scheduler,
     options: Options,
     size: [usize; 2],
     batch: usize,
     guided: bool,
-    /// How often the text encoder reads for a prompt.
-    chunks: usize,
-    /// Context of the negative prompt, once it was asked for.
-    negative: Vec<f32>,
 }
 
 impl Painter {
     /// Plans the work of all parts of `model`, of whose files the headers are read; at most `images` are painted at once, from prompts
-    /// that the text encoder reads in `chunks`. Where memory does not hold all parts, each is loaded when its turn comes.
+    /// that the text encoder reads in `chunks`. It reads, and leaves the device before the others come; where memory does not hold these
+    /// together, each is loaded when its turn comes.
     ///
     /// # Errors
     /// Options that the model does not allow, weights that are missing or of other shapes, an adapter that is too small.
@@ -106,23 +104,21 @@ impl Painter {
         let context = part(Model::record_context).map_err(sized)?;
         let unet = part(Model::record_unet).map_err(sized)?;
         let pixels = Pixels::new(gpu, model, work).map_err(sized)?;
-        fit(gpu, &[&context, &unet]).map_err(sized)?;
-        let in_turn = fit(gpu, &[text.part(), &context, &unet, &pixels.decoder.part]).is_err();
-        Ok(Painter {
+        let mut painter = Painter {
             model: model.clone(),
-            text,
+            contexts: Contexts::new(text, chunks),
             context,
             unet,
             pixels,
-            in_turn,
+            in_turn: false,
             scheduler,
             options: options.clone(),
             size,
             batch,
             guided,
-            chunks,
-            negative: vec![],
-        })
+        };
+        painter.fit().map_err(sized)?;
+        Ok(painter)
     }
 
     /// The same, for pictures that are painted from others.
@@ -134,18 +130,61 @@ impl Painter {
             self.scheduler.points_from(self.options.steps, *strength)?;
         }
         self.pixels.with_encoder().map_err(|e| sized(e, self.size, 1))?;
-        let encoder = self.pixels.encoder.as_ref().map(|half| &half.part);
-        let all = [self.text.part(), &self.context, &self.unet, &self.pixels.decoder.part];
-        let all: Vec<&Part> = all.into_iter().chain(encoder).collect();
-        self.in_turn |= fit(&self.unet.gpu, &all).is_err();
+        self.fit().map_err(|e| sized(e, self.size, self.batch))?;
         Ok(self)
     }
 
-    /// What each part takes: the text encoder for a prompt, the UNet for a step of a batch, the autoencoder for some images.
-    pub fn needs(&self) -> [(&'static str, Needs); 3] {
-        let (text, unet, vae) = (self.text.part().needs(), self.unet.needs(), self.pixels.needs());
-        let unet = Needs { memory: unet.memory + self.context.needs().memory, ..unet };
-        [("text encoder", text), ("UNet", unet), ("autoencoder", vae)]
+    /// Finds out whether what paints fits together, and has its parts share what they can.
+    fn fit(&mut self) -> Result<()> {
+        let gpu = self.unet.gpu.clone();
+        let fits = |memory: Memory| plan::fits(&gpu, &memory, memory.total());
+        self.share();
+        if fits(self.painting()).is_err() {
+            self.in_turn = true;
+            self.share();
+            fits(self.painting())?;
+        }
+        Ok(())
+    }
+
+    /// Has parts that are loaded together use the same buffers for intermediate results.
+    fn share(&mut self) {
+        let (all, in_turn) = (Scratch::default(), self.in_turn);
+        for stage in [Stage::Encoder, Stage::Unet, Stage::Vae] {
+            let scratch = if in_turn { Scratch::default() } else { all.clone() };
+            let own = self.parts().into_iter().filter(|(s, _)| *s == stage);
+            own.for_each(|(_, part)| part.share(&scratch));
+        }
+    }
+
+    /// What is on the device at once while it paints, at most.
+    fn painting(&mut self) -> Memory {
+        let in_turn = self.in_turn;
+        let mut all = [Memory::default(); Stage::ALL.len()];
+        for (stage, part) in self.parts().into_iter().filter(|(stage, _)| *stage != Stage::Text) {
+            let place = if in_turn { stage as usize } else { 0 };
+            all[place] = Memory { activation: part.scratch.bytes(), ..all[place] + part.needs().memory };
+        }
+        all.into_iter().max_by_key(Memory::total).unwrap_or_default()
+    }
+
+    /// Bytes of device memory that it takes at its peak.
+    pub fn memory(&mut self) -> usize {
+        self.painting().total().max(self.contexts.text.part().needs().memory.total())
+    }
+
+    /// In words, what each part takes of the device: the text encoder for a prompt, the UNet for a step of a batch, the autoencoder for
+    /// some images; and what they take at once.
+    pub fn takes(&mut self) -> String {
+        let most = self.memory() >> 20;
+        let parts = [self.contexts.text.part(), &self.unet, &self.pixels.decoder.part]
+            .map(|part| part.needs().memory);
+        let [text, unet, vae] = parts;
+        let [text, unet, vae] = [text, unet + self.context.needs().memory, vae].map(|m| m.total() >> 20);
+        let in_turn = if self.in_turn { " in turn" } else { "" };
+        format!(
+            "text encoder {text} MiB, UNet {unet} MiB, autoencoder {vae} MiB{in_turn}; at most {most} MiB at once"
+        )
     }
 
     /// Sides of the tiles in which images are decoded, and encoded, in pixels, where these do not fit as a whole.
@@ -157,15 +196,10 @@ impl Painter {
         })
     }
 
-    /// Whether memory is too short for all parts at once, so that they are loaded in turn.
-    pub fn in_turn(&self) -> bool {
-        self.in_turn
-    }
-
     /// All parts, with the work that they belong to.
     fn parts(&mut self) -> Vec<(Stage, &mut Part)> {
         let parts = [
-            (Stage::Text, self.text.part_mut()),
+            (Stage::Text, self.contexts.text.part_mut()),
             (Stage::Unet, &mut self.context),
             (Stage::Unet, &mut self.unet),
             (Stage::Vae, &mut self.pixels.decoder.part),
@@ -174,20 +208,23 @@ impl Painter {
         parts.into_iter().chain(encoder).collect()
     }
 
-    /// Sees that the parts of a stage are loaded. Where memory is short, the others leave first; that may be found out here, since wgpu
-    /// does not say how much there is.
+    /// Sees that the parts of a stage are loaded, and that the text encoder is not beside others; where memory is short, no stage is beside
+    /// another. That may be found out here, since wgpu does not say how much there is.
     fn load(&mut self, stage: Stage) -> Result<()> {
         let load = |painter: &mut Painter| -> Result<()> {
-            if painter.in_turn {
-                let mut others = painter.parts().into_iter().filter(|(s, _)| *s != stage);
-                others.try_for_each(|(_, part)| part.unload())?;
-            }
+            let alone = |one: Stage| painter.in_turn || one == Stage::Text;
+            let leaves = |other: Stage| other != stage && (alone(stage) || alone(other));
+            let leaving = Stage::ALL.map(|other| leaves(other));
+            let mut others = painter.parts().into_iter().filter(|(other, _)| leaving[*other as usize]);
+            others.try_for_each(|(_, part)| part.unload())?;
             let mut own = painter.parts().into_iter().filter(|(s, _)| *s == stage);
             own.try_for_each(|(_, part)| part.plan().map(|_| ()))
         };
         let mut loaded = load(self);
         if !self.in_turn && loaded.as_ref().is_err_and(|e| e.is::<OutOfMemory>()) {
             self.in_turn = true;
+            self.parts().into_iter().try_for_each(|(_, part)| part.unload())?;
+            self.share();
             loaded = load(self);
         }
         loaded.map_err(|e| sized(e, self.size, self.batch))
@@ -208,18 +245,20 @@ impl Painter {
         self.batch
     }
 
-    /// Paints at most [`Painter::batch`] images: RGB, one byte per channel, row by row. `after_step` may stop the work with an
-    /// error.
+    /// Paints at most [`Painter::batch`] images: RGB, one byte per channel, row by row. `coming`: prompts that it will be asked for later,
+    /// the next ones first. `after_step` may stop the work with an error.
     ///
     /// # Errors
     /// Latents that overflow, a device that fails, and those of `after_step`.
-    pub fn paint(
+    pub fn paint<'p>(
         &mut self,
-        requests: &[Request],
+        requests: &[Request<'p>],
+        coming: impl Iterator<Item = &'p str>,
         mut after_step: impl FnMut(&Step) -> Result<()>,
     ) -> Result<Vec<Vec<u8>>> {
         let n = requests.len();
         assert!((1..=self.batch).contains(&n), "{n} images in a batch of {}", self.batch);
+        let context = self.context(requests, coming)?;
 
         let Request { strength, guidance, .. } = requests[0];
         let [h, w] = self.size.map(|s| s / self.model.vae.latents().scale);
@@ -232,16 +271,10 @@ impl Painter {
             generators.iter_mut().flat_map(one).collect()
         };
         let origin = match requests.iter().all(|r| r.init.is_some()) {
-            true => {
-                self.load(Stage::Encoder)?;
-                let noise = draw();
-                let inits = requests.iter().filter_map(|r| r.init).zip(noise.chunks(each));
-                let latents = inits.map(|(init, noise)| self.pixels.encode(init, noise));
-                Some(latents.collect::<Result<Vec<_>>>()?.concat())
-            }
+            true => Some(self.origin(requests, &draw())?),
             false => None,
         };
-        self.attend(requests)?;
+        self.attend(&context)?;
 
         let (unet, model, guided) = (self.unet.plan()?, &self.model.unet, self.guided);
         if model.time_cond_proj_dim.is_some() {
@@ -304,40 +337,60 @@ impl Painter {
         Ok(pixels.chunks(size).map(|image| image.iter().map(byte).collect()).collect())
     }
 
-    /// Sees that the UNet attends to the prompts of a batch.
-    fn attend(&mut self, requests: &[Request]) -> Result<()> {
-        self.load(Stage::Text)?;
-        let prompts: Vec<&str> = requests.iter().map(|r| r.prompt).collect();
-        if self.guided && self.negative.is_empty() {
-            self.negative = self.text.encode(&[&self.options.negative], self.chunks)?;
+    /// The latents of the images that a batch is painted from; `noise` draws them.
+    fn origin(&mut self, requests: &[Request], noise: &[f32]) -> Result<Vec<f32>> {
+        self.load(Stage::Encoder)?;
+        let inits = requests.iter().filter_map(|r| r.init).zip(noise.chunks(noise.len() / requests.len()));
+        let latents = inits.map(|(init, noise)| self.pixels.encode(init, noise));
+        Ok(latents.collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// What the UNet attends to for a batch: for each place the context of the negative prompt, if it is guided, and that of its own.
+    fn context<'p>(
+        &mut self,
+        requests: &[Request<'p>],
+        coming: impl Iterator<Item = &'p str>,
+    ) -> Result<Vec<f32>> {
+        let negative = self.options.negative.clone();
+        let own = requests.iter().map(|r| r.prompt);
+        let prompts: Vec<&str> = own.clone().chain(self.guided.then_some(&*negative)).collect();
+        if !self.contexts.knows(&prompts) {
+            self.load(Stage::Text)?;
+            self.contexts.read(&prompts, coming)?;
         }
-        let mut context = self.negative.repeat(self.batch);
-        context.extend(self.text.encode(&prompts, self.chunks)?);
+        let mut context = vec![];
+        if self.guided {
+            context.extend(self.contexts.of(&negative)?.repeat(self.batch));
+        }
+        own.into_iter().try_for_each(|prompt| anyhow::Ok(context.extend(self.contexts.of(prompt)?)))?;
         // Unused places of the batch hold zeros.
-        let of_prompt = self.text.shape().iter().product::<usize>() * self.chunks;
-        context.resize(of_prompt * self.batch * if self.guided { 2 } else { 1 }, 0.0);
+        let halves = if self.guided { 2 } else { 1 };
+        context.resize(self.contexts.length() * self.batch * halves, 0.0);
+        Ok(context)
+    }
+
+    /// Sees that the UNet attends to a batch's context.
+    fn attend(&mut self, context: &[f32]) -> Result<()> {
         self.load(Stage::Unet)?;
         let (unet, keys) = (self.unet.plan()?, self.context.plan()?);
-        keys.write("context", &context)?;
+        keys.write("context", context)?;
         keys.run()?;
         self.model.unet.cross_attentions().iter().for_each(|(path, _)| unet.copy(path, keys, path));
         Ok(())
     }
 }
 
-/// Sees that parts fit together.
-fn fit(gpu: &Gpu, parts: &[&Part]) -> Result<()> {
-    let memory = parts.iter().fold(Memory::default(), |sum, part| sum + part.needs().memory);
-    plan::fits(gpu, &memory, memory.total())
-}
-
 /// What a batch goes through.
 #[derive(Clone, Copy, PartialEq)]
 enum Stage {
-    Encoder,
     Text,
+    Encoder,
     Unet,
     Vae,
+}
+
+impl Stage {
+    const ALL: [Stage; 4] = [Stage::Text, Stage::Encoder, Stage::Unet, Stage::Vae];
 }
 
 /// Moves the spread of `out` to that of `with`, by a share.

@@ -3,7 +3,7 @@
 use super::Part;
 use super::model::{Model, Work};
 use super::tiles::{SIDES, Tiles};
-use crate::core::{Gpu, Needs, OutOfMemory, Weights};
+use crate::core::{Gpu, OutOfMemory, Weights};
 use crate::data::checkpoint::Checkpoint;
 use crate::data::image::{Filter, Rgb};
 use crate::models::autoencoder::Autoencoder;
@@ -54,11 +54,6 @@ impl Pixels {
             Some(tiles) => part.needs().flops * tiles.count() as f64,
             None => part.needs().flops / self.work.vae_batch as f64,
         }
-    }
-
-    /// What decoding takes.
-    pub fn needs(&self) -> Needs {
-        self.decoder.part.needs()
     }
 
     /// The latents of a picture, drawn from their distribution by `noise`.

@@ -114,13 +114,7 @@ fn painter(path: &Path, what: &str, gpu: &GpuOptions) -> Result<Vec<(&'static st
     let scheduler = model.scheduler(None)?.name();
     let gpu = Gpu::open(gpu)?;
     let needs = match Painter::new(&gpu, &model, &options, 1, 1) {
-        Ok(painter) => {
-            let part = |(part, needs): (&str, crate::core::Needs)| {
-                format!("{part} {} MiB", needs.memory.total() >> 20)
-            };
-            let in_turn = if painter.in_turn() { ", in turn" } else { "" };
-            format!("{}{in_turn} on {}", painter.needs().map(part).join(", "), gpu.caps().adapter)
-        }
+        Ok(mut painter) => format!("{} on {}", painter.takes(), gpu.caps().adapter),
         Err(e) => format!("{e:#}"),
     };
     Ok(vec![

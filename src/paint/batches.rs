@@ -14,6 +14,7 @@ use crate::progress::{Progress, bail_if_stopped, be_quiet};
 use anyhow::{Context, Result, anyhow};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle, scope};
@@ -119,6 +120,13 @@ impl<'a> Queue<'a> {
         Ok(Some((batch, inits.collect::<Result<_>>()?)))
     }
 
+    /// Prompts of the batches behind this one that are of the same group.
+    fn coming(&self, batch: &Batch) -> impl Iterator<Item = &str> {
+        let behind = self.batches.iter().skip_while(|other| !ptr::eq(*other, batch)).skip(1);
+        let own = behind.take_while(|other| other.group == batch.group);
+        own.flat_map(|batch| batch.pictures).map(|planned| &*planned.picture.prompt)
+    }
+
     /// Paints batches until none is left, by painters that `made` makes.
     fn work(&self, mut made: impl FnMut(&Group) -> Result<Painter>) -> Result<()> {
         scope(|scope| {
@@ -160,7 +168,7 @@ impl<'a> Queue<'a> {
                 }
                 bail_if_stopped()
             };
-            let images = painter.paint(&requests.collect::<Vec<_>>(), after_step)?;
+            let images = painter.paint(&requests.collect::<Vec<_>>(), self.coming(batch), after_step)?;
             for painted in batch.pictures.iter().copied().zip(images) {
                 // A writer that is gone says itself why.
                 if send.send(painted).is_err() {

@@ -232,7 +232,7 @@ fn paint(
     let kind = |p: &&Planned| (p.strength.to_bits(), p.guidance.to_bits());
     left.values_mut().for_each(|own| own.sort_by_key(kind));
     let painter = |group: &Group| Ok((group.clone(), batches::painter(gpu, models, group)?));
-    let painters: BTreeMap<Group, Painter> = left.keys().map(painter).collect::<Result<_>>()?;
+    let mut painters: BTreeMap<Group, Painter> = left.keys().map(painter).collect::<Result<_>>()?;
     let files: Vec<PathBuf> = left.values().flatten().map(|p| out.join(&p.picture.file_name)).collect();
     let folders: BTreeSet<&Path> = files.iter().filter_map(|file| file.parent()).collect();
     folders.into_iter().try_for_each(writable_folder)?;
@@ -242,7 +242,7 @@ fn paint(
     let scheduler = model.scheduler(options.scheduler.as_deref())?;
     let (mut steps, mut batches) = (0, vec![]);
     for (group, own) in &*left {
-        let painter = &painters[group];
+        let painter = painters.get_mut(group).context("a painter for each group")?;
         say_how(gpu, &models[&group.domain].0, painter, own.len(), options)?;
         let alike = own.chunk_by(|a, b| kind(a) == kind(b));
         let n = painter.batch();
@@ -270,19 +270,17 @@ fn paint(
 }
 
 /// Says what a group of pictures takes.
-fn say_how(gpu: &Gpu, model: &Model, painter: &Painter, left: usize, options: &Options) -> Result<()> {
+fn say_how(gpu: &Gpu, model: &Model, painter: &mut Painter, left: usize, options: &Options) -> Result<()> {
     let [height, width] = model.size(options.size)?;
-    let memory = painter.needs().map(|(part, needs)| format!("{part} {} MiB", needs.memory.total() >> 20));
-    let (adapter, memory, n) = (&gpu.caps().adapter, memory.join(", "), painter.batch());
+    let (adapter, memory, n) = (&gpu.caps().adapter, painter.takes(), painter.batch());
     model.remarks().iter().for_each(|remark| eprintln!("{remark}"));
-    let in_turn = if painter.in_turn() { " in turn" } else { "" };
     let [decoded, encoded] = painter.tiles();
     let tiles = |how: &str, side: Option<usize>| {
         side.map_or(String::new(), |side| format!(", {how} in tiles of {side}"))
     };
     let tile = tiles("decoded", decoded) + &tiles("encoded", encoded);
     eprintln!(
-        "{adapter}: {memory}{in_turn}{tile}; {left} images of {width}x{height} in {} steps, {n} at once",
+        "{adapter}: {memory}{tile}; {left} images of {width}x{height} in {} steps, {n} at once",
         options.steps
     );
     Ok(())

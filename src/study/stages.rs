@@ -71,9 +71,7 @@ impl<'a> Run<'a> {
             let clip =
                 ClipEmbedder::open(gpu, &demo::folder(&study.score.clip, "clip")?, gpu.caps().weights())?;
             work.image = painter.flops_of_an_image()? + clip.flops_of_an_image();
-            let parts = painter.needs().map(|(_, needs)| needs.memory.total());
-            let most = parts.iter().copied().max().unwrap_or(0);
-            work.painter = if painter.in_turn() { most } else { parts.iter().sum() };
+            work.painter = painter.memory();
         }
         let trainings = self.trainings()?;
         work.trainings = [trainings.len(), trainings.iter().filter(|t| !is_done(t)).count()];

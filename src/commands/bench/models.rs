@@ -1,7 +1,9 @@
 //! `kaleid bench --count` and `--cold`: what whole models are made of.
 
 use anyhow::Result;
-use kaleid::core::{Caps, Gpu, GpuOptions, Graph, Weights, compile_each, dispatches, needs};
+use kaleid::core::{
+    Caps, Gpu, GpuOptions, Graph, Memory, Scratch, Weights, buffers, compile_each, dispatches, needs,
+};
 use kaleid::data::folder::Folder;
 use kaleid::engines::model::{Model, SD15, Work};
 use kaleid::engines::options::Options;
@@ -40,6 +42,17 @@ fn parts(model: &Model, caps: &Caps) -> Result<Vec<Recorded>> {
     ])
 }
 
+/// Bytes that a painter with these parts takes at its peak, as [`kaleid::engines::painter`] has it: the text encoder leaves before the
+/// others come, and these share what they can.
+fn at_once(parts: &[Recorded]) -> usize {
+    let (text, others) = parts.split_at(1);
+    let scratch = Scratch::default();
+    others.iter().for_each(|(_, g, _)| scratch.reserve(&buffers(g)));
+    let kept = others.iter().fold(Memory::default(), |sum, (_, g, _)| sum + needs(g).memory);
+    let painting = Memory { activation: scratch.bytes(), ..kept }.total();
+    text.iter().map(|(_, g, _)| needs(g).memory.total()).fold(painting, usize::max)
+}
+
 /// Counts the dispatches of a model on each kind of device. Nothing is run.
 pub fn count(name: &str, json: bool) -> Result<()> {
     let model = model(name)?;
@@ -47,7 +60,9 @@ pub fn count(name: &str, json: bool) -> Result<()> {
         say!("device        part          dispatches    GFLOP       MB    least   in few   takes")?;
     }
     for (kind, caps) in Caps::kinds() {
-        for (part, g, weights) in parts(&model, &caps)? {
+        let parts = parts(&model, &caps)?;
+        let at_once = at_once(&parts) as f64 / 1e6;
+        for (part, g, weights) in parts {
             let all = dispatches(&g);
             if json {
                 for d in &all {
@@ -69,11 +84,14 @@ pub fn count(name: &str, json: bool) -> Result<()> {
                 "{kind:<13} {part:<13} {n:>10} {gflop:>8.1} {mb:>8.0} {least:>8.0} {few:>7.1}% {takes:>7.0}"
             )?;
         }
+        if !json {
+            say!("{kind:<13} {:<13} {at_once:>54.0}", "at once")?;
+        }
     }
     if !json {
         say!("MB: all that dispatches read and write. least: weights and results, each once.")?;
         say!("in few: share of the operations in dispatches of fewer than {FEW} workgroups.")?;
-        say!("takes: MB of device memory, with weights.")?;
+        say!("takes: MB of device memory, with weights. at once: what is there at the same time, at most.")?;
     }
     Ok(())
 }
