@@ -21,7 +21,7 @@ fn write_block(m: Rows, row: u32, c: u32, block: mat4x4f) {
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
-    let item = item_of(flat_group(group, groups) * ITEMS + thread / PARTS, p.tq, p.batch * p.heads);
+    let item = item_of((p.first + flat_group(group, groups)) * ITEMS + thread / PARTS, p.tq, p.batch * p.heads);
     let head = item.head;
     let row = item.row;
     let queries = query_rows(head / p.heads, head % p.heads);

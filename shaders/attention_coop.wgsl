@@ -33,7 +33,7 @@ fn sums4(at: u32) -> vec4f { return vec4f(sums[at], sums[at + 1u], sums[at + 2u]
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
     let tiles = (p.tq + QUERIES - 1u) / QUERIES;
-    let item = group.x + group.y * groups.x;
+    let item = p.first + group.x + group.y * groups.x;
     if item >= tiles * p.batch * p.heads { return; }
     let first = item % tiles * QUERIES;
     let b = item / tiles / p.heads;

@@ -51,7 +51,7 @@ fn get_b(k4: u32, n4: u32) -> mat4x4f {
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
     let z = group.z / p.splits;
-    let tile = flat_group(group, groups);
+    let tile = p.first + flat_group(group, groups);
     let m0 = (tile / div_up(p.n, TILE_N)) * TILE_M;
     let n0 = (tile % div_up(p.n, TILE_N)) * TILE_N;
     if m0 >= p.m { return; }

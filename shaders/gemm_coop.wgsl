@@ -57,7 +57,7 @@ fn finish_fragment(z: u32, m: u32, n: u32, at: u32, lane: u32) {
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
     let z = group.z / p.splits;
     // As flat_group and div_up say: naga does not see that a function of uniform numbers is uniform.
-    let tile = group.x + group.y * groups.x;
+    let tile = p.first + group.x + group.y * groups.x;
     let tiles_n = (p.n + TILE_N - 1u) / TILE_N;
     let m0 = tile / tiles_n * TILE_M;
     let n0 = tile % tiles_n * TILE_N;

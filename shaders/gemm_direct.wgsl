@@ -12,7 +12,7 @@ const TILE_N = 4u * R_j;
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
     let z = group.z / p.splits;
-    let tile = flat_group(group, groups);
+    let tile = p.first + flat_group(group, groups);
     let m0 = (tile / div_up(p.n, TILE_N)) * TILE_M + thread * 4u * R_i;
     let n0 = (tile % div_up(p.n, TILE_N)) * TILE_N;
     let piece = div_up(div_up(k_size(z), p.splits), 4u) * 4u;

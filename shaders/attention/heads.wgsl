@@ -7,6 +7,7 @@
 struct Params {
     batch: u32, tq: u32, tk: u32, heads: u32, kv_heads: u32, width: u32, causal: u32, scale: f32,
     q_first: u32, q_row: u32, k_first: u32, k_row: u32, v_first: u32, v_row: u32,
+    first: u32, // workgroup, where they are dispatched in pieces
 }
 
 @group(0) @binding(0) var<uniform> p: Params;

@@ -19,6 +19,7 @@ struct Params {
     b_first: u32, b_row: u32, b_step: u32, b_head: u32,
     // Of a convolution: input (h, w, c), output (oh, ow, o), kernel (kh, kw), stride, padding above and to the left.
     h: u32, w: u32, c: u32, oh: u32, ow: u32, o: u32, kh: u32, kw: u32, stride: u32, top: i32, left: i32,
+    first: u32,                      // tile, where they are made in pieces
 }
 
 @group(0) @binding(0) var<uniform> p: Params;

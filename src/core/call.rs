@@ -8,7 +8,8 @@ use super::tensor::Tensor;
 impl Graph {
     /// Starts the record of one kernel call.
     pub fn call(&self, kernel: Kernel) -> Call<'_> {
-        Call { graph: self, kernel, inputs: vec![], of: vec![], params: vec![], grid: [1, 1, 1], flops: 0.0 }
+        let (inputs, of, params) = (vec![], vec![], vec![]);
+        Call { graph: self, kernel, inputs, of, params, grid: [1, 1, 1], in_pieces: false, flops: 0.0 }
     }
 }
 
@@ -21,6 +22,7 @@ pub struct Call<'g> {
     of: Vec<Tensor>,
     params: Vec<u32>,
     grid: [u32; 3],
+    in_pieces: bool,
     flops: f64,
 }
 
@@ -70,6 +72,13 @@ impl Call<'_> {
             self.too_large(format!("{x} x {y} x {z} workgroups"));
         }
         self.grid = [x as u32, y as u32, z as u32];
+        self
+    }
+
+    /// Says that the workgroups of x and y may be dispatched in pieces, where all of them would keep the device busy for too long: the
+    /// shader adds the last number of `struct Params`, which the plan fills, to `flat_group`.
+    pub(crate) fn in_pieces(mut self) -> Self {
+        self.in_pieces = true;
         self
     }
 
@@ -128,7 +137,8 @@ impl Call<'_> {
     }
 
     fn record(self, outputs: Vec<usize>) {
-        assert!(self.params.len() <= 64, "{}: more than 256 bytes of parameters", self.kernel.name());
+        let params = self.params.len() + usize::from(self.in_pieces);
+        assert!(params <= 64, "{}: more than 256 bytes of parameters", self.kernel.name());
         let scope = self.graph.scope_name();
         let mut inner = self.graph.inner.borrow_mut();
         for x in &self.inputs {
@@ -150,6 +160,7 @@ impl Call<'_> {
             outputs,
             params: self.params,
             grid: self.grid,
+            in_pieces: self.in_pieces,
             flops: self.flops,
             scope: scope.into(),
         });

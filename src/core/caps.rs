@@ -29,12 +29,12 @@ pub enum Kernels {
 }
 
 impl Class {
-    /// Rough sustained rate in GFLOP/s, only used to split work into submits of bounded length.
-    pub(crate) fn gflops(self) -> f64 {
+    /// What a slow device of this kind does in a second, in operations and bytes: until it is measured.
+    pub(crate) fn rate(self) -> f64 {
         match self {
-            Class::Software => 15.0,
-            Class::Integrated => 200.0,
-            Class::Discrete => 2000.0,
+            Class::Software => 50e9,
+            Class::Integrated => 200e9,
+            Class::Discrete => 2000e9,
         }
     }
 }

@@ -7,6 +7,7 @@ use super::profile::Profile;
 use crate::data::one_line;
 use anyhow::{Context, Result, anyhow};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// There is no memory for something, or the adapter allows no buffer of its size, or its sizes exceed what a kernel can index;
@@ -32,6 +33,8 @@ struct Inner {
     queue: wgpu::Queue,
     pipelines: Pipelines,
     errors: Errors,
+    /// What it does in a second, in operations and bytes: the bits of an f64.
+    rate: AtomicU64,
     /// Of all runs of all plans, where it was asked for. Printed when the device is closed.
     profile: Option<Mutex<Profile>>,
 }
@@ -106,7 +109,8 @@ impl Gpu {
         errors.listen(&device);
         let pipelines = Pipelines::new(&adapter, &device, caps.pipeline_cache && !options.cold);
         let profile = (options.profile || super::debug_level() >= 2).then(Mutex::default);
-        Ok(Gpu(Arc::new(Inner { caps, device, queue, pipelines, errors, profile })))
+        let rate = AtomicU64::new(caps.class.rate().to_bits());
+        Ok(Gpu(Arc::new(Inner { caps, device, queue, pipelines, errors, rate, profile })))
     }
 
     /// Every adapter of this machine, in the order that `--adapter INDEX` counts, and the number of the one that `options` choose.
@@ -129,6 +133,17 @@ impl Gpu {
     /// What the device can do.
     pub fn caps(&self) -> &Caps {
         &self.0.caps
+    }
+
+    /// What it does in a second, in operations and bytes: as it was in the last run that was timed, or what its class does at least. Only
+    /// decides how work is cut, which changes no bit of a result.
+    pub(crate) fn rate(&self) -> f64 {
+        f64::from_bits(self.0.rate.load(Ordering::Relaxed))
+    }
+
+    /// Sets [`Gpu::rate`] to what was measured.
+    pub(crate) fn set_rate(&self, rate: f64) {
+        self.0.rate.store(rate.to_bits(), Ordering::Relaxed);
     }
 
     pub(crate) fn device(&self) -> &wgpu::Device {

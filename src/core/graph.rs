@@ -61,6 +61,8 @@ pub(crate) struct Node {
     pub outputs: Vec<usize>,
     pub params: Vec<u32>,
     pub grid: [u32; 3],
+    /// Its workgroups of x and y may be dispatched in pieces: the word behind `params` is the number of the first.
+    pub in_pieces: bool,
     pub flops: f64,
     pub scope: Rc<str>,
 }

@@ -13,6 +13,10 @@ use std::time::Instant;
 
 /// The numbers of all steps lie in one buffer, a slice of this many bytes each (the alignment that every device takes).
 const PARAM_SLICE: usize = 256;
+/// Seconds that a submit may take: Windows resets a GPU that is busy for 2, and a screen that shares it stands still meanwhile.
+const SUBMIT: f64 = 0.1;
+/// Workgroups that a piece of a dispatch has at least, so that no core is idle: two for each of 64.
+const FILLED: u32 = 128;
 
 /// One dispatch.
 pub(super) struct Step {
@@ -33,6 +37,32 @@ impl Step {
     }
 }
 
+/// Part of a node that one dispatch does: all of it, or as much as takes no longer than a submit may.
+struct Piece<'n> {
+    node: &'n Node,
+    /// The first of its workgroups.
+    first: u32,
+    grid: [u32; 3],
+    /// How much of the node it is.
+    share: f64,
+}
+
+/// The pieces of a node of so many bytes, on a device of this rate.
+fn pieces(node: &Node, bytes: usize, rate: f64) -> Vec<Piece<'_>> {
+    let [x, y, z] = node.grid;
+    let (all, seconds) = (x * y, (node.flops + bytes as f64) / rate);
+    let count = (seconds / SUBMIT).ceil().clamp(1.0, f64::from((all / FILLED).max(1))) as u32;
+    if !node.in_pieces || count == 1 {
+        return vec![Piece { node, first: 0, grid: node.grid, share: 1.0 }];
+    }
+    let size = all.div_ceil(count).min(65_535);
+    let piece = |first: u32| {
+        let n = size.min(all - first);
+        Piece { node, first, grid: [n, 1, z], share: f64::from(n) / f64::from(all) }
+    };
+    (0..all).step_by(size as usize).map(piece).collect()
+}
+
 /// Compiles the live nodes and binds them to `buffers`, the buffer of each storage.
 ///
 /// # Errors
@@ -45,8 +75,11 @@ pub(super) fn steps(
 ) -> Result<Vec<Step>> {
     let nodes: Vec<&Node> = live.iter().map(|&n| &inner.nodes[n]).collect();
     compile_all(gpu, &nodes);
-    let params = upload_params(gpu, &nodes);
-    let step = |(i, node): (usize, &&Node)| {
+    let rate = gpu.rate();
+    let pieces: Vec<Piece> = nodes.iter().flat_map(|node| pieces(node, inner.bytes(node), rate)).collect();
+    let params = upload_params(gpu, &pieces);
+    let step = |(i, piece): (usize, &Piece)| {
+        let node = piece.node;
         let pipeline = gpu.pipeline(key(node))?;
         let ids = || node.inputs.iter().chain(&node.outputs).copied();
         let slice = wgpu::BufferBinding {
@@ -60,14 +93,14 @@ pub(super) fn steps(
         Ok(Step {
             pipeline,
             bind_group,
-            grid: node.grid,
+            grid: piece.grid,
             kernel: node.kernel.name(),
             scope: node.scope.clone(),
-            flops: node.flops,
-            bytes: inner.bytes(node),
+            flops: node.flops * piece.share,
+            bytes: (inner.bytes(node) as f64 * piece.share) as usize,
         })
     };
-    nodes.iter().enumerate().map(step).collect()
+    pieces.iter().enumerate().map(step).collect()
 }
 
 fn key(node: &Node) -> Key<'_> {
@@ -153,28 +186,29 @@ fn bind<'b>(
 }
 
 /// The uniform buffer with the numbers of every step.
-fn upload_params(gpu: &Gpu, nodes: &[&Node]) -> wgpu::Buffer {
+fn upload_params(gpu: &Gpu, pieces: &[Piece]) -> wgpu::Buffer {
     let params = gpu.device().create_buffer(&wgpu::BufferDescriptor {
         label: Some("parameters of all steps"),
-        size: (nodes.len().max(1) * PARAM_SLICE) as u64,
+        size: (pieces.len().max(1) * PARAM_SLICE) as u64,
         usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
         mapped_at_creation: false,
     });
-    let mut slices = vec![0u32; nodes.len() * PARAM_SLICE / 4];
-    for (slice, node) in slices.chunks_exact_mut(PARAM_SLICE / 4).zip(nodes) {
-        slice[..node.params.len()].copy_from_slice(&node.params);
+    let mut slices = vec![0u32; pieces.len() * PARAM_SLICE / 4];
+    for (slice, Piece { node, first, .. }) in slices.chunks_exact_mut(PARAM_SLICE / 4).zip(pieces) {
+        let numbers = node.params.iter().chain(node.in_pieces.then_some(first));
+        slice.iter_mut().zip(numbers).for_each(|(to, number)| *to = *number);
     }
     gpu.queue().write_buffer(&params, 0, bytemuck::cast_slice(&slices));
     params
 }
 
-/// Indices at which to start a new submit, and the end: no submit is estimated to run longer than 100 ms, since Windows resets a
-/// GPU that is busy for 2 s. `work`: operations and bytes of each step.
-pub(super) fn split(work: impl Iterator<Item = (f64, usize)>, gflops: f64) -> Vec<usize> {
+/// Indices at which to start a new submit, and the end: none is estimated to run longer than [`SUBMIT`]. `work`: operations and bytes of
+/// each step; `rate`: as [`Gpu::rate`].
+pub(super) fn split(work: impl Iterator<Item = (f64, usize)>, rate: f64) -> Vec<usize> {
     let (mut ends, mut count, mut seconds) = (vec![], 0, 0.0);
     for (flops, bytes) in work {
-        let estimate = (flops + bytes as f64) / (gflops * 1e9);
-        if seconds > 0.0 && seconds + estimate > 0.1 {
+        let estimate = (flops + bytes as f64) / rate;
+        if seconds > 0.0 && seconds + estimate > SUBMIT {
             ends.push(count);
             seconds = 0.0;
         }
@@ -246,13 +280,51 @@ fn timestamps(gpu: &Gpu, all: &[Step]) -> Result<Vec<f64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::{Caps, GpuOptions, Plan, Store};
+    use crate::ops::Conv;
 
     #[test]
     fn submits_end_before_100_ms_and_hold_at_least_one_step() {
         // At 1 GFLOP/s, so 40, 40, 40, 500 and 10 ms.
         let steps = [4e7, 4e7, 4e7, 5e8, 1e7].map(|flops| (flops, 0));
-        assert_eq!(split(steps.into_iter(), 1.0), [2, 3, 4, 5]);
-        assert_eq!(split([(0.0, 4); 1000].into_iter(), 1.0), [1000]);
-        assert!(split([].into_iter(), 1.0).is_empty());
+        assert_eq!(split(steps.into_iter(), 1e9), [2, 3, 4, 5]);
+        assert_eq!(split([(0.0, 4); 1000].into_iter(), 1e9), [1000]);
+        assert!(split([].into_iter(), 1e9).is_empty());
+    }
+
+    #[test]
+    fn a_dispatch_in_pieces_makes_the_same_bits() {
+        let gpu = Gpu::open(&GpuOptions::from_env()).unwrap();
+        let usual = gpu.rate();
+        let run = |caps: &Caps, rate: f64| {
+            gpu.set_rate(rate);
+            let g = Graph::new(caps);
+            let numbers = |shape: &[usize]| {
+                let n: usize = shape.iter().product();
+                g.constant(
+                    shape,
+                    &(0..n).map(|i| (i * 7919 % 1013) as f32 / 1013.0 - 0.5).collect::<Vec<_>>(),
+                )
+            };
+            let product = g.matmul(numbers(&[8192, 12]), numbers(&[12, 516]));
+            let image = g.conv2d(numbers(&[4, 160, 160, 4]), numbers(&[64, 3, 3, 4]), Conv::same(3));
+            let heads = numbers(&[1, 4096, 16, 4]);
+            let keys = numbers(&[1, 8, 16, 4]);
+            let attended = g.attention(heads, keys, keys, Default::default());
+            let made = [("product", product), ("image", image), ("attended", attended)];
+            made.iter().for_each(|(name, y)| g.output(name, *y));
+            let mut plan = Plan::new(&gpu, g, &Store::new(&gpu)).unwrap();
+            plan.run().unwrap();
+            (plan.dispatches(), made.map(|(name, _)| plan.read(name).unwrap()))
+        };
+        let kinds = Caps::kinds();
+        let cards = kinds.iter().filter(|(kind, _)| *kind == "integrated").map(|(_, caps)| caps);
+        for caps in cards.chain([gpu.caps()]) {
+            let (whole, results) = run(caps, usual);
+            let (pieces, same) = run(caps, 1.0);
+            assert!(whole == 3 && pieces >= 6, "{whole} dispatches, {pieces} in pieces");
+            assert!(results == same, "pieces change a result");
+            assert!(results.iter().flatten().any(|v| *v != 0.0));
+        }
     }
 }

@@ -152,7 +152,7 @@ impl Graph {
                 let call = places.iter().filter_map(|x| x.of).fold(call, Call::of);
                 let call = call.ints([b, tq, tk, h, hk, width, options.causal as usize]).float(scale);
                 let call = places.iter().fold(call, |call, x| call.ints([x.first / 4, x.row / 4]));
-                call.groups(groups).flops(flops).output_as(q.shape(), dtype)
+                call.groups(groups).in_pieces().flops(flops).output_as(q.shape(), dtype)
             }
             None if h == hk => self.attention_by_products(q, k, v, scale, options.causal.then_some(tq)),
             None => {

@@ -322,6 +322,7 @@ impl Graph {
             .ints(b.params())
             .ints(call.conv)
             .grid(tiles.div_ceil(y_groups), y_groups, batch * splits)
+            .in_pieces()
             .flops(2.0 * call.macs.unwrap_or((batch * m * n) as f64 * k as f64))
             .output_as(&shape, c_dtype);
         if splits == 1 { y } else { self.add_pieces(y, &call, after, dtype) }

@@ -328,8 +328,11 @@ fn origin(path: &Path) -> String {
     parts[parts.len().saturating_sub(3)..].join("/")
 }
 
-/// The last part of a path, wherever it leads.
+/// The last part of a path, wherever it leads; a name on the hub stays whole.
 fn file_name(path: &Path) -> String {
+    if hub::is_name(path) {
+        return path.display().to_string();
+    }
     let path = path.canonicalize().unwrap_or(path.to_path_buf());
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
@@ -369,4 +372,15 @@ fn metadata(
     let Value::Object(mut row) = row else { unreachable!("an object") };
     row.retain(|_, v| !v.is_null());
     Ok(row)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_picture_was_made_with_keeps_its_name_on_the_hub_and_loses_the_folders_of_this_machine() {
+        assert_eq!(file_name(Path::new("hf:me/ink:ink.safetensors")), "hf:me/ink:ink.safetensors");
+        assert_eq!(file_name(Path::new("somewhere/ink.safetensors")), "ink.safetensors");
+    }
 }
