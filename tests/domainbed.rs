@@ -70,6 +70,7 @@ impl Run {
             samples,
             envs: self.envs.len(),
             batch: self.batch,
+            weighted: false,
             seed: 7,
             average_from: self.make().average_from(),
             recompute: false,
@@ -424,6 +425,32 @@ fn an_update_that_does_not_fit_recomputes_and_gives_the_same_numbers() {
     let error =
         Trainer::new(&mut Store::new(&limited(0)), run.make(), &spec, init).err().unwrap().to_string();
     assert!(error.contains("--memory allows 0 MiB: choose a smaller size or batch"), "{error}");
+}
+
+#[test]
+fn every_algorithm_heeds_what_a_sample_counts_and_ones_change_no_bit() {
+    for name in names() {
+        let run = Run::new(name, 8, 4, &CORNERS, &[]);
+        let samples = Samples::Numbers(vec![8]);
+        // After a step with what each sample counts, if anything is said about it.
+        let trained = |weights: Option<[f32; 3]>| {
+            let spec = Spec { weighted: weights.is_some(), ..run.spec(&samples) };
+            let mut store = Store::new(gpu());
+            let init = |name: &str, shape: &[usize], fan_in| Ok(run.network.initial(name, shape, fan_in, 3));
+            let mut trainer = Trainer::new(&mut store, run.make(), &spec, init).unwrap();
+            let (x, y) = run.minibatch(0);
+            if let Some(kinds) = weights {
+                trainer.weigh(&(0..y.len()).map(|i| kinds[i % 3]).collect::<Vec<_>>()).unwrap();
+            }
+            trainer.step(0, Rows::Numbers(&x), &y, 0).unwrap();
+            // Of Adam's first moments: what it does to a parameter hardly depends on the size of a gradient. Fish has none of its own.
+            let read = |name: &str| store.read(&format!("{name}.exp_avg")).or(store.read(name)).unwrap().1;
+            (read("fc.weight"), trainer.logged(0, 1).unwrap())
+        };
+        let usual = trained(None);
+        assert!(trained(Some([1.0; 3])) == usual, "{name}: ones");
+        assert!(trained(Some([1.0, 0.25, 3.0])).0 != usual.0, "{name}: other numbers");
+    }
 }
 
 /// Gradients of some parameters by one step of a network, as Adam's first moments.

@@ -162,3 +162,39 @@ fn pretrained_weights_are_the_featurizers_and_what_an_algorithm_adds_starts_at_r
         train(&out, &["--algorithm", algorithm, "--weights", weights.to_str().unwrap()]);
     }
 }
+
+#[test]
+fn generated_images_count_as_often_as_they_are_said_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let [root, made] = ["toy", "made"].map(|n| dir.path().join(n));
+    toy(&root);
+    // New domains: the same pictures under other names.
+    toy(&made);
+    for domain in std::fs::read_dir(&made).unwrap() {
+        let path = domain.unwrap().path();
+        let name = format!("new {}", path.file_name().unwrap().to_str().unwrap());
+        std::fs::rename(&path, made.join(name)).unwrap();
+    }
+    let train = |name: &str, variant: &str, more: &[&str]| {
+        let out = dir.path().join(name);
+        let usual =
+            ["--test-domain", "sketch", "--steps", "3", "--checkpoint-freq", "0", "--variant", variant];
+        let mut command = kaleid(&root, &out, &usual);
+        let output = command.arg("--extra").arg(&made).args(more).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        (results(&out)[0]["loss"].as_f64().unwrap(), std::fs::read(out.join("model.safetensors")).unwrap())
+    };
+    let usual = train("usual", "d", &[]);
+    assert!(train("once", "d", &["--synthetic-weight", "1"]) == usual);
+    let twice = train("twice", "d", &["--synthetic-weight", "2"]);
+    let never = train("never", "d", &["--synthetic-weight", "0"]);
+    assert!(never.0 > 0.0 && never.0 < usual.0 && usual.0 < twice.0, "{}, {}, {}", never.0, usual.0, twice.0);
+    // Where nothing counts, there is nothing to learn.
+    assert_eq!(train("nothing", "d-only", &["--synthetic-weight", "0"]).0, 0.0);
+    let settings = std::fs::read_to_string(dir.path().join("twice/results.jsonl")).unwrap();
+    assert!(settings.contains(r#""synthetic_weight": 2.0"#), "{settings}");
+    let out = dir.path().join("wrong");
+    let wrong =
+        kaleid(&root, &out, &["--test-domain", "sketch", "--synthetic-weight", "-1"]).output().unwrap();
+    assert!(error(wrong).contains("--synthetic-weight"), "a negative weight");
+}

@@ -16,6 +16,8 @@ pub struct Spec<'a> {
     pub envs: usize,
     /// Samples of each in a step.
     pub batch: usize,
+    /// Samples do not count alike in the cross entropy: [`super::trainer::Trainer::weigh`] says what they count.
+    pub weighted: bool,
     /// Seed of every draw.
     pub seed: u64,
     /// The step from which on the parameters are averaged; the average predicts.

@@ -23,6 +23,8 @@ pub struct Step<'a> {
     pub x: Tensor,
     /// Their labels, U32 (E B).
     pub y: Tensor,
+    /// What each sample counts in the cross entropy (E B), where they do not all count as one.
+    pub weights: Option<Tensor>,
     /// Number E of training environments.
     pub envs: usize,
     /// Whose turn it is.
@@ -67,6 +69,7 @@ impl<'a> Step<'a> {
             network: spec.network,
             x: spec.samples.input(g, rows),
             y: g.input("y", &[rows], DType::U32),
+            weights: spec.weighted.then(|| g.input("weights", &[rows], DType::F32)),
             envs: spec.envs,
             turn,
             hparams: spec.hparams,
@@ -161,17 +164,34 @@ impl<'a> Step<'a> {
         self.g.slice(all, 0, e * self.batch(), self.batch())
     }
 
+    /// The mean cross entropy (1) of the logits of all rows.
+    pub fn cross_entropy(&self, logits: Tensor) -> Tensor {
+        self.g.mean(self.losses(logits), &[0])
+    }
+
+    /// The cross entropy of each row (E B), as often as its sample counts.
+    fn losses(&self, logits: Tensor) -> Tensor {
+        let rows = self.g.cross_entropy_rows(logits, self.y);
+        self.weights.map_or(rows, |weights| self.g.mul(rows, weights))
+    }
+
     /// The mean cross entropy of each environment, (E), from the logits of all rows.
     pub fn risks(&self, logits: Tensor) -> Tensor {
-        let rows = self.g.cross_entropy_rows(logits, self.y);
+        let rows = self.losses(logits);
         let means = self.g.mean(self.g.reshape(rows, &[self.envs, self.batch()]), &[1]);
         self.g.reshape(means, &[self.envs])
     }
 
-    /// The mean cross entropy (1) of logits (rows, classes) and labels as ones and zeros.
+    /// The mean cross entropy (1) of logits (rows, classes) and labels as [`Step::targets`] has them.
     pub fn risk(&self, logits: Tensor, one_hot: Tensor) -> Tensor {
         let right = self.g.sum(self.g.mul(self.g.log_softmax(logits), one_hot), &[0, 1]);
         self.g.scale(self.g.reshape(right, &[1]), -1.0 / logits.dim(0) as f32)
+    }
+
+    /// For each row zeros and, at its label, how often its sample counts: (E B, classes).
+    pub fn targets(&self) -> Tensor {
+        let ones = self.one_hot(self.y);
+        self.weights.map_or(ones, |weights| self.g.mul(ones, self.g.reshape(weights, &[weights.len(), 1])))
     }
 
     /// Ones at the labels, zeros elsewhere: (rows, classes).

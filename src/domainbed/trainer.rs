@@ -84,6 +84,14 @@ impl Trainer {
         self.saving
     }
 
+    /// Says what each sample of the steps to come counts in the cross entropy, (E B), where the spec says that they do not count alike.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn weigh(&mut self, weights: &[f32]) -> Result<()> {
+        self.turns.iter_mut().try_for_each(|turn| turn.plan.write("weights", weights))
+    }
+
     /// Hands one update to the device and returns before it is done. Logged numbers are those of the steps from `since` on.
     ///
     /// # Errors

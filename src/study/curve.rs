@@ -14,7 +14,7 @@ const ORDERS: u32 = 8;
 const RESAMPLES: u32 = 200;
 
 /// Score(s) of generated images, part of diversity.json.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Curve {
     /// Score(0): the originals alone.
     pub originals: f64,
@@ -33,7 +33,7 @@ pub struct Curve {
 }
 
 /// The best amount.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Optimum {
     /// The amount.
     pub s: f64,

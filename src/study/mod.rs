@@ -9,7 +9,7 @@
 //! train/ALGORITHM-VARIANT-SEED/    below train/TEST_DOMAIN/ where there are several
 //! stages.json     adapter and seconds
 //! progress.json   while it runs; it waits while a file `pause` is there
-//! report.html  results.csv  tables.tex
+//! report.html  results.csv  classes.csv  domains.csv  tables.tex
 //! ```
 //!
 //! Each stage resumes where it was interrupted, to the bytes of an uninterrupted run; only recorded times differ.

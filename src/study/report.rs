@@ -3,8 +3,8 @@
 
 use super::clock::{STAGES, Stages};
 use super::config::Study;
-use super::results::{Accuracies, averaged, by_target, chosen, findings, matrix, table};
-use super::score::{Diversity, DomainDiversity};
+use super::results::{Accuracies, averaged, by_class, by_target, chosen, findings, matrix, table};
+use super::score::Diversity;
 use super::select::{self, Selection};
 use super::{demo, files, run_toml};
 use crate::data::chosen::{self, LeftOut};
@@ -23,15 +23,15 @@ use std::path::{Path, PathBuf};
 /// Pictures of images that were selected out.
 const MOST_SHOWN: usize = 16;
 
-/// Writes `report.html`, `results.csv` and `tables.tex` into the folder of a run, from whatever stages are done there; the path of the
-/// first.
+/// Writes `report.html`, and its tables for other programs (`study/files.rs`), into the folder of a run, from whatever stages are done there;
+/// the path of the first.
 ///
 /// # Errors
 /// A folder that is no run's; files that are not what a run writes.
 pub fn run(dir: &Path) -> Result<PathBuf> {
     let run = Run::open(dir)?;
     let each = table(dir, &run.study)?;
-    files::write(dir, &each, &run.study)?;
+    files::write(dir, &each, &run.study, run.diversity.as_ref())?;
     let path = dir.join("report.html");
     write_atomic(&path, html(&run, &each)?.as_bytes())?;
     Ok(path)
@@ -54,7 +54,7 @@ fn html(run: &Run, each: &[Accuracies]) -> Result<String> {
     let published = table_1.1.iter().any(|(_, cells)| cells.iter().any(|cell| cell.ends_with(']')));
     let page = json!({
         "title": run.dir.file_name().unwrap_or_default().to_string_lossy(),
-        "tested": tested, "by_target": by_target(each), "images": run.images.len(),
+        "tested": tested, "by_target": by_target(each), "by_class": by_class(each), "images": run.images.len(),
         "adapter": run.stages.adapter, "version": run.stages.version,
         "matrix": (published || run.study.compare.algorithms.len() > 1).then_some(table_1), "published": published,
         "cells": rows.iter().map(|r| {
@@ -198,17 +198,12 @@ fn each(seconds: f64, count: usize, what: &str) -> String {
 /// What the page says about diversity.
 fn diversity(d: &Diversity) -> Value {
     let percent = |share: f64| format!("{:.0} %", 100.0 * share);
-    let agreement = |share: Option<f64>| share.map_or("–".into(), percent);
-    let row = |(name, domain): (&String, &DomainDiversity)| {
-        let [class, style] = [domain.class_agreement, domain.style_agreement].map(agreement);
-        json!([name, domain.originals, domain.generated, class, style])
-    };
     json!({
         "form": d.form, "clip": format!("{}, {} numbers per image", d.clip, d.width),
         "optimum": d.curve.optimum.to_string(), "interval": d.curve.interval.map(|s| format!("{:.1}", 100.0 * s)),
         "r2": format!("{:.3}", d.curve.r2), "vendi": d.vendi.map(|v| format!("{v:.1}")), "plane": d.plane,
         "class_agreement": percent(d.class_agreement), "style_agreement": percent(d.style_agreement),
-        "domains": d.domains.iter().map(row).collect::<Vec<_>>(),
+        "head": d.head(), "domains": d.lines(),
     })
 }
 

@@ -54,6 +54,8 @@ pub struct Accuracies {
     pub unseen: BTreeMap<u64, f64>,
     /// Of the original validation images of the training domains.
     pub validation: BTreeMap<u64, f64>,
+    /// Of the images of each class, by its name.
+    pub classes: BTreeMap<u64, BTreeMap<String, f64>>,
 }
 
 impl Accuracies {
@@ -88,6 +90,7 @@ pub fn table(dir: &Path, study: &Study) -> Result<Vec<Accuracies>> {
         for algorithm in &study.compare.algorithms {
             for &variant in &study.compare.variants {
                 let [mut seeds, mut balanced, mut unseen, mut valid] = [const { BTreeMap::new() }; 4];
+                let mut classes = BTreeMap::new();
                 for seed in 0..study.compare.seeds {
                     let folder = folder(dir, below, algorithm, variant, seed);
                     if folder.join("done").exists() {
@@ -97,11 +100,21 @@ pub fn table(dir: &Path, study: &Study) -> Result<Vec<Accuracies>> {
                         seeds.extend(record.test.map(|v| (seed, v)));
                         balanced.extend(record.balanced.map(|v| (seed, v)));
                         unseen.extend(record.unseen.map(|v| (seed, v)));
+                        classes.insert(seed, record.classes);
                     }
                 }
                 if !seeds.is_empty() {
                     let (target, algorithm, validation) = (target.clone(), algorithm.clone(), valid);
-                    rows.push(Accuracies { target, algorithm, variant, seeds, balanced, unseen, validation });
+                    rows.push(Accuracies {
+                        target,
+                        algorithm,
+                        variant,
+                        seeds,
+                        balanced,
+                        unseen,
+                        validation,
+                        classes,
+                    });
                 }
             }
         }
@@ -129,7 +142,8 @@ pub fn averaged(rows: &[Accuracies]) -> Vec<Accuracies> {
         let [unseen, validation] = [mean(|r| &r.unseen), mean(|r| &r.validation)];
         if !seeds.is_empty() {
             let target = targets.iter().copied().collect::<Vec<_>>().join(", ");
-            means.push(Accuracies { target, seeds, balanced, unseen, validation, ..row.clone() });
+            let classes = BTreeMap::new();
+            means.push(Accuracies { target, seeds, balanced, unseen, validation, classes, ..row.clone() });
         }
     }
     means
@@ -159,6 +173,32 @@ pub fn by_target(rows: &[Accuracies]) -> Option<(Vec<String>, Vec<Vec<String>>)>
         names.into_iter().chain(each).chain(ends).collect()
     };
     Some((header, averaged(rows).iter().map(line).collect()))
+}
+
+/// By class: each algorithm and variant with its mean over all trainings and targets. The header and rows; none where it was not recorded.
+pub fn by_class(rows: &[Accuracies]) -> Option<(Vec<String>, Vec<Vec<String>>)> {
+    let names = rows.iter().flat_map(|row| row.classes.values()).flat_map(BTreeMap::keys);
+    let names: BTreeSet<&String> = names.collect();
+    if names.is_empty() {
+        return None;
+    }
+    let head = ["algorithm", "trained on"].map(str::to_string).into_iter();
+    let header = head.chain(names.iter().map(|name| name.to_string())).collect();
+    let line = |first: &Accuracies| {
+        let own = rows.iter().filter(|row| row.is_like(first)).flat_map(|row| row.classes.values());
+        let own: Vec<_> = own.collect();
+        let cell = |name: &&String| {
+            let all: Vec<f64> = own.iter().filter_map(|classes| classes.get(*name).copied()).collect();
+            match all.is_empty() {
+                true => "–".to_string(),
+                false => format!("{:.1} %", 100.0 * Mean::of(&all).mean),
+            }
+        };
+        let names_of = [first.algorithm.clone(), first.variant.name().to_string()];
+        names_of.into_iter().chain(names.iter().map(cell)).collect()
+    };
+    let first = |(i, row): &(usize, &Accuracies)| !rows[..*i].iter().any(|other| other.is_like(row));
+    Some((header, rows.iter().enumerate().filter(first).map(|(_, row)| line(row)).collect()))
 }
 
 /// For each algorithm the variant that validation on the training domains would choose, and what it came to.
@@ -284,7 +324,21 @@ mod tests {
         let (seeds, none) = (seeds.iter().copied().collect::<BTreeMap<_, _>>(), BTreeMap::new());
         let validation = seeds.keys().map(|seed| (*seed, validation)).collect();
         let (target, algorithm, balanced) = (target.to_string(), "ERM".into(), none.clone());
-        Accuracies { target, algorithm, variant, seeds, balanced, unseen: none, validation }
+        let classes = BTreeMap::new();
+        Accuracies { target, algorithm, variant, seeds, balanced, unseen: none, validation, classes }
+    }
+
+    #[test]
+    fn accuracies_by_class_are_means_over_trainings_that_saw_the_class() {
+        let with = |target: &str, classes: &[(&str, f64)]| Accuracies {
+            classes: [(0, classes.iter().map(|(name, v)| (name.to_string(), *v)).collect())].into(),
+            ..row(target, Variant::O, &[(0, 0.5)], 0.9)
+        };
+        let rows = [with("a", &[("cat", 0.5), ("dog", 0.25)]), with("b", &[("cat", 0.7)])];
+        let (header, lines) = by_class(&rows).unwrap();
+        assert_eq!(header, ["algorithm", "trained on", "cat", "dog"]);
+        assert_eq!(lines, [["ERM", "o", "60.0 %", "25.0 %"]]);
+        assert!(by_class(&[row("a", Variant::O, &[(0, 0.5)], 0.9)]).is_none());
     }
 
     #[test]

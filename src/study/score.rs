@@ -81,7 +81,7 @@ impl Default for Measure {
 }
 
 /// What was measured: diversity.json.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Diversity {
     /// What variance means here.
     pub form: String,
@@ -106,6 +106,25 @@ pub struct Diversity {
     pub style_agreement: f64,
     /// A few generated images and the original each is most like.
     pub nearest: Vec<Nearest>,
+}
+
+impl Diversity {
+    /// What [`Diversity::lines`] are.
+    pub fn head(&self) -> [&'static str; 5] {
+        ["domain", "originals", "generated", "class agrees", "style agrees"]
+    }
+
+    /// A row a domain.
+    pub fn lines(&self) -> Vec<Vec<String>> {
+        let percent =
+            |share: Option<f64>| share.map_or("–".into(), |share| format!("{:.0} %", 100.0 * share));
+        let line = |(name, d): (&String, &DomainDiversity)| {
+            let counts = [d.originals, d.generated].map(|n| n.to_string());
+            let shares = [d.class_agreement, d.style_agreement].map(percent);
+            [name.clone()].into_iter().chain(counts).chain(shares).collect()
+        };
+        self.domains.iter().map(line).collect()
+    }
 }
 
 /// One domain.

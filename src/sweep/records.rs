@@ -34,10 +34,12 @@ pub struct Record {
     pub test: Option<f64>,
     /// The same over the concepts that were kept from training.
     pub unseen: Option<f64>,
-    /// Mean over classes of the accuracy on each, over all images of the test domains; absent in DomainBed's records, as the next.
+    /// Mean over classes of the accuracy on each, over all images of the test domains; absent in DomainBed's records, as the next two.
     pub balanced: Option<f64>,
     /// The same on the large part of each test domain, by environment.
     pub balanced_by_env: BTreeMap<usize, f64>,
+    /// The accuracy on each class, by name, over all images of the test domains.
+    pub classes: BTreeMap<String, f64>,
     /// The hyper-parameters.
     pub hparams: Map<String, Value>,
     /// Name of the run's folder.
@@ -154,6 +156,13 @@ pub fn record(file: &Path, line: &str) -> Option<Record> {
         test: row.get("test_acc").and_then(Value::as_f64),
         unseen: row.get("test_unseen_acc").and_then(Value::as_f64),
         balanced: row.get("test_balanced_acc").and_then(Value::as_f64),
+        classes: row
+            .get("test_class_acc")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+            .filter_map(|(class, accuracy)| Some((class.clone(), accuracy.as_f64()?)))
+            .collect(),
         balanced_by_env: (0..row.len())
             .filter_map(|e| Some((e, row.get(&format!("env{e}_in_balanced_acc"))?.as_f64()?)))
             .collect(),

@@ -168,6 +168,7 @@ mod tests {
             unseen: None,
             balanced: None,
             balanced_by_env: BTreeMap::new(),
+            classes: BTreeMap::new(),
             hparams: Map::new(),
             folder: String::new(),
         }

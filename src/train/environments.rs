@@ -1,6 +1,7 @@
 //! Which images make up the environments, and which of them are trained on.
 
-use super::settings::{Training, Variant};
+use super::settings::Training;
+use super::variant::Variant;
 use crate::data::chosen::{left_out, painted_from};
 use crate::data::dataset::{Dataset, Domain, Item, split};
 use crate::data::images::Images;
@@ -28,7 +29,7 @@ pub struct Env {
     pub validation: Vec<usize>,
     /// What it is for.
     pub role: Role,
-    /// Number in `items` of the first image that was added to originals; there may be none.
+    /// Number in `items` of the first image that is no original; there may be none.
     pub added: usize,
 }
 
@@ -114,7 +115,7 @@ pub fn environments_with(config: &Training, dataset: &Dataset, added: Vec<Domain
             // Then apart from the originals, which are not trained on.
             Some(_) if (tested || !variant.has_originals()) && variant.has_styles() => {
                 let name = format!("{} (generated)", domain.name);
-                envs.push(Env::new(config, number, name, domain.items, Role::Train));
+                envs.push(Env { added: 0, ..Env::new(config, number, name, domain.items, Role::Train) });
                 joined += 1;
             }
             // Validation stays on originals, the same ones for every variant.
@@ -125,7 +126,10 @@ pub fn environments_with(config: &Training, dataset: &Dataset, added: Vec<Domain
                 joined += 1;
             }
             None if variant.has_new() => {
-                envs.push(Env::new(config, number, domain.name, domain.items, Role::Train));
+                envs.push(Env {
+                    added: 0,
+                    ..Env::new(config, number, domain.name, domain.items, Role::Train)
+                });
                 new += 1;
             }
             _ => {}

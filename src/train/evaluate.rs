@@ -44,11 +44,30 @@ impl ByClass {
     fn mean(&self) -> f64 {
         self.0.values().map(|[right, all]| *right as f64 / *all as f64).sum::<f64>() / self.0.len() as f64
     }
+
+    /// The accuracy on each class that has images, by name.
+    fn named(&self, classes: &[String]) -> Map<String, Value> {
+        let one = |(&class, [right, all]): (&usize, &[usize; 2])| {
+            (classes[class].clone(), json!(*right as f64 / *all as f64))
+        };
+        self.0.iter().map(one).collect()
+    }
+}
+
+/// Images of one step.
+pub struct Minibatch {
+    /// Packed.
+    pub pictures: Vec<u32>,
+    /// Their classes.
+    pub labels: Vec<u32>,
+    /// What each counts in the cross entropy, where they do not count alike.
+    pub weights: Option<Vec<f32>>,
 }
 
 /// Images as the network is shown them.
 pub struct Shown<'a> {
     config: &'a Training,
+    classes: &'a [String],
     envs: Vec<Env>,
     images: Images,
     augmented: bool,
@@ -60,7 +79,13 @@ pub struct Shown<'a> {
 
 impl<'a> Shown<'a> {
     /// `images` holds those of `envs`.
-    pub fn new(config: &'a Training, hparams: &Hparams, envs: Vec<Env>, images: Images) -> Shown<'a> {
+    pub fn new(
+        config: &'a Training,
+        classes: &'a [String],
+        hparams: &Hparams,
+        envs: Vec<Env>,
+        images: Images,
+    ) -> Shown<'a> {
         let by_class = |env: &Env| {
             let mut classes: Vec<Vec<usize>> = vec![];
             for &i in &env.train {
@@ -73,7 +98,7 @@ impl<'a> Shown<'a> {
         };
         let balanced = hparams.bool("class_balanced").then(|| envs.iter().map(by_class).collect());
         let mixed = envs.iter().map(|env| config.synthetic_share.and_then(|_| mixed(env))).collect();
-        Shown { config, envs, images, augmented: hparams.bool("data_augmentation"), balanced, mixed }
+        Shown { config, classes, envs, images, augmented: hparams.bool("data_augmentation"), balanced, mixed }
     }
 
     /// The smallest number of images that an environment trains on, test domains included, as DomainBed counts epochs.
@@ -88,9 +113,9 @@ impl<'a> Shown<'a> {
         Samples::Pictures { size, words }
     }
 
-    /// `batch` images, drawn with replacement, of each training environment: packed images and labels.
-    pub fn minibatch(&self, step: usize, batch: usize) -> (Vec<u32>, Vec<u32>) {
-        let (mut shown, mut labels) = (vec![], vec![]);
+    /// `batch` images, drawn with replacement, of each training environment.
+    pub fn minibatch(&self, step: usize, batch: usize) -> Minibatch {
+        let (mut shown, mut labels, mut weights) = (vec![], vec![], vec![]);
         for (e, env) in self.envs.iter().enumerate().filter(|(_, env)| env.trained()) {
             let key = |purpose: &str| Key::new(self.config.seed, step as u32, &format!("{purpose} {e}"));
             let (draws, augment) = (key("batch"), key("augment"));
@@ -115,9 +140,12 @@ impl<'a> Shown<'a> {
                 };
                 shown.push((image, view));
                 labels.push(env.items[i].class as u32);
+                weights
+                    .extend(self.config.synthetic_weight.map(|w| if i < env.added { 1.0 } else { w as f32 }));
             }
         }
-        (pack(self.config.size, &shown), labels)
+        let pictures = pack(self.config.size, &shown);
+        Minibatch { pictures, labels, weights: Some(weights).filter(|weights| !weights.is_empty()) }
     }
 
     /// Adds the accuracies of both splits of every environment, and of the test domains as a whole.
@@ -157,6 +185,7 @@ impl<'a> Shown<'a> {
         if right[1] > 0 {
             record.insert("test_acc".into(), share(right));
             record.insert("test_balanced_acc".into(), json!(by_class.mean()));
+            record.insert("test_class_acc".into(), by_class.named(self.classes).into());
         }
         if self.config.hold_out_concepts && unseen[1] > 0 {
             record.insert("test_unseen_acc".into(), share(unseen));
@@ -265,5 +294,7 @@ mod tests {
         (0..10).for_each(|i| all.add(0, i > 0));
         (0..2).for_each(|i| all.add(3, i > 0));
         assert!((all.mean() - (0.9 + 0.5) / 2.0).abs() < 1e-12);
+        let named = all.named(&["a", "b", "c", "d"].map(String::from));
+        assert_eq!(serde_json::Value::from(named), serde_json::json!({"a": 0.9, "d": 0.5}));
     }
 }

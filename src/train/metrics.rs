@@ -204,10 +204,12 @@ fn panel(
 
 /// The accuracies of a result, as a row with the time of the one at its step.
 fn accuracies(record: &Map<String, Value>, rows: &[Map<String, Value>]) -> Map<String, Value> {
-    let wanted = |key: &str| key.ends_with("_acc") || key == "step";
+    let wanted = |key: &str, value: &Value| value.is_number() && (key.ends_with("_acc") || key == "step");
     let time = rows.iter().find(|row| step(row) == step(record)).and_then(|row| row.get("time"));
-    let numbers =
-        record.iter().filter(|(key, _)| wanted(key)).map(|(key, value)| (key.clone(), value.clone()));
+    let numbers = record
+        .iter()
+        .filter(|(key, value)| wanted(key, value))
+        .map(|(key, value)| (key.clone(), value.clone()));
     numbers.chain(time.map(|time| ("time".into(), time.clone()))).collect()
 }
 

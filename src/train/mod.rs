@@ -16,8 +16,10 @@ mod schedule;
 mod settings;
 mod swad;
 mod task;
+mod variant;
 
 pub use classify::classify;
 pub use run::{Outcome, check, run};
-pub use settings::{Settings, Training, Variant};
+pub use settings::{Settings, Training};
 pub use task::{average_from, check_planned};
+pub use variant::Variant;

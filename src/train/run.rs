@@ -2,7 +2,7 @@
 
 use super::clocks::{Clocks, Lap, now};
 use super::environments::{Env, environments, leave_out_unreadable, warn_of_missing_classes};
-use super::evaluate::Shown;
+use super::evaluate::{Minibatch, Shown};
 use super::folder::Folder;
 use super::metrics::Metrics;
 use super::schedule::Schedule;
@@ -108,9 +108,9 @@ struct Run<'a> {
     records: Vec<Map<String, Value>>,
     clocks: Clocks,
     progress: Progress,
-    /// The next step and its minibatch, packed images and labels, if there is one.
+    /// The next step and its minibatch, if there is one.
     step: usize,
-    minibatch: Option<(Vec<u32>, Vec<u32>)>,
+    minibatch: Option<Minibatch>,
 }
 
 impl<'a> Run<'a> {
@@ -127,7 +127,7 @@ impl<'a> Run<'a> {
         folder.check_skipped(&leave_out_unreadable(settings, &mut envs, &images)?)?;
         check_batch(&envs, task.batch)?;
         warn_of_missing_classes(&envs, &task.dataset.classes);
-        let shown = Shown::new(settings, &task.hparams, envs, images);
+        let shown = Shown::new(settings, &task.dataset.classes, &task.hparams, envs, images);
 
         let mut store = Store::new(gpu);
         let (start, swad) = folder.restore(&mut store, schedule.steps)?;
@@ -197,8 +197,10 @@ impl<'a> Run<'a> {
 
     /// Hands an update to the device, and prepares the next while that works.
     fn update(&mut self, step: usize) -> Result<()> {
-        let (x, y) = self.minibatch.take().context("no minibatch was made")?;
-        self.trainer.step(step as u32, Rows::Pictures(&x), &y, self.metrics.since())?;
+        let Minibatch { pictures, labels, weights } =
+            self.minibatch.take().context("no minibatch was made")?;
+        weights.map(|weights| self.trainer.weigh(&weights)).transpose()?;
+        self.trainer.step(step as u32, Rows::Pictures(&pictures), &labels, self.metrics.since())?;
         self.step = step + 1;
         self.prepare();
         self.progress.inc(1);

@@ -1,5 +1,6 @@
 //! What to train: every setting of one run.
 
+use super::variant::Variant;
 use crate::data::dataset::Dataset;
 use crate::data::{known, python};
 use crate::domainbed::hparams::{Hparams, Kind, Preset};
@@ -9,71 +10,6 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
-
-/// Which generated images join the training.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Variant {
-    /// None: the original domains.
-    #[default]
-    O,
-    /// Those in the styles of the original training domains, which they join.
-    Q,
-    /// Those in new styles: each is one more training environment.
-    D,
-    /// Both.
-    Qd,
-    /// Those in new styles alone: originals only validate.
-    DOnly,
-    /// All generated ones alone: each style is an environment, and originals only validate.
-    QdOnly,
-    /// Both, with those that were selected out: what a selection has to be better than.
-    QdAll,
-    /// Both, from one plain template for all prompts: what a language model has to be better than.
-    Plain,
-    /// Both, painted from originals.
-    Img2img,
-    /// Real images from elsewhere, in known styles or new ones: what generated ones have to be better than.
-    Retrieval,
-}
-
-impl Variant {
-    /// All of them.
-    pub const ALL: [Variant; 10] = [
-        Variant::O,
-        Variant::Q,
-        Variant::D,
-        Variant::Qd,
-        Variant::DOnly,
-        Variant::QdOnly,
-        Variant::QdAll,
-        Variant::Plain,
-        Variant::Img2img,
-        Variant::Retrieval,
-    ];
-    /// The paper's.
-    pub const PAPER: [Variant; 4] = [Variant::O, Variant::Q, Variant::D, Variant::Qd];
-
-    /// What the command line and run.toml call it.
-    pub fn name(self) -> &'static str {
-        ["o", "q", "d", "qd", "d-only", "qd-only", "qd-all", "plain", "img2img", "retrieval"][self as usize]
-    }
-
-    /// Whether originals are trained on.
-    pub fn has_originals(self) -> bool {
-        !matches!(self, Variant::DOnly | Variant::QdOnly)
-    }
-
-    /// Whether added images in the styles of the training domains are.
-    pub fn has_styles(self) -> bool {
-        !matches!(self, Variant::O | Variant::D | Variant::DOnly)
-    }
-
-    /// Whether added images of new domains are.
-    pub fn has_new(self) -> bool {
-        !matches!(self, Variant::O | Variant::Q)
-    }
-}
 
 /// One run: its data and draws, and the settings that it may share with others. The flags of `kaleid train`.
 #[derive(Clone, Debug, PartialEq, clap::Args)]
@@ -143,6 +79,9 @@ pub struct Settings {
     /// there are].
     #[arg(long, value_name = "SHARE")]
     pub synthetic_share: Option<f64>,
+    /// How often a generated image counts in the cross entropy, where an original counts once [default: once].
+    #[arg(long, value_name = "FACTOR")]
+    pub synthetic_weight: Option<f64>,
     /// Network: resnet18, resnet34, resnet50, mnist_cnn (28 pixels) or wide_resnet (32 pixels) [default: by --size, as in DomainBed].
     #[arg(long, value_name = "NAME")]
     pub arch: Option<String>,
@@ -337,6 +276,9 @@ impl Settings {
         }
         if let Some(share) = self.synthetic_share.filter(|share| !(0.0..=1.0).contains(share)) {
             bail!("--synthetic-share {share}: it must be from 0 to 1");
+        }
+        if let Some(weight) = self.synthetic_weight.filter(|weight| !(0.0..=1000.0).contains(weight)) {
+            bail!("--synthetic-weight {weight}: it must be from 0 to 1000");
         }
         if !(0.0..1.0).contains(&self.holdout_fraction) {
             bail!("--holdout-fraction {}: it must be from 0 to below 1", self.holdout_fraction);

@@ -96,6 +96,7 @@ impl<'a> Task<'a> {
             samples,
             envs: self.envs,
             batch: self.batch,
+            weighted: self.settings.synthetic_weight.is_some(),
             seed: self.settings.seed,
             average_from: self.average_from,
             recompute: self.settings.recompute,

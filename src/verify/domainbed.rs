@@ -144,6 +144,7 @@ impl Recording<'_> {
             samples: &samples,
             envs,
             batch: sample[0],
+            weighted: false,
             seed: 0,
             average_from: make()?.average_from(),
             recompute: false,

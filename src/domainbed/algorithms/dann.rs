@@ -93,7 +93,7 @@ impl Algorithm for Dann {
             step.descend(optimizer, &params, &g.backward(disc_loss, &params));
             return vec![("disc_loss", disc_loss)];
         }
-        let risk = g.cross_entropy(step.classify(z), step.y);
+        let risk = step.cross_entropy(step.classify(z));
         let gen_loss = g.sub(risk, g.scale(disc_loss, self.lambda));
         let params = step.params(|name| !ours(name));
         step.descend(optimizer, &params, &g.backward(gen_loss, &params));

@@ -11,7 +11,7 @@ pub struct Erm;
 impl Algorithm for Erm {
     fn update(&self, step: &Step) -> Vec<(&'static str, Tensor)> {
         let logits = step.classify(step.features());
-        let loss = step.g.cross_entropy(logits, step.y);
+        let loss = step.cross_entropy(logits);
         step.adam(loss);
         vec![("loss", loss)]
     }
@@ -38,7 +38,7 @@ impl ErmPlusPlus {
 impl Algorithm for ErmPlusPlus {
     fn update(&self, step: &Step) -> Vec<(&'static str, Tensor)> {
         let logits = step.classify(step.features());
-        let loss = step.g.cross_entropy(logits, step.y);
+        let loss = step.cross_entropy(logits);
         if step.turn == 1 {
             step.adam(loss);
         } else {

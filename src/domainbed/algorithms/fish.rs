@@ -38,12 +38,12 @@ impl Algorithm for Fish {
             g.assign(copy(entry), entry.1);
         }
         let weights = || -> Weights { step.w.overlay(all.iter().map(|e| (e.0.clone(), copy(e))).collect()) };
-        let one_hot = step.one_hot(step.y);
+        let targets = step.targets();
         let mut loss = step.number(0.0);
         for e in 0..step.envs {
             let w = weights();
             let logits = network.classify(&w, step.features_of(&w, step.env(step.x, e), 1));
-            loss = step.risk(logits, step.env(one_hot, e));
+            loss = step.risk(logits, step.env(targets, e));
             let moved = all.iter().filter(|entry| resnet::is_parameter(&entry.0));
             let params: Vec<Tensor> = moved.map(copy).collect();
             let mut optimizer = step.optimizer();

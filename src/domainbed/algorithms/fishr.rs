@@ -53,7 +53,7 @@ impl Algorithm for Fishr {
         let g = step.g;
         let features = step.features();
         let logits = step.classify(features);
-        let nll = g.cross_entropy(logits, step.y);
+        let nll = step.cross_entropy(logits);
         let delta = g.sub(g.softmax(logits), step.one_hot(step.y));
         let used: Vec<Tensor> = (0..step.envs)
             .map(|e| {

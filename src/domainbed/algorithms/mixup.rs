@@ -47,11 +47,15 @@ impl Algorithm for Mixup {
         let mixed = g.add(g.mul(g.gather_rows(flat, first), lam), g.mul(g.gather_rows(flat, second), rest));
         let mixed = g.reshape(mixed, step.x.shape());
         let logits = step.classify(step.features_of(&step.w, mixed, step.envs));
-        let risk = |labels, share| {
+        let risk = |of, labels, share| {
             let losses = g.cross_entropy_rows(logits, labels);
+            let share = match step.weights {
+                Some(weights) => g.mul(share, g.gather_rows(g.reshape(weights, &[rows, 1]), of)),
+                None => share,
+            };
             g.mul(losses, g.reshape(share, &[rows]))
         };
-        let loss = g.mean(g.add(risk(first_labels, lam), risk(second_labels, rest)), &[0]);
+        let loss = g.mean(g.add(risk(first, first_labels, lam), risk(second, second_labels, rest)), &[0]);
         step.adam(loss);
         vec![("loss", loss)]
     }

@@ -56,7 +56,7 @@ impl Algorithm for Mldg {
         });
         let x = g.gather_rows(g.reshape(step.x, &[rows, 0]), order);
         let x = g.reshape(x, step.x.shape());
-        let one_hot = g.gather_rows(step.one_hot(step.y), order);
+        let targets = g.gather_rows(step.targets(), order);
         step.declare();
         let (names, params): (Vec<_>, Vec<_>) = step.named_params().into_iter().unzip();
         let optimizer = step.optimizer();
@@ -66,7 +66,7 @@ impl Algorithm for Mldg {
         let mut losses = vec![];
         for &(i, j) in &self.pairs {
             let logits = step.classify(step.features_of(&step.w, step.env(x, i), 1));
-            let loss_i = step.risk(logits, step.env(one_hot, i));
+            let loss_i = step.risk(logits, step.env(targets, i));
             let grads_i = g.backward(loss_i, &params);
             let moved = |(&theta, &grad): (&Tensor, &Tensor)| {
                 let down = match optimizer.adam.weight_decay {
@@ -79,7 +79,7 @@ impl Algorithm for Mldg {
             let inner: Vec<Tensor> = params.iter().zip(&grads_i).map(moved).collect();
             let w = step.w.overlay(names.iter().cloned().zip(inner.iter().copied()).collect());
             let logits = step.network.classify(&w, step.features_of(&w, step.env(x, j), 1));
-            let loss_j = step.risk(logits, step.env(one_hot, j));
+            let loss_j = step.risk(logits, step.env(targets, j));
             let grads_j = g.backward(loss_j, &inner);
             let both = |a, b, scale| g.add(g.scale(a, share), g.scale(b, scale));
             let pair = grads_i.iter().zip(&grads_j).map(|(&a, &b)| both(a, b, self.beta * share));

@@ -41,7 +41,7 @@ impl Algorithm for Rsc {
         // Or: the larger of two that are 0 or 1.
         let spared = g.reshape(spared, &[rows, 1]);
         let mask = g.sub(g.add(mask, spared), g.mul(mask, spared));
-        let loss = g.cross_entropy(step.classify(g.mul(features, g.stop_gradient(mask))), step.y);
+        let loss = step.cross_entropy(step.classify(g.mul(features, g.stop_gradient(mask))));
         step.adam(loss);
         vec![("loss", loss)]
     }

@@ -65,7 +65,7 @@ impl Algorithm for SagNet {
         let first = g.add_scalar(g.scale(optimizer.count, 2.0), -1.0);
 
         let content = step.classify(self.randomised(step, step.features(), true));
-        let loss_c = g.cross_entropy(content, step.y);
+        let loss_c = step.cross_entropy(content);
         let [f, c] = [step.params(featurizer), step.params(|name| name.starts_with("fc."))];
         let grads = g.backward(loss_c, &[f.clone(), c.clone()].concat());
         step.descend(optimizer, &c, &grads[f.len()..]);
@@ -73,7 +73,7 @@ impl Algorithm for SagNet {
         step.descend(optimizer, &f, &grads[..f.len()]);
 
         let style = self.style(step, self.randomised(step, step.features(), false));
-        let loss_s = g.cross_entropy(style, step.y);
+        let loss_s = step.cross_entropy(style);
         let s = step.params(is_style);
         step.descend(step.optimizer(), &s, &g.backward(loss_s, &s));
 

@@ -25,7 +25,7 @@ impl Algorithm for Sd {
     fn update(&self, step: &Step) -> Vec<(&'static str, Tensor)> {
         let g = step.g;
         let logits = step.classify(step.features());
-        let ce = g.cross_entropy(logits, step.y);
+        let ce = step.cross_entropy(logits);
         let flat = g.reshape(logits, &[logits.len()]);
         let penalty = g.mean(g.mul(flat, flat), &[0]);
         let loss = g.add(ce, g.scale(penalty, self.reg));

@@ -65,7 +65,7 @@ impl Algorithm for SelfReg {
         };
         let ((o2, o3), (q2, q3)) = (others(o), others(q));
         let pull = |o2, q2| g.add(g.mse_loss(o, o2), g.scale(g.mse_loss(f, q2), 0.3));
-        let ce = g.cross_entropy(o, step.y);
+        let ce = step.cross_entropy(o);
         // min(ce, 1) = 1 - relu(1 - ce)
         let short = g.relu(g.add_scalar(g.scale(ce, -1.0), 1.0));
         let scale = g.stop_gradient(g.add_scalar(g.scale(short, -1.0), 1.0));
