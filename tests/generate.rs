@@ -42,6 +42,7 @@ fn jobs() -> Vec<Picture> {
         domain: Some("new".into()),
         class: None,
         init: None,
+        described: None,
     };
     ["a dog", "a house, naïve art", "a dog"].iter().enumerate().map(job).collect()
 }
@@ -277,6 +278,7 @@ fn a_picture_that_is_painted_from_another_is_what_diffusers_paints_from_it() {
         domain: None,
         class: None,
         init: Some(init.clone()),
+        described: None,
     };
     let options = Options {
         steps: 10,
@@ -317,6 +319,7 @@ fn originals_are_of_the_pictures_class_and_of_no_domain_that_is_held_out() {
         domain: Some("ink".into()),
         class: Some(["down", "up"][i as usize % 2].into()),
         init: None,
+        described: None,
     };
     let mut pictures: Vec<Picture> = (0..40).map(picture).collect();
     origins::assign(&mut pictures, temp.path(), &["photo".into()], 5).unwrap();

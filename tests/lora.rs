@@ -109,6 +109,7 @@ fn a_lora_for_a_domain_paints_the_images_of_that_domain_only() {
         domain: Some(domain.into()),
         class: None,
         init: None,
+        described: None,
     };
     let pictures = [picture("ink"), picture("oil")];
     let paint = |name: &str, loras: &str| {

@@ -1,6 +1,10 @@
 //! `kaleid prompts`: how many prompts there are and what they name, and a language model's server that answers well, badly,
 //! late or not at all.
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use kaleid::core::GpuOptions;
+use kaleid::data::chosen::painted_from;
 use kaleid::paint::picture::{Picture, read_pictures};
 use kaleid::paint::prompts::{Balance, Grammar, Llm, Prompting, Server, Summary, Writing, may_fit, run};
 use serde_json::{Value, json};
@@ -367,7 +371,15 @@ fn serve(answer: impl Fn(usize, &str) -> Answer + Send + Sync + 'static) -> (Str
                 reader.read_exact(&mut body).unwrap();
                 let asked: Value = serde_json::from_slice(&body).unwrap();
                 assert_eq!((&asked["model"], &asked["stream"]), (&json!("tiny"), &json!(false)));
-                let text = asked["messages"][0]["content"].as_str().unwrap().to_string();
+                let content = &asked["messages"][0]["content"];
+                let text = match content.as_str() {
+                    Some(text) => text.to_string(),
+                    None => {
+                        assert_eq!([&content[0]["type"], &content[1]["type"]], ["text", "image_url"]);
+                        let [text, uri] = [&content[0]["text"], &content[1]["image_url"]["url"]];
+                        format!("{}\n{}", text.as_str().unwrap(), uri.as_str().unwrap())
+                    }
+                };
                 let n = {
                     let mut all = all.lock().unwrap();
                     all.push((text.clone(), head));
@@ -457,6 +469,64 @@ fn a_good_server_is_asked_once_for_each_prompt() {
     std::fs::write(reply, "{\"reply").unwrap();
     run(&config, &llm, &Grammar::general(), &may_fit).unwrap();
     assert_eq!(seen.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn captions_describe_originals_that_the_test_has_no_part_in() {
+    let temp = tempfile::tempdir().unwrap();
+    let (base, seen) = serve(|_, request| good(request));
+    let (mut config, llm) = served(temp.path(), &base);
+    // A colour for each domain and class; one picture is larger than what is sent.
+    let places = ["photo", "cartoon", "sketch"].iter().flat_map(|d| ["dog", "Alarm_Clock"].map(|c| (*d, c)));
+    let places: Vec<(&str, &str)> = places.collect();
+    let colour = |place: (&str, &str)| 40 * places.iter().position(|p| *p == place).unwrap() as u8;
+    for &(domain, class) in &places {
+        for i in 0..if domain == "sketch" { 1 } else { 4 } {
+            let [w, h] = if (domain, i) == ("photo", 0) { [1024, 16] } else { [20, 16] };
+            let file = config.data.join(domain).join(class).join(format!("{i}.png"));
+            image::RgbImage::from_pixel(w, h, image::Rgb([colour((domain, class)); 3])).save(file).unwrap();
+        }
+    }
+    config.writing.captions = true;
+    let summary = run(&config, &llm, &Grammar::general(), &may_fit).unwrap();
+    assert_eq!((summary.prompts, summary.fallbacks), (16, 0));
+    let requests = std::mem::take(&mut *seen.lock().unwrap());
+    let sizes = requests.iter().skip(1).map(|(request, _)| {
+        let (text, uri) = request.split_once("\ndata:image/png;base64,").unwrap();
+        let picture = image::load_from_memory(&BASE64_STANDARD.decode(uri).unwrap()).unwrap().to_rgb8();
+        let class = if text.contains("Alarm Clock") { "Alarm_Clock" } else { "dog" };
+        let is_of = |domain| picture.get_pixel(0, 0).0 == [colour((domain, class)); 3];
+        // A new domain has none of its own.
+        let named = ["photo", "cartoon"].into_iter().find(|d| text.contains(&format!("style] = {d}'")));
+        assert!(named.map_or(is_of("photo") || is_of("cartoon"), is_of), "{text}");
+        picture.dimensions()
+    });
+    let sizes: BTreeSet<(u32, u32)> = sizes.collect();
+    assert!(sizes.contains(&(20, 16)) && sizes.iter().all(|s| [(20, 16), (512, 8)].contains(s)), "{sizes:?}");
+
+    // Each row says what was described; a training that is tested there leaves it out.
+    for row in rows(&config.out) {
+        let (described, name) = (row["described"].as_str().unwrap(), row["file_name"].as_str().unwrap());
+        let (domain, class) = (name.split('/').next().unwrap(), name.split('/').nth(1).unwrap());
+        assert!(described.contains(&format!("/{class}/")) && !described.contains("sketch"), "{described}");
+        assert!(
+            ["Stained_glass", "Ukiyo_e"].contains(&domain) || described.starts_with(domain),
+            "{described}"
+        );
+    }
+    std::fs::rename(config.out.join("prompts.jsonl"), config.out.join("metadata.jsonl")).unwrap();
+    let left = painted_from(&config.out, &["photo".into()]).unwrap();
+    assert!(left.len() >= 4 && left.values().all(|why| why.starts_with("painted from photo/")), "{left:?}");
+
+    // All of it is on disk; a picture that has changed is described anew.
+    std::fs::remove_file(config.out.join("domains.json")).unwrap();
+    run(&config, &llm, &Grammar::general(), &may_fit).unwrap();
+    assert_eq!(seen.lock().unwrap().len(), 0);
+    for llm in ["template", "local:models/qwen"] {
+        let writing = Writing { llm: llm.into(), captions: true, ..Writing::default() };
+        let error = Llm::parse(&writing, &GpuOptions::default()).err().unwrap().to_string();
+        assert!(error.contains("captions are written by a server"), "{error}");
+    }
 }
 
 #[test]

@@ -130,6 +130,7 @@ fn paint(model: &Path, out: &Path, options: &Options) -> Vec<u8> {
         domain: None,
         class: None,
         init: None,
+        described: None,
     };
     let options = Options { steps: 2, size: Some([64, 64]), ..options.clone() };
     generate::run(gpu(), &Folder::from(model), &[picture], out, &options, 0, Work::default()).unwrap();

@@ -71,6 +71,7 @@ pub fn run(args: Args, gpu: &GpuOptions) -> Result<()> {
                 domain: None,
                 class: None,
                 init: None,
+                described: None,
             }]
         }
     };

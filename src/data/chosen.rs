@@ -65,6 +65,8 @@ struct Row {
     file_name: Option<String>,
     /// The original that it was painted from, DOMAIN/CLASS/image.
     init: Option<String>,
+    /// The original that its prompt describes, in the same way.
+    described: Option<String>,
     selection: Option<Selected>,
 }
 
@@ -75,8 +77,8 @@ struct Selected {
     reasons: Vec<String>,
 }
 
-/// Those of the folder `images` that were selected out or rejected, and those that were painted from an original of one of the domains
-/// `unseen`.
+/// Those of the folder `images` that were selected out or rejected, and those that were painted from, or by the description of, an original
+/// of one of the domains `unseen`.
 ///
 /// # Errors
 /// Files that hold something else; file and line are named.
@@ -99,7 +101,7 @@ pub fn left_out(images: &Path, unseen: &[String]) -> Result<LeftOut> {
     Ok(left)
 }
 
-/// Those that were painted from an original of one of these domains.
+/// Those that were painted from, or by the description of, an original of one of these domains.
 ///
 /// # Errors
 /// As [`left_out`].
@@ -109,9 +111,10 @@ pub fn painted_from(images: &Path, domains: &[String]) -> Result<LeftOut> {
 
 fn from_domains(rows: Vec<Row>, domains: &[String]) -> LeftOut {
     let from = |row: Row| {
-        let (name, init) = (row.file_name?, row.init?);
-        let (domain, _) = init.split_once('/')?;
-        domains.iter().any(|d| d == domain).then(|| (name, format!("painted from {init}")))
+        let origins = [row.init, row.described].into_iter().flatten();
+        let mut unseen =
+            origins.filter(|o| o.split_once('/').is_some_and(|o| domains.iter().any(|d| d == o.0)));
+        Some((row.file_name?, format!("painted from {}", unseen.next()?)))
     };
     rows.into_iter().filter_map(from).collect()
 }

@@ -1,5 +1,7 @@
 //! Images on the CPU: pixels, and resizing that equals Pillow's to the bit, so that what a network sees is what it saw in the papers' code.
 
+use anyhow::Result;
+
 /// An 8-bit RGB image, rows from the top, three bytes per pixel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rgb {
@@ -71,6 +73,18 @@ fn sinc(x: f64) -> f64 {
 }
 
 impl Rgb {
+    /// As a PNG.
+    ///
+    /// # Errors
+    /// A picture without a pixel, or larger than a PNG can be.
+    pub fn png(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![];
+        let mut encoder = png::Encoder::new(&mut bytes, self.width as u32, self.height as u32);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.write_header()?.write_image_data(&self.data)?;
+        Ok(bytes)
+    }
+
     /// Its pixels.
     pub fn pixels(&self) -> Pixels<'_> {
         Pixels { width: self.width, height: self.height, data: &self.data }

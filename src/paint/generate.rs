@@ -1,6 +1,7 @@
 //! Images from prompts: PNG files that say how they were made, and a `metadata.jsonl` that Hugging Face's `imagefolder` reads.
 
 use super::batches::{self, Batch, Group, Queue};
+use super::origins::named;
 use super::painted::is_painted;
 use super::picture::{Names, Picture};
 use super::preview;
@@ -21,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::BufReader;
 use std::num::NonZeroUsize;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 /// Bytes of a file's text chunks, roughly.
 const TEXTS: usize = 4096;
@@ -321,13 +322,6 @@ fn exact(number: f32) -> Result<f64> {
     Ok(number.to_string().parse()?)
 }
 
-/// The image that a picture is painted from: what a data set calls it, DOMAIN/CLASS/image.
-fn origin(path: &Path) -> String {
-    let named = path.components().filter(|part| matches!(part, Component::Normal(_)));
-    let parts: Vec<_> = named.map(|part| part.as_os_str().to_string_lossy()).collect();
-    parts[parts.len().saturating_sub(3)..].join("/")
-}
-
 /// The last part of a path, wherever it leads; a name on the hub stays whole.
 fn file_name(path: &Path) -> String {
     if hub::is_name(path) {
@@ -359,7 +353,8 @@ fn metadata(
         "file_name": picture.file_name, "domain": picture.domain, "class": picture.class, "prompt": picture.prompt,
         "negative_prompt": Some(&options.negative).filter(|n| !n.is_empty()),
         "seed": picture.seed, "steps": options.steps,
-        "init": picture.init.as_deref().map(origin), "strength": picture.init.as_ref().map(|_| exact(*strength)).transpose()?,
+        "init": picture.init.as_deref().map(named), "described": picture.described,
+        "strength": picture.init.as_ref().map(|_| exact(*strength)).transpose()?,
         "guidance": exact(*guidance)?,
         "scheduler": scheduler, "width": width, "height": height, "painted_size": painted, "model": name,
         "vae": options.vae.as_deref().map(file_name), "text_encoder": options.text_encoder.as_deref().map(file_name),

@@ -4,7 +4,7 @@ use super::picture::Picture;
 use crate::data::dataset::Dataset;
 use crate::data::rng::Key;
 use anyhow::{Context, Result, bail};
-use std::path::Path;
+use std::path::{Component, Path};
 
 /// Gives every picture without an original one of its class from the data set in `root`, but for the domains in `hold_out`. The n-th picture
 /// without a seed counts as `seed` + n, as it does when it is painted.
@@ -32,4 +32,11 @@ pub fn assign(pictures: &mut [Picture], root: &Path, hold_out: &[String], seed: 
         picture.init = Some(own[chosen.min(own.len() - 1)].path.clone());
     }
     Ok(())
+}
+
+/// What a data set calls an image: DOMAIN/CLASS/image.
+pub fn named(path: &Path) -> String {
+    let named = path.components().filter(|part| matches!(part, Component::Normal(_)));
+    let parts: Vec<_> = named.map(|part| part.as_os_str().to_string_lossy()).collect();
+    parts[parts.len().saturating_sub(3)..].join("/")
 }

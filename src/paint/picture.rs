@@ -27,6 +27,9 @@ pub struct Picture {
     /// The image that it is painted from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<PathBuf>,
+    /// The original that its prompt describes, DOMAIN/CLASS/image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub described: Option<String>,
 }
 
 /// A text, or null in place of none.

@@ -20,12 +20,7 @@ const COLOURS: [[f32; 3]; 4] = [
 /// # Errors
 /// A folder that cannot be written.
 pub fn write(out: &Path, latents: &[f32], n: usize, size: [usize; 2]) -> Result<()> {
-    let picture = picture(latents, n, size);
-    let mut bytes = vec![];
-    let mut encoder = png::Encoder::new(&mut bytes, picture.width as u32, picture.height as u32);
-    encoder.set_color(png::ColorType::Rgb);
-    let written = encoder.write_header().and_then(|mut writer| writer.write_image_data(&picture.data));
-    written.with_context(|| format!("{FILE}: cannot encode"))?;
+    let bytes = picture(latents, n, size).png().with_context(|| format!("{FILE}: cannot encode"))?;
     write_atomic(out.join(FILE), &bytes)
 }
 

@@ -68,6 +68,7 @@ impl Run<'_> {
                         [&picture.class, &picture.domain].map(|n| n.as_deref().unwrap_or(""));
                     let style = styles.get(domain).map_or(domain, |name| name);
                     picture.prompt = plain(&self.grammar.class(class).name, style);
+                    picture.described = None;
                 }
             }
             Set::FromOriginals => origins::assign(

@@ -16,6 +16,14 @@ pub enum Reply {
     Nothing(String),
 }
 
+/// What a model is asked.
+pub struct Request<'a> {
+    /// In words.
+    pub text: &'a str,
+    /// About this picture, a data URI.
+    pub picture: Option<&'a str>,
+}
+
 /// Something that replies.
 pub trait LanguageModel {
     /// Its name, as it stands in the files.
@@ -23,7 +31,7 @@ pub trait LanguageModel {
     /// Where it is.
     fn place(&self) -> String;
     /// A reply. `seed` and `attempt` tell equal requests apart.
-    fn reply(&self, request: &str, seed: u64, attempt: u32) -> Result<Reply>;
+    fn reply(&self, request: &Request, seed: u64, attempt: u32) -> Result<Reply>;
 }
 
 /// A model with the replies that it has given.
@@ -53,7 +61,7 @@ impl<M: LanguageModel> Chat<'_, M> {
     /// A model that does not reply at all, a folder that cannot be written, Ctrl-C.
     pub fn ask<T>(
         &self,
-        request: &str,
+        request: &Request,
         seed: u64,
         attempts: Range<u32>,
         mut accept: impl FnMut(&str) -> Result<T, String>,
@@ -73,10 +81,13 @@ impl<M: LanguageModel> Chat<'_, M> {
     }
 
     /// The reply on disk, else a new one.
-    fn reply(&self, request: &str, seed: u64, attempt: u32) -> Result<Reply> {
+    fn reply(&self, request: &Request, seed: u64, attempt: u32) -> Result<Reply> {
         bail_if_stopped()?;
-        let mut entry = json!({"model": self.model.name(), "url": self.model.place(), "request": request,
+        let mut entry = json!({"model": self.model.name(), "url": self.model.place(), "request": request.text,
             "seed": seed, "attempt": attempt});
+        if let Some(picture) = request.picture {
+            entry["picture"] = format!("{:x}", md5::compute(picture)).into();
+        }
         let file = self.cache.join(format!("{:x}.json", md5::compute(entry.to_string())));
         let kept = std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
         if let Some(reply) = kept.as_ref().and_then(|kept| kept["reply"].as_str()) {

@@ -2,10 +2,11 @@
 
 use super::settings::Prompting;
 use super::template::{Grammar, Label};
-use crate::data::dataset::Dataset;
+use crate::data::dataset::{Dataset, Domain};
 use crate::data::{has_word, text};
 use anyhow::{Result, bail};
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// What stands for the names in a prompt of one's own.
 pub const CLASS: &str = "{class}";
@@ -20,6 +21,8 @@ pub struct Labels<'a> {
     pub originals: Vec<(Label, Vec<usize>)>,
     /// The domains for the test, in the same way.
     pub held_out: Vec<(Label, Vec<usize>)>,
+    /// The originals that may be described, by domain and number of the class; none unless captions are asked for.
+    pub shown: BTreeMap<String, Vec<Vec<PathBuf>>>,
     /// Prompts of one's own, with `{class}` and `{domain}` for the names; empty for the grammar's and a model's.
     pub templates: Vec<String>,
 }
@@ -58,8 +61,15 @@ impl<'a> Labels<'a> {
         if originals.is_empty() {
             bail!("{}: every domain is held out, so there is none to learn from", settings.data.display());
         }
+        let mut shown = BTreeMap::new();
+        let may_be_shown = |domain: &&Domain| !settings.hold_out.contains(&domain.name);
+        for domain in dataset.domains.iter().filter(may_be_shown).filter(|_| settings.writing.captions) {
+            let mut by_class = vec![vec![]; classes.len()];
+            domain.items.iter().for_each(|item| by_class[item.class].push(item.path.clone()));
+            shown.insert(domain.name.clone(), by_class);
+        }
         let templates = settings.writing.templates.as_deref().map(templates).transpose()?.unwrap_or_default();
-        Ok(Labels { settings, grammar, classes, originals, held_out, templates })
+        Ok(Labels { settings, grammar, classes, originals, held_out, shown, templates })
     }
 }
 

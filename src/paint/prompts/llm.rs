@@ -27,7 +27,18 @@ impl Llm {
     ///
     /// # Errors
     /// A text that names no writer; a key that is not set; a timeout that is none.
-    pub fn parse(Writing { llm, model, timeout, .. }: &Writing, gpu: &GpuOptions) -> Result<Llm> {
+    pub fn parse(writing: &Writing, gpu: &GpuOptions) -> Result<Llm> {
+        let parsed = Llm::named(writing, gpu)?;
+        if writing.captions && !matches!(parsed, Llm::Server(_)) {
+            bail!("captions are written by a server whose model sees pictures: openai:MODEL or a URL");
+        }
+        if writing.captions && writing.templates.is_some() {
+            bail!("captions, and templates of one's own: choose one");
+        }
+        Ok(parsed)
+    }
+
+    fn named(Writing { llm, model, timeout, .. }: &Writing, gpu: &GpuOptions) -> Result<Llm> {
         let model = model.as_deref();
         let timeout = Duration::try_from_secs_f64(*timeout).ok().filter(|t| !t.is_zero());
         let Some(timeout) = timeout else { bail!("--timeout must be a number of seconds above 0") };

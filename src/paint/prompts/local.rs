@@ -1,6 +1,6 @@
 //! A language model that runs here.
 
-use super::chat::{LanguageModel, Reply};
+use super::chat::{LanguageModel, Reply, Request};
 use crate::core::{Gpu, GpuOptions};
 use crate::data::folder::Folder;
 use crate::data::rng::Key;
@@ -48,9 +48,9 @@ impl LanguageModel for Local {
         self.folder.display().to_string()
     }
 
-    fn reply(&self, request: &str, seed: u64, attempt: u32) -> Result<Reply> {
+    fn reply(&self, request: &Request, seed: u64, attempt: u32) -> Result<Reply> {
         let key = Key::new(seed, attempt, "reply");
-        let said = self.chat.borrow_mut().reply(&[("user", request)], SAMPLING, key)?;
+        let said = self.chat.borrow_mut().reply(&[("user", request.text)], SAMPLING, key)?;
         Ok(match said.text {
             _ if said.cut => Reply::Nothing(format!("cut off after {} tokens", SAMPLING.most)),
             text => Reply::Text(text),

@@ -9,6 +9,7 @@
 //! labels.rs     the data set's domains and classes, by name
 //! domains.rs    the new domains
 //! images.rs     how many images of each domain and class
+//! captions.rs   the original that a prompt describes
 //! write.rs      a prompt for each, and the files
 //! llm.rs        who writes: template.rs, server.rs or local.rs, the latter two through chat.rs
 //! answer.rs     from a server's bytes to a text, or to why there is none
@@ -17,6 +18,7 @@
 //! ```
 
 mod answer;
+mod captions;
 mod chat;
 mod domains;
 mod images;

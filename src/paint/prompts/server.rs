@@ -1,7 +1,7 @@
 //! A server that speaks chat completions.
 
 use super::answer::{self, Answer, Failure};
-use super::chat::{LanguageModel, Reply};
+use super::chat::{LanguageModel, Reply, Request};
 use crate::data::http::{asked_pause, is_here};
 use crate::data::one_line;
 use crate::progress::bail_if_stopped;
@@ -132,10 +132,15 @@ impl LanguageModel for Server {
         shown(&self.url)
     }
 
-    fn reply(&self, request: &str, seed: u64, attempt: u32) -> Result<Reply> {
+    fn reply(&self, request: &Request, seed: u64, attempt: u32) -> Result<Reply> {
         let place = self.place();
+        let content = match request.picture {
+            None => json!(request.text),
+            Some(uri) => json!([{"type": "text", "text": request.text},
+                {"type": "image_url", "image_url": {"url": uri}}]),
+        };
         let plain =
-            json!({"model": self.model, "messages": [{"role": "user", "content": request}], "stream": false});
+            json!({"model": self.model, "messages": [{"role": "user", "content": content}], "stream": false});
         let mut free = plain.clone();
         // Some servers keep seeds in 32 bits with a sign.
         free["seed"] = json!((seed.wrapping_add(u64::from(attempt)) % (1 << 31)) as u32);

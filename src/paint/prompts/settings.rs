@@ -57,6 +57,10 @@ pub struct Writing {
     /// names the new domains.
     #[arg(long, value_name = "FILE")]
     pub templates: Option<PathBuf>,
+    /// Ask for a description of an original with each prompt: one of its class, and of its domain where that has some, which a server is
+    /// shown whose model sees pictures (`image_url`). What was painted by it counts as painted from that original.
+    #[arg(long, conflicts_with = "templates")]
+    pub captions: bool,
     /// What the images to come make even, together with those there are; their number stays the same.
     #[arg(long, value_enum, value_name = "WHAT", default_value = "none")]
     pub balance: Balance,

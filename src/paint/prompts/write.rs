@@ -1,12 +1,14 @@
 //! A prompt for every image, and the files `domains.json` and `prompts.jsonl`.
 
-use super::chat::{ATTEMPTS, Asked, Chat, LanguageModel};
+use super::captions::data_uri;
+use super::chat::{ATTEMPTS, Asked, Chat, LanguageModel, Request};
 use super::domains::NewDomain;
 use super::images::Image;
 use super::labels::{CLASS, DOMAIN, Labels};
 use super::reply::description;
 use super::template::{Label, TEMPLATE};
 use crate::data::write_atomic;
+use crate::paint::origins::named;
 use crate::paint::picture::Picture;
 use crate::progress::Progress;
 use anyhow::{Result, bail};
@@ -83,6 +85,7 @@ impl Labels<'_> {
                 domain: Some(domain.clone()),
                 class: Some(class.clone()),
                 init: None,
+                described: self.original(image).filter(|_| prompt.is_some()).map(named),
             };
             let origin = if prompt.is_some() { "model" } else { "template" };
             let row = Row {
@@ -121,11 +124,20 @@ impl Labels<'_> {
         progress: &Progress,
     ) -> Result<Asked<String>> {
         let (class, domain) = (&image.class.name, &image.domain.name);
-        let request = format!(
-            "'[class_name] = {class}; [domain style] = {domain}'. I want to generate a sentence/description which contains \
-             the classname and one of domain styles above. Please make sure the description has a certain degree of variation \
-             and with about 40 words."
-        );
+        let picture = self.original(image).map(data_uri).transpose()?;
+        let wanted = match picture {
+            None => {
+                "I want to generate a sentence/description which contains the classname and one of domain styles above. Please \
+                 make sure the description has a certain degree of variation and with about 40 words."
+            }
+            Some(_) => {
+                "The picture shows the class. I want to paint what it shows in the domain style. Please describe what there is to \
+                 see, its pose, its surroundings and where things are, in a sentence of about 40 words which contains the class \
+                 name and the domain style, and does not say what the picture was made with."
+            }
+        };
+        let text = format!("'[class_name] = {class}; [domain style] = {domain}'. {wanted}");
+        let request = Request { text: &text, picture: picture.as_deref() };
         let asked =
             chat.ask(&request, self.seed(image), attempts, |reply| description(reply, class, domain, &fits))?;
         progress.inc(1);
