@@ -9,7 +9,7 @@ fn k_size(z: u32) -> u32 { return p.k; }
 fn c_row(z: u32, m: u32) -> u32 { return plain_row(z, m); } // z: a piece of K
 
 fn prepare_a(z: u32, m: u32) -> RowsA {
-    let rows = m + vec4u(0u, 1u, 2u, 3u);
+    let rows = m + ROWS;
     let y = vec4i(rows / p.ow % p.oh * p.stride) - p.top;
     let x = vec4i(rows % p.ow * p.stride) - p.left;
     return RowsA(rows / (p.oh * p.ow) * ((p.h >> DOUBLED) * (p.w >> DOUBLED) * p.c), select(vec4i(-0x100000), y, rows < vec4u(p.m)), x);
@@ -25,4 +25,28 @@ fn load_a(r: RowsA, k: u32, k_end: u32) -> mat4x4f {
     return mat4x4f(
         select(vec4f(), read_a(at.x), inside.x), select(vec4f(), read_a(at.y), inside.y),
         select(vec4f(), read_a(at.z), inside.z), select(vec4f(), read_a(at.w), inside.w));
+}
+
+// ---- the same for many channels, for kernels without workgroup memory: where the pixels under a tap are is found out once a tap
+
+/// Where rows are under a tap: their column k at `at` + k.
+struct RunA { at: vec4u, inside: vec4<bool> }
+
+/// The column at which the next tap begins.
+fn run_end(k: u32) -> u32 { return (quotient(k, p.c) + 1u) * p.c; }
+
+fn run_a(r: RowsA, k: u32) -> RunA {
+    let tap = quotient(k, p.c);
+    let ky = quotient(tap, p.kw);
+    let y = r.y + i32(ky);
+    let x = r.x + i32(tap - ky * p.kw);
+    let inside = (y >= vec4i()) & (y < vec4i(i32(p.h))) & (x >= vec4i()) & (x < vec4i(i32(p.w)));
+    return RunA(select(vec4u(), r.start + vec4u((y >> vec4u(DOUBLED)) * i32(p.w >> DOUBLED) + (x >> vec4u(DOUBLED))) * p.c, inside) - tap * p.c, inside);
+}
+
+fn load_run(r: RowsA, run: RunA, k: u32, k_end: u32) -> mat4x4f {
+    let at = run.at + k;
+    return mat4x4f(
+        select(vec4f(), read_a(at.x), run.inside.x), select(vec4f(), read_a(at.y), run.inside.y),
+        select(vec4f(), read_a(at.z), run.inside.z), select(vec4f(), read_a(at.w), run.inside.w));
 }

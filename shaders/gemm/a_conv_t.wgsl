@@ -29,7 +29,7 @@ fn c_row(z: u32, m: u32) -> u32 {
 }
 
 fn prepare_a(z: u32, m: u32) -> RowsA {
-    let rows = m + vec4u(0u, 1u, 2u, 3u);
+    let rows = m + ROWS;
     let wide = div_up(p.w, p.stride);
     let high = div_up(p.h, p.stride);
     let first = first_tap(z);
@@ -49,4 +49,28 @@ fn load_a(r: RowsA, k: u32, k_end: u32) -> mat4x4f {
     return mat4x4f(
         select(vec4f(), read_a(at.x), inside.x), select(vec4f(), read_a(at.y), inside.y),
         select(vec4f(), read_a(at.z), inside.z), select(vec4f(), read_a(at.w), inside.w));
+}
+
+// ---- the same for many channels, for kernels without workgroup memory: where the pixels under a tap are is found out once a tap
+
+/// Where rows are under a tap: their column k at `at` + k.
+struct RunA { at: vec4u, inside: vec4<bool> }
+
+/// The column at which the next tap begins.
+fn run_end(k: u32) -> u32 { return (quotient(k, p.o) + 1u) * p.o; }
+
+fn run_a(r: RowsA, k: u32) -> RunA {
+    let tap = quotient(k, p.o);
+    let ky = quotient(tap, r.taps_x);
+    let y = r.y - i32(ky);
+    let x = r.x - i32(tap - ky * r.taps_x);
+    let inside = (y >= vec4i()) & (y < vec4i(i32(p.oh))) & (x >= vec4i()) & (x < vec4i(i32(p.ow)));
+    return RunA(select(vec4u(), r.start + vec4u(y * i32(p.ow) + x) * p.o, inside) - tap * p.o, inside);
+}
+
+fn load_run(r: RowsA, run: RunA, k: u32, k_end: u32) -> mat4x4f {
+    let at = run.at + k;
+    return mat4x4f(
+        select(vec4f(), read_a(at.x), run.inside.x), select(vec4f(), read_a(at.y), run.inside.y),
+        select(vec4f(), read_a(at.z), run.inside.z), select(vec4f(), read_a(at.w), run.inside.w));
 }

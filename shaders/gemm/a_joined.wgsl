@@ -12,7 +12,8 @@ fn c_row(z: u32, m: u32) -> u32 { return plain_row(z, m); } // z: a piece of K
 fn prepare_a(z: u32, m: u32) -> RowsA { return RowsA(m); }
 
 fn load_a(r: RowsA, k: u32, k_end: u32) -> mat4x4f {
-    return mat4x4f(row_a(r.m, k, k_end), row_a(r.m + 1u, k, k_end), row_a(r.m + 2u, k, k_end), row_a(r.m + 3u, k, k_end));
+    return mat4x4f(
+        row_a(r.m, k, k_end), row_a(r.m + ROWS.y, k, k_end), row_a(r.m + ROWS.z, k, k_end), row_a(r.m + ROWS.w, k, k_end));
 }
 
 fn row_a(m: u32, k: u32, k_end: u32) -> vec4f {

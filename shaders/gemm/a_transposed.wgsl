@@ -1,4 +1,4 @@
-// A of a gemm is stored transposed, row-major (K, M).
+// A of a gemm is stored transposed, row-major (K, M). The rows of a block are neighbours.
 
 struct RowsA { start: u32, m: u32 }
 

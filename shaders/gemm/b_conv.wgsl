@@ -10,8 +10,12 @@ fn load_b(r: ColsB, k: u32, k_end: u32) -> mat4x4f {
     let tap_y = quotient(tap, r.taps_x);
     let ky = r.first.x + tap_y * p.stride;
     let kx = r.first.y + (tap - tap_y * r.taps_x) * p.stride;
-    let ok = r.n < p.n && k < k_end;
     let step = p.kh * p.kw * p.c;
+    if WHOLE == 1u {
+        let at = (k - tap * p.o) * step + (ky * p.kw + kx) * p.c + min(r.n, p.n - 4u);
+        return mat4x4f(read_b(at), read_b(at + step), read_b(at + 2u * step), read_b(at + 3u * step));
+    }
+    let ok = r.n < p.n && k < k_end;
     let at = select(0u, (k - tap * p.o) * step + (ky * p.kw + kx) * p.c + r.n, ok);
     let next = select(0u, step, ok);
     return mat4x4f(row_b(at, ok), row_b(at + next, ok), row_b(at + 2u * next, ok), row_b(at + 3u * next, ok));

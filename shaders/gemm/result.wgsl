@@ -5,6 +5,9 @@
 // What A and B are is up to other parts: `load_a` gives a 4x4 block of A, a stored matrix, its transpose, or the pixels under the taps
 // of a convolution (a_*.wgsl); `load_b` likewise (b_*.wgsl). How elements are read is another part: vec4, scalar, packed f16 (read_*.wgsl).
 //
+// Blocks of A and C have four rows: neighbours, or ROW_STEP apart. WHOLE = 1: loaders are asked for blocks that lie inside of K, though not of M
+// and N; what they give there may be anything.
+//
 // K may be cut into `splits` pieces (for long, narrow products such as weight gradients): piece s of entry z is written as entry
 // z * splits + s, and a sum over the pieces follows.
 
@@ -49,13 +52,16 @@ fn start_b(z: u32) -> u32 { return p.b_first + z / p.heads * p.b_step + z % p.he
 /// The row of C that row m of entry z is; none behind the end.
 fn plain_row(z: u32, m: u32) -> u32 { return select(0xffffffffu, (z / p.heads * p.m + m) * p.heads + z % p.heads, m < p.m); }
 
-/// Four rows from m of entry z, four columns from n.
+/// The four rows of a block.
+const ROWS = vec4u(0u, ROW_STEP, 2u * ROW_STEP, 3u * ROW_STEP);
+
+/// Four rows, ROW_STEP apart, from m of entry z, four columns from n.
 fn finish_block(z: u32, m: u32, n: u32, sums: mat4x4f) {
     if n >= p.n { return; }
     finish(c_row(z, m), n, sums[0]);
-    finish(c_row(z, m + 1u), n, sums[1]);
-    finish(c_row(z, m + 2u), n, sums[2]);
-    finish(c_row(z, m + 3u), n, sums[3]);
+    finish(c_row(z, m + ROWS.y), n, sums[1]);
+    finish(c_row(z, m + ROWS.z), n, sums[2]);
+    finish(c_row(z, m + ROWS.w), n, sums[3]);
 }
 
 fn finish(row: u32, n: u32, sum: vec4f) {

@@ -214,7 +214,7 @@ impl Painter {
         let load = |painter: &mut Painter| -> Result<()> {
             let alone = |one: Stage| painter.in_turn || one == Stage::Text;
             let leaves = |other: Stage| other != stage && (alone(stage) || alone(other));
-            let leaving = Stage::ALL.map(|other| leaves(other));
+            let leaving = Stage::ALL.map(leaves);
             let mut others = painter.parts().into_iter().filter(|(other, _)| leaving[*other as usize]);
             others.try_for_each(|(_, part)| part.unload())?;
             let mut own = painter.parts().into_iter().filter(|(s, _)| *s == stage);
@@ -362,7 +362,9 @@ impl Painter {
         if self.guided {
             context.extend(self.contexts.of(&negative)?.repeat(self.batch));
         }
-        own.into_iter().try_for_each(|prompt| anyhow::Ok(context.extend(self.contexts.of(prompt)?)))?;
+        for prompt in own {
+            context.extend(self.contexts.of(prompt)?);
+        }
         // Unused places of the batch hold zeros.
         let halves = if self.guided { 2 } else { 1 };
         context.resize(self.contexts.length() * self.batch * halves, 0.0);

@@ -411,6 +411,13 @@ impl Graph {
 /// The kernel of a gemm with this tile and epilogue, which writes C as `dtype`.
 fn kernel(call: &Gemm, tile: Tile, epilogue: Epilogue, dtype: DType) -> Kernel {
     let kernel = tile.kernel(call.load_b == "gemm/b_transposed").part(call.load_a).part(call.load_b);
+    let [_, _, c, _, _, o, ..] = call.conv;
+    let channels = match call.load_a {
+        "gemm/a_conv" => c,
+        "gemm/a_conv_t" => o,
+        _ => 0,
+    };
+    let kernel = tile.loaders(kernel, call.load_a, call.k, channels);
     let kernel = match call.load_a {
         "gemm/a_conv" => kernel.int("DOUBLED", call.a.of.is_some() as usize),
         _ => kernel,

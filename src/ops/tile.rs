@@ -19,7 +19,7 @@ impl Tile {
         if let Some(unit) = caps.coop.filter(|_| half && caps.tile.is_none()) {
             return tuning::coop_tile(caps.class, unit, conv, batch, mnk);
         }
-        let [wg_m, wg_n, r_i, r_j, k] = caps.tile.unwrap_or_else(|| tuning::tile(caps, conv, batch, mnk));
+        let [wg_m, wg_n, r_i, r_j, k] = caps.tile.unwrap_or_else(|| tuning::tile(caps, batch, mnk));
         Tile::Threads { wg_m, wg_n, r_i, r_j, k }
     }
 
@@ -74,6 +74,20 @@ impl Tile {
             }
         };
         kernel.part("gemm/result")
+    }
+
+    /// What loaders have to know: `load_a` of an inner size k, and of pixels with so many channels, if it finds pixels.
+    pub fn loaders(&self, kernel: Kernel, load_a: &str, k: usize, channels: usize) -> Kernel {
+        let Tile::Threads { wg_m, k: 0, .. } = *self else {
+            return kernel.int("ROW_STEP", 1).int("WHOLE", 0);
+        };
+        // Rows that lie apart cannot be read as one vector.
+        let step = if load_a == "gemm/a_transposed" { 1 } else { wg_m };
+        let kernel = kernel
+            .int("ROW_STEP", step)
+            .int("WHOLE", (k % 4 == 0) as usize)
+            .int("RUNS", (channels >= tuning::RUN) as usize);
+        if channels == 0 { kernel.part("gemm/one_run") } else { kernel }
     }
 }
 

@@ -11,8 +11,8 @@ use crate::core::{Arch, Caps, Class, Coop};
 
 /// The tile of a matrix product, for each entry of a batch, with an (m, n) result and an inner size k: threads along m and n, blocks of
 /// 4 x 4 a thread along m and n, and the slice of K that is kept in workgroup memory.
-pub(super) fn tile(caps: &Caps, conv: bool, batch: usize, [m, n, k]: [usize; 3]) -> [usize; 5] {
-    let large = large_tile(caps, conv, m, n);
+pub(super) fn tile(caps: &Caps, batch: usize, [m, n, k]: [usize; 3]) -> [usize; 5] {
+    let large = large_tile(caps, m, n);
     let groups = |[wg_m, wg_n, r_i, r_j, _]: [usize; 5]| {
         batch * m.div_ceil(4 * wg_m * r_i) * n.div_ceil(4 * wg_n * r_j)
     };
@@ -22,13 +22,10 @@ pub(super) fn tile(caps: &Caps, conv: bool, batch: usize, [m, n, k]: [usize; 3])
     [large, [8, 8, 1, 2, 16], [8, 8, 1, 1, 16]].into_iter().find(fills).unwrap_or([8, 8, 1, 1, 16])
 }
 
-fn large_tile(caps: &Caps, conv: bool, m: usize, n: usize) -> [usize; 5] {
+fn large_tile(caps: &Caps, m: usize, n: usize) -> [usize; 5] {
     match caps.class {
-        // Convolutions on Mesa 26.2, GFLOP/s, against tiles in workgroup memory: 320 channels at 64 x 64 25 against 20; 64 channels,
-        // batch 32, 24 against 20, with both gradients 40 against 26. Matrix products: no faster.
-        Class::Software if conv && is_direct(caps.arch) => {
-            [8, 1, if m > 32 { 2 } else { 1 }, n.div_ceil(4).min(4), 0]
-        }
+        // On Mesa 26.2, without workgroup memory. `benches/notes/software.md`: 4 x 16 a thread; 8 x 16 and 4 x 8 to 4 x 32 are slower.
+        Class::Software if is_direct(caps.arch) => [8, 1, 1, n.div_ceil(4).min(4), 0],
         // Matrix product 1024^3: 17.1 GFLOP/s, against 0.97 with one thread per output. Small results (weight gradients of narrow
         // convolutions, few channels) fill smaller tiles; 144 and 288 columns fill tiles of 5 x 32 better than of 4 x 32.
         Class::Software if m <= 64 && n <= 32 => [8, 4, 2, 2, 8],
@@ -70,8 +67,12 @@ pub(super) fn coop_tile(class: Class, unit: Coop, conv: bool, batch: usize, [m, 
     if fills && !conv { large } else { small }
 }
 
-/// Whether convolutions of a CPU driver are faster without workgroup memory: on Mesa 26.2 with LLVM 22 they are, on Mesa 25.0 with LLVM 19
-/// they are not (a product of 1024^3: 9.8 GFLOP/s against 12.2), nor on 22.3 with LLVM 15. Between, nothing was measured.
+/// Channels from which on a convolution without workgroup memory finds its pixels once a tap, not at every step. GFLOP/s on Mesa 26.2: 64
+/// channels 31 against 20, 32 channels 17 against 19, 4 channels (7 x 7, stride 2) 11 against 16.
+pub(super) const RUN: usize = 64;
+
+/// Whether products of a CPU driver are faster without workgroup memory: on Mesa 26.2 with LLVM 22 they are; on 22.3 with LLVM 15 they are
+/// not (1024^3: 1.8 GFLOP/s against 3.0), nor were they, in an earlier form, on 25.0 with LLVM 19. Between, nothing was measured.
 fn is_direct(arch: Arch) -> bool {
     matches!(arch, Arch::Llvm(20..))
 }
