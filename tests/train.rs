@@ -194,7 +194,6 @@ fn generated_images_count_as_often_as_they_are_said_to() {
     let settings = std::fs::read_to_string(dir.path().join("twice/results.jsonl")).unwrap();
     assert!(settings.contains(r#""synthetic_weight": 2.0"#), "{settings}");
     let out = dir.path().join("wrong");
-    let wrong =
-        kaleid(&root, &out, &["--test-domain", "sketch", "--synthetic-weight", "-1"]).output().unwrap();
+    let wrong = kaleid(&root, &out, &["--test-domain", "sketch", "--synthetic-weight=-1"]).output().unwrap();
     assert!(error(wrong).contains("--synthetic-weight"), "a negative weight");
 }
