@@ -22,9 +22,7 @@ fn load_a(r: RowsA, k: u32, k_end: u32) -> mat4x4f {
     let x = r.x + i32(tap - ky * p.kw);
     let inside = (y >= vec4i()) & (y < vec4i(i32(p.h))) & (x >= vec4i()) & (x < vec4i(i32(p.w))) & vec4<bool>(k < k_end);
     let at = select(vec4u(), r.start + vec4u((y >> vec4u(DOUBLED)) * i32(p.w >> DOUBLED) + (x >> vec4u(DOUBLED))) * p.c + k - tap * p.c, inside);
-    return mat4x4f(
-        select(vec4f(), read_a(at.x), inside.x), select(vec4f(), read_a(at.y), inside.y),
-        select(vec4f(), read_a(at.z), inside.z), select(vec4f(), read_a(at.w), inside.w));
+    return block_a(at, inside);
 }
 
 // ---- the same for many channels, for kernels without workgroup memory: where the pixels under a tap are is found out once a tap
@@ -44,9 +42,4 @@ fn run_a(r: RowsA, k: u32) -> RunA {
     return RunA(select(vec4u(), r.start + vec4u((y >> vec4u(DOUBLED)) * i32(p.w >> DOUBLED) + (x >> vec4u(DOUBLED))) * p.c, inside) - tap * p.c, inside);
 }
 
-fn load_run(r: RowsA, run: RunA, k: u32, k_end: u32) -> mat4x4f {
-    let at = run.at + k;
-    return mat4x4f(
-        select(vec4f(), read_a(at.x), run.inside.x), select(vec4f(), read_a(at.y), run.inside.y),
-        select(vec4f(), read_a(at.z), run.inside.z), select(vec4f(), read_a(at.w), run.inside.w));
-}
+fn load_run(r: RowsA, run: RunA, k: u32, k_end: u32) -> mat4x4f { return block_a(run.at + k, run.inside); }

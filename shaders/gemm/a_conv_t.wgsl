@@ -46,9 +46,7 @@ fn load_a(r: RowsA, k: u32, k_end: u32) -> mat4x4f {
     let x = r.x - i32(tap - ky * r.taps_x);
     let inside = (y >= vec4i()) & (y < vec4i(i32(p.oh))) & (x >= vec4i()) & (x < vec4i(i32(p.ow))) & vec4<bool>(k < k_end);
     let at = select(vec4u(), r.start + vec4u(y * i32(p.ow) + x) * p.o + k - tap * p.o, inside);
-    return mat4x4f(
-        select(vec4f(), read_a(at.x), inside.x), select(vec4f(), read_a(at.y), inside.y),
-        select(vec4f(), read_a(at.z), inside.z), select(vec4f(), read_a(at.w), inside.w));
+    return block_a(at, inside);
 }
 
 // ---- the same for many channels, for kernels without workgroup memory: where the pixels under a tap are is found out once a tap
@@ -68,9 +66,4 @@ fn run_a(r: RowsA, k: u32) -> RunA {
     return RunA(select(vec4u(), r.start + vec4u(y * i32(p.ow) + x) * p.o, inside) - tap * p.o, inside);
 }
 
-fn load_run(r: RowsA, run: RunA, k: u32, k_end: u32) -> mat4x4f {
-    let at = run.at + k;
-    return mat4x4f(
-        select(vec4f(), read_a(at.x), run.inside.x), select(vec4f(), read_a(at.y), run.inside.y),
-        select(vec4f(), read_a(at.z), run.inside.z), select(vec4f(), read_a(at.w), run.inside.w));
-}
+fn load_run(r: RowsA, run: RunA, k: u32, k_end: u32) -> mat4x4f { return block_a(run.at + k, run.inside); }

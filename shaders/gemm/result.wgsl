@@ -55,6 +55,13 @@ fn plain_row(z: u32, m: u32) -> u32 { return select(0xffffffffu, (z / p.heads * 
 /// The four rows of a block.
 const ROWS = vec4u(0u, ROW_STEP, 2u * ROW_STEP, 3u * ROW_STEP);
 
+/// A block of A whose rows begin at `at`, zeros where they are not inside.
+fn block_a(at: vec4u, inside: vec4<bool>) -> mat4x4f {
+    return mat4x4f(
+        select(vec4f(), read_a(at.x), inside.x), select(vec4f(), read_a(at.y), inside.y),
+        select(vec4f(), read_a(at.z), inside.z), select(vec4f(), read_a(at.w), inside.w));
+}
+
 /// Four rows, ROW_STEP apart, from m of entry z, four columns from n.
 fn finish_block(z: u32, m: u32, n: u32, sums: mat4x4f) {
     if n >= p.n { return; }

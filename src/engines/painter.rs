@@ -150,7 +150,7 @@ impl Painter {
     /// Has parts that are loaded together use the same buffers for intermediate results.
     fn share(&mut self) {
         let (all, in_turn) = (Scratch::default(), self.in_turn);
-        for stage in [Stage::Encoder, Stage::Unet, Stage::Vae] {
+        for stage in Stage::PAINTING {
             let scratch = if in_turn { Scratch::default() } else { all.clone() };
             let own = self.parts().into_iter().filter(|(s, _)| *s == stage);
             own.for_each(|(_, part)| part.share(&scratch));
@@ -160,12 +160,20 @@ impl Painter {
     /// What is on the device at once while it paints, at most.
     fn painting(&mut self) -> Memory {
         let in_turn = self.in_turn;
-        let mut all = [Memory::default(); Stage::ALL.len()];
-        for (stage, part) in self.parts().into_iter().filter(|(stage, _)| *stage != Stage::Text) {
-            let place = if in_turn { stage as usize } else { 0 };
-            all[place] = Memory { activation: part.scratch.bytes(), ..all[place] + part.needs().memory };
+        let mut of = |stages: &[Stage]| {
+            let own = self.parts().into_iter().filter(|(stage, _)| stages.contains(stage));
+            own.fold(Memory::default(), |sum, (_, part)| Memory {
+                activation: part.scratch.bytes(),
+                ..sum + part.needs().memory
+            })
+        };
+        match in_turn {
+            true => {
+                let each = Stage::PAINTING.map(|stage| of(&[stage]));
+                each.into_iter().max_by_key(Memory::total).unwrap_or_default()
+            }
+            false => of(&Stage::PAINTING),
         }
-        all.into_iter().max_by_key(Memory::total).unwrap_or_default()
     }
 
     /// Bytes of device memory that it takes at its peak.
@@ -212,10 +220,10 @@ impl Painter {
     /// another. That may be found out here, since wgpu does not say how much there is.
     fn load(&mut self, stage: Stage) -> Result<()> {
         let load = |painter: &mut Painter| -> Result<()> {
-            let alone = |one: Stage| painter.in_turn || one == Stage::Text;
+            let in_turn = painter.in_turn;
+            let alone = |one: Stage| in_turn || one == Stage::Text;
             let leaves = |other: Stage| other != stage && (alone(stage) || alone(other));
-            let leaving = Stage::ALL.map(leaves);
-            let mut others = painter.parts().into_iter().filter(|(other, _)| leaving[*other as usize]);
+            let mut others = painter.parts().into_iter().filter(|(other, _)| leaves(*other));
             others.try_for_each(|(_, part)| part.unload())?;
             let mut own = painter.parts().into_iter().filter(|(s, _)| *s == stage);
             own.try_for_each(|(_, part)| part.plan().map(|_| ()))
@@ -392,7 +400,8 @@ enum Stage {
 }
 
 impl Stage {
-    const ALL: [Stage; 4] = [Stage::Text, Stage::Encoder, Stage::Unet, Stage::Vae];
+    /// Those that paint.
+    const PAINTING: [Stage; 3] = [Stage::Encoder, Stage::Unet, Stage::Vae];
 }
 
 /// Moves the spread of `out` to that of `with`, by a share.
