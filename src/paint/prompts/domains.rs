@@ -37,27 +37,21 @@ impl Labels<'_> {
                 names.join(", "),
                 new + SPARE
             );
-            let asked = chat.ask(
-                &Request { text: &request, picture: None },
-                self.settings.seed,
-                ATTEMPTS,
-                |reply| {
-                    let names = domain_names(reply);
-                    for name in &names {
-                        let label = Label { folder: folder_name(name), name: name.clone() };
-                        if found.len() < *new && self.refusal(&label, &found).is_none() {
-                            found.push(label);
-                        }
+            let request = Request { text: &request, picture: None };
+            let asked = chat.ask(&request, self.settings.seed, ATTEMPTS, |reply| {
+                let names = domain_names(reply);
+                for name in &names {
+                    let label = Label { folder: folder_name(name), name: name.clone() };
+                    if found.len() < *new && self.refusal(&label, &found).is_none() {
+                        found.push(label);
                     }
-                    match names.is_empty() {
-                        _ if found.len() == *new => Ok(()),
-                        true => Err("no names in its reply".into()),
-                        false => {
-                            Err(format!("of its names {} only {} are new", names.join(", "), found.len()))
-                        }
-                    }
-                },
-            )?;
+                }
+                match names.is_empty() {
+                    _ if found.len() == *new => Ok(()),
+                    true => Err("no names in its reply".into()),
+                    false => Err(format!("of its names {} only {} are new", names.join(", "), found.len())),
+                }
+            })?;
             if let Err(why) = asked.good {
                 let lacking = new - found.len();
                 eprintln!(
